@@ -1,0 +1,110 @@
+"""Ragged embeddings: the tokens of all texts end to end.
+
+N texts, T tokens of all of them, M model dim, S padded length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t5enc.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """`values` (T, M) holds text i in rows `offsets[i]` to `offsets[i + 1]`; a text without embedding has none."""
+
+    values: Tensor
+    offsets: Tensor
+
+    def __post_init__(self) -> None:
+        if self.values.dim() != 2 or self.offsets.dim() != 1 or len(self.offsets) < 1:
+            raise InputError(
+                f"Embeddings: expected values (T, M) and offsets (N + 1,), got "
+                f"{tuple(self.values.shape)} and {tuple(self.offsets.shape)}"
+            )
+        if int(self.offsets[-1]) > len(self.values):
+            raise InputError(f"Embeddings: offsets end at {int(self.offsets[-1])}, values at {len(self.values)}")
+
+    @classmethod
+    def from_lengths(cls, values: Tensor, lengths: Sequence[int] | Tensor) -> Embeddings:
+        """Embeddings of texts that lie end to end in `values`."""
+        counts = torch.as_tensor(lengths, dtype=torch.int64)
+        return cls(values, torch.cat([counts.new_zeros(1), counts.cumsum(0)]))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Embeddings]) -> Embeddings:
+        """The texts of all parts, in order; a single part is returned as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        values = torch.cat([part.values[int(part.offsets[0]) : int(part.offsets[-1])] for part in parts])
+        return cls.from_lengths(values, torch.cat([part.lengths for part in parts]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Embeddings: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Embeddings:
+        """(tokens, M) of one text, or the embeddings of consecutive texts; both are views."""
+        if isinstance(index, slice):
+            return self._slice(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"text {index} of {len(self)}")
+        index %= len(self)
+        return self.values[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
+    def _slice(self, index: slice) -> Embeddings:
+        start, stop, step = index.indices(len(self))
+        if step != 1:
+            raise IndexError(f"Embeddings: expected a slice of step 1, got {step}")
+        offsets = self.offsets[start : max(start, stop) + 1]
+        return Embeddings(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,) tokens of each text."""
+        return self.offsets.diff()
+
+    @property
+    def dim(self) -> int:
+        """M, the width of a token's embedding."""
+        return self.values.shape[1]
+
+    def to_padded(self, length: int | None = None) -> tuple[Tensor, Tensor]:
+        """(N, S, M) zero-padded on the right and the (N, S) bool mask of real tokens.
+
+        `length` is S, the longest text's by default; a longer text raises InputError.
+        """
+        longest = int(self.lengths.max()) if len(self) else 0
+        size = longest if length is None else length
+        if longest > size:
+            raise InputError(f"to_padded: expected length of at least the longest text's {longest}, got {size}")
+        mask = torch.arange(size) < self.lengths[:, None].cpu()
+        padded = self.values.new_zeros(len(self), size, self.dim)
+        padded[mask.to(padded.device)] = self.values[int(self.offsets[0]) : int(self.offsets[-1])]
+        return padded, mask.to(padded.device)
+
+    def pooled(self, method: Literal["mean", "first"] = "mean", *, normalize: bool = False) -> Tensor:
+        """(N, M) float32: one vector a text, the mean of its tokens or its first; zeros for a text without any.
+
+        With `normalize` the vectors have unit length (Ni et al. 2021, Sentence-T5, use the normalised mean).
+        """
+        if method not in ("mean", "first"):
+            raise InputError(f"pooled: expected mean or first, got {method!r}")
+        pooled = self.values.new_zeros(len(self), self.dim, dtype=torch.float32)
+        for index, text in enumerate(self):
+            if len(text):
+                pooled[index] = text.float().mean(0) if method == "mean" else text[0]
+        return F.normalize(pooled, dim=-1) if normalize else pooled

@@ -1,0 +1,81 @@
+"""The exceptions of t5enc. Each says what was wrong, where, what was expected and what was found.
+
+T5encError
+├── ConfigError        an option or a model's configuration          exit code 2
+├── CheckpointError    weights or tokenizer files of a model         exit code 2
+├── InputError         a text or token list given to an encoder      exit code 2
+├── SourceError        captions to be read (files, columns)          exit code 4
+├── OutputError        the folder that embeddings are written to     exit code 2
+│   ├── JobMismatchError   it holds the output of another job
+│   └── UnfinishedError    it is read before its job is finished
+├── PrecisionError     activations left the range of the dtype       exit code 1
+└── DriverError        the process that runs a job was lost          exit code 5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class T5encError(Exception):
+    """Whatever t5enc raises on purpose; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(T5encError, ValueError):
+    """An option, or a field of a model's configuration, that cannot be honoured."""
+
+    exit_code = 2
+
+
+class CheckpointError(T5encError):
+    """Weights or tokenizer files that are missing, unexpected, or of the wrong shape."""
+
+    exit_code = 2
+
+
+class InputError(T5encError, ValueError):
+    """A text or token list that cannot be encoded as given."""
+
+    exit_code = 2
+
+
+class SourceError(T5encError):
+    """Captions that cannot be read: a missing file, an absent column, a damaged Parquet file."""
+
+    exit_code = 4
+
+
+class OutputError(T5encError):
+    """An output folder that cannot be written or read as asked."""
+
+    exit_code = 2
+
+
+class JobMismatchError(OutputError):
+    """The output folder belongs to another job; `differences` maps field to (there, here)."""
+
+    def __init__(self, message: str, differences: Mapping[str, tuple[object, object]]) -> None:
+        super().__init__(message)
+        self.differences = dict(differences)
+
+
+class UnfinishedError(OutputError):
+    """The job that writes this folder has not finished."""
+
+
+class PrecisionError(T5encError):
+    """Texts whose activations left the dtype's range; `failed` maps their index to the reason."""
+
+    def __init__(self, failed: Mapping[int, str]) -> None:
+        first = ", ".join(f"texts[{i}]: {reason}" for i, reason in list(failed.items())[:3])
+        more = f" (and {len(failed) - 3} more)" if len(failed) > 3 else ""
+        super().__init__(f"{len(failed)} text(s) could not be encoded: {first}{more}")
+        self.failed = dict(failed)
+
+
+class DriverError(T5encError):
+    """The process that runs a job ended without a word; running the same command resumes."""
+
+    exit_code = 5

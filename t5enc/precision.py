@@ -1,0 +1,56 @@
+"""Which dtype computes what: the one place that decides, and why.
+
+- The residual stream is float32. Sums of many layers lose most in 16 bit, and it costs one cast a product.
+- Norms compute in float32 and hand 16-bit results to the matrix products.
+- float16 ends at 65504. T5's feed-forward outputs go beyond, so the *activations* that enter the two products
+  that write to the residual are scaled by 2^-SHIFT before their cast and the float32 sum undoes it. Weights are
+  never scaled: T5-XXL's `wo` has entries so small that 2^-6 would make a fifth of them subnormal.
+- On CUDA those two products give float32 results straight from the accumulator, so nothing is rounded on the way
+  into the residual.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t5enc.errors import ConfigError
+
+SHIFT = 6
+COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The compute dtype: as asked, or bfloat16 on CUDA and float32 elsewhere."""
+    if dtype is None or dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    found = COMPUTE_DTYPES.get(ALIASES.get(name, name))
+    if found is None:
+        raise ConfigError(f"dtype: expected auto or one of {', '.join(COMPUTE_DTYPES)}, got {dtype!r}")
+    return found
+
+
+def input_scale(dtype: torch.dtype) -> float:
+    """Factor for activations that enter a product whose result could leave the dtype's range."""
+    return 2.0**-SHIFT if dtype == torch.float16 else 1.0
+
+
+def scale_down(activations: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast float32 activations to the compute dtype, scaled where the dtype is float16."""
+    scale = input_scale(dtype)
+    return (activations if scale == 1.0 else activations * scale).to(dtype)
+
+
+def has_fp32_products(inputs: Tensor) -> bool:
+    """Whether 16-bit products can give float32 results here; they have no derivative."""
+    return inputs.is_cuda and inputs.dtype != torch.float32 and not torch.is_grad_enabled()
+
+
+def linear_fp32(inputs: Tensor, weight: Tensor) -> Tensor:
+    """`inputs @ weight.T` as float32, unrounded where the device can."""
+    if has_fp32_products(inputs):
+        return torch.mm(inputs, weight.t(), out_dtype=torch.float32)
+    return F.linear(inputs, weight).float()

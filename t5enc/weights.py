@@ -1,0 +1,130 @@
+"""Checkpoint tensors into an encoder: the one table of Hugging Face names, and a loader that streams.
+
+Every parameter of ours is one or more of theirs, stacked along the first dimension, so loading is one loop: allocate
+the parameter in its final dtype and place, copy each part into its rows. Nothing else is ever allocated, so peak
+memory is the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from t5enc.config import EncoderConfig
+from t5enc.encoder import Encoder
+from t5enc.errors import CheckpointError
+from t5enc.linear import Linear
+
+EMBEDDING_NAMES = ("shared.weight", "encoder.embed_tokens.weight")
+# A part is copied in pieces of this many elements: a copy that also casts and crosses devices buffers its source.
+COPY_ELEMENTS = 1 << 24
+
+
+def name_weights(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
+    """Our parameter -> the Hugging Face tensors that lie in it one above the other.
+
+    The embedding has two names on disk, `shared` and `encoder.embed_tokens`; either will do.
+    """
+    table = {"final_norm.weight": ("encoder.final_layer_norm.weight",), "embedding.weight": EMBEDDING_NAMES[:1]}
+    up = ("wi_0", "wi_1") if config.is_gated else ("wi",)
+    for layer in range(config.num_layers):
+        ours, theirs = f"blocks.{layer}", f"encoder.block.{layer}.layer"
+        attention, feed_forward = f"{theirs}.0.SelfAttention", f"{theirs}.1.DenseReluDense"
+        table |= {
+            f"{ours}.attention_norm.weight": (f"{theirs}.0.layer_norm.weight",),
+            f"{ours}.attention.qkv.weight": tuple(f"{attention}.{part}.weight" for part in "qkv"),
+            f"{ours}.attention.output.weight": (f"{attention}.o.weight",),
+            f"{ours}.feed_forward_norm.weight": (f"{theirs}.1.layer_norm.weight",),
+            f"{ours}.feed_forward.up.weight": tuple(f"{feed_forward}.{part}.weight" for part in up),
+            f"{ours}.feed_forward.down.weight": (f"{feed_forward}.wo.weight",),
+        }
+    table["relative_bias.weight"] = tuple(
+        f"encoder.block.{layer}.layer.0.SelfAttention.relative_attention_bias.weight"
+        for layer in range(config.num_biases)
+    )
+    return table
+
+
+def load_encoder(
+    config: EncoderConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    pack: bool = False,
+) -> Encoder:
+    """An encoder with these weights; with `pack` every linear is packed as soon as it is loaded.
+
+    Raises CheckpointError that names each tensor that is missing, unexpected or of the wrong shape.
+    """
+    with torch.device("meta"):
+        encoder = Encoder(config, dtype).eval().requires_grad_(False)
+    table = _find_names(name_weights(config), tensors)
+    _check_shapes(encoder, table, tensors)
+    for name, parts in table.items():
+        owner = encoder.get_submodule(name.rpartition(".")[0])
+        owner.weight = _read_parameter(owner.weight, [tensors[part] for part in parts], dtype, device)  # type: ignore[arg-type]
+        if pack and isinstance(owner, Linear):
+            owner.pack()
+    encoder.relative_bias.buckets = encoder.relative_bias.buckets.to(device)  # type: ignore[assignment, operator]
+    return encoder
+
+
+def _find_names(
+    table: dict[str, tuple[str, ...]], tensors: Mapping[str, Tensor]
+) -> dict[str, tuple[str, ...]]:
+    """The table with the embedding's name as it stands in this checkpoint; nothing missing, nothing left over."""
+    names = set(tensors)
+    embedding = next((name for name in EMBEDDING_NAMES if name in names), EMBEDDING_NAMES[0])
+    table = table | {"embedding.weight": (embedding,)}
+    wanted = {part for parts in table.values() for part in parts}
+    problems = [f"{name}: missing" for name in sorted(wanted - names)]
+    problems += [f"{name}: unexpected" for name in sorted(names - wanted - set(EMBEDDING_NAMES))]
+    _raise_for(problems)
+    return table
+
+
+def _check_shapes(
+    encoder: Encoder, table: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]
+) -> None:
+    problems = []
+    for name, parts in table.items():
+        shape = _part_shape(encoder.get_parameter(name), len(parts))
+        for part in parts:
+            found = tuple(tensors[part].shape)
+            if found != shape:
+                problems.append(f"{part}: expected {shape}, got {found}")
+    _raise_for(problems)
+
+
+def _part_shape(parameter: Tensor, parts: int) -> tuple[int, ...]:
+    """Shape of one part on disk; the bias of all layers is (L, buckets, H) here and L parts there."""
+    if parameter.dim() == 3:
+        return tuple(parameter.shape[1:])
+    return (parameter.shape[0] // parts, *parameter.shape[1:])
+
+
+def _raise_for(problems: list[str]) -> None:
+    if problems:
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise CheckpointError("the checkpoint does not fit its config:\n  " + "\n  ".join(problems[:20]) + more)
+
+
+def _read_parameter(
+    empty: Tensor, parts: Sequence[Tensor], dtype: torch.dtype, device: torch.device
+) -> nn.Parameter:
+    target = torch.empty(empty.shape, dtype=dtype, device=device)
+    rows = target.flatten(0, -2) if target.dim() == 3 else target
+    start = 0
+    for part in parts:
+        _copy_rows(rows[start : start + len(part)], part)
+        start += len(part)
+    return nn.Parameter(target, requires_grad=False)
+
+
+def _copy_rows(target: Tensor, source: Tensor) -> None:
+    step = max(1, COPY_ELEMENTS // max(1, source[0].numel()))
+    for start in range(0, len(source), step):
+        target[start : start + step].copy_(source[start : start + step])
