@@ -81,12 +81,12 @@ class HubFolder:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Repository and commit."""
-        return {"repository": self.repo, "commit": self.revision or ""}
+        """Repository, commit, and the folder in it."""
+        place = {"repository": self.repo, "commit": self.revision or ""}
+        return place | ({"subfolder": self.subfolder} if self.subfolder else {})
 
     def find(self, name: str) -> Path | None:
         """Fetch a file into the hub's cache, unless it is there already."""
-        import httpx
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
@@ -96,7 +96,7 @@ class HubFolder:
             return None
         except EntryNotFoundError:
             return None
-        except (OSError, ValueError, httpx.HTTPError) as error:
+        except Exception as error:  # what comes from below the hub's client changes with its transport
             raise CheckpointError(f"{self.repo}: {self._explain(error)}") from error
         self.revision = _commit_of(path, self.repo)
         return path
@@ -118,7 +118,7 @@ class HubFolder:
                 revision=self.revision,
                 token=self.token,
                 local_files_only=self.local_files_only,
-                cache_dir=self.cache_dir,
+                cache_dir=None if self.cache_dir is None else Path(self.cache_dir),
             )
         )
 
@@ -131,7 +131,8 @@ class HubFolder:
             return "neither a folder here nor a repository of the hub (a private one needs token=)"
         if isinstance(error, RevisionNotFoundError):
             return f"the repository has no revision {self.revision!r}"
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no text'}"
+        first_line, _, _ = str(error).strip().partition("\n")
+        return f"{type(error).__name__}: {first_line}"
 
 
 def open_folder(
@@ -147,7 +148,9 @@ def open_folder(
     if path.is_dir():
         return LocalFolder(path)
     if not isinstance(model, str) or not HUB_ID.fullmatch(model):
-        raise CheckpointError(f"{model}: expected a folder, a .safetensors file or a hub id, found no such path")
+        raise CheckpointError(
+            f"{model}: expected a folder, a .safetensors file or a hub id, got no such path"
+        )
     return HubFolder(
         repo=model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir
     )

@@ -15,7 +15,10 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def hash_files(paths: list[Path], cache_folder: Path | None = None) -> list[str]:
-    """SHA-256 of each file; what `cache_folder`/hashes.json (default ~/.cache/t5enc) knows is not read again."""
+    """SHA-256 of each file; what `cache_folder`/hashes.json knows is not read again.
+
+    The default folder is ~/.cache/t5enc.
+    """
     cache = (cache_folder or Path.home() / ".cache" / "t5enc") / "hashes.json"
     known = _read_cache(cache)
     hashes = {str(path.absolute()): _hash_once(path, known) for path in paths}

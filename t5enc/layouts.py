@@ -1,7 +1,7 @@
 """How weight files name the tensors of an encoder: Hugging Face's way, and ComfyUI's around it.
 
-ComfyUI keeps Hugging Face's names, at times behind a prefix and beside other models, with scales for weights in
-eight bits and with the sentencepiece model as one more tensor.
+ComfyUI keeps Hugging Face's names, at times behind a prefix and beside other models, with scales for weights
+in eight bits and with the sentencepiece model as one more tensor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
 FEED_FORWARD = "encoder.block.0.layer.1.DenseReluDense"
 TOKENIZER_MODEL = "spiece_model"
 SCALES = ("scale_weight", "weight_scale")
-# Scales of activations and a description for ComfyUI's kernels: of no meaning once a weight is multiplied out.
+# Scales of activations and notes for ComfyUI's kernels: of no meaning once a weight is multiplied out.
 QUANTIZATION_NOTES = ("scale_input", "input_scale", "comfy_quant")
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -59,22 +59,57 @@ def select_encoder(tensors: LazyTensors, where: str) -> LazyTensors:
 
 
 def _apply_scales(readers: dict[str, ReadTensor]) -> dict[str, ReadTensor]:
-    plain = {name: read for name, read in readers.items() if not name.endswith(SCALES + QUANTIZATION_NOTES)}
-    for name in readers:
-        module, _, last = name.rpartition(".")
-        weight = f"{module}.weight"
-        if last in SCALES and weight in plain:
-            plain[weight] = partial(_read_scaled, weight, readers[weight], readers[name])
-        elif last == "comfy_quant" and weight in plain:
-            plain.setdefault
-    return plain
+    """Weights with their scales in them; a scale of no weight stays, to be refused as unexpected."""
+    applied = {name: read for name, read in readers.items() if not name.endswith(QUANTIZATION_NOTES)}
+    for name in [name for name in applied if name.endswith(SCALES)]:
+        weight = name.rpartition(".")[0] + ".weight"
+        if weight in applied:
+            applied[weight] = partial(_read_scaled, weight, readers[weight], applied.pop(name))
+    return applied
 
 
 def _read_scaled(name: str, read_weight: ReadTensor, read_scale: ReadTensor) -> Tensor:
-    """A weight stored as float8 times one scale, or one a row; in float32, which holds the product exactly."""
+    """A float8 weight times its scale, or times the scale of each row, in float32."""
     weight, scale = read_weight(), read_scale()
     if weight.dtype not in FLOAT8 or scale.numel() not in (1, len(weight)):
-        raise CheckpointError(
-            f"{name}: expected float8 with one scale or one a row, got {weight.dtype} with {scale.numel()} scales"
-        )
+        found = f"{weight.dtype} with {scale.numel()} scales"
+        raise CheckpointError(f"{name}: expected float8 with one scale or one a row, got {found}")
     return weight.float() * scale.float().reshape(-1, 1)
+
+
+def infer_config(tensors: Mapping[str, Tensor], where: str) -> EncoderConfig:
+    """The config that the shapes of an encoder without a config.json tell.
+
+    What they do not tell is taken to be as in T5: a gate means tanh gelu (UL2's silu cannot be seen), a bias
+    table in the second block means UMT5, distances saturate at 128 and norms add 1e-6.
+    """
+    is_gated = f"{FEED_FORWARD}.wi_0.weight" in tensors
+    bias_per_layer = BIAS.format(1) in tensors
+    vocab_size, model_dim = _shape(tensors, EMBEDDING, where)
+    num_buckets, num_heads = _shape(tensors, BIAS.format(0), where)
+    return EncoderConfig(
+        family="umt5" if bias_per_layer else "t5",
+        vocab_size=vocab_size,
+        model_dim=model_dim,
+        num_layers=len({name.split(".")[2] for name in tensors if name.startswith("encoder.block.")}),
+        num_heads=num_heads,
+        head_dim=_shape(tensors, ANCHOR, where)[0] // num_heads,
+        ff_dim=_shape(tensors, f"{FEED_FORWARD}.{'wi_0' if is_gated else 'wi'}.weight", where)[0],
+        activation="gelu_tanh" if is_gated else "relu",
+        is_gated=is_gated,
+        num_buckets=num_buckets,
+        bias_per_layer=bias_per_layer,
+    )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, where: str) -> tuple[int, int]:
+    shape = tuple(tensors[name].shape) if name in tensors else ()
+    if len(shape) != 2:
+        raise CheckpointError(f"{where}: {name}: expected a matrix, got {shape or 'nothing of that name'}")
+    return shape
+
+
+def embedded_tokenizer(tensors: Mapping[str, Tensor]) -> bytes | None:
+    """The sentencepiece model that ComfyUI puts into its UMT5 files, if there is one."""
+    name = next((name for name in tensors if name.rpartition(".")[2] == TOKENIZER_MODEL), None)
+    return None if name is None else tensors[name].numpy().tobytes()

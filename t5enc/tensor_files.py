@@ -1,7 +1,7 @@
 """Weight files opened but not read: names at once, each tensor when it is asked for.
 
-A tensor of a safetensors file, or of a zip-format .bin, is a view of the memory-mapped file: reading costs page
-cache, which the system can take back, and no memory of its own.
+A tensor of a safetensors file, or of a zip-format .bin, is a view of the memory-mapped file: reading costs
+page cache, which the system can take back, and no memory of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,10 +53,11 @@ def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, framework="pt", device="cpu")
-        return {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        file: Any = safe_open(path, framework="pt", device="cpu")
+        return {name: partial(file.get_tensor, name) for name in list(file.keys())}
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: expected a whole safetensors file, got {_describe(path)} ({error})") from error
+        found = f"{_describe(path)} ({error})"
+        raise CheckpointError(f"{path}: expected a whole safetensors file, got {found}") from error
 
 
 def _open_pickle(path: Path) -> dict[str, ReadTensor]:
@@ -63,8 +65,9 @@ def _open_pickle(path: Path) -> dict[str, ReadTensor]:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"{path}: expected PyTorch weights, got {_describe(path)} ({reason})") from error
+        first_line, _, _ = str(error).strip().partition("\n")
+        found = f"{_describe(path)} ({first_line})"
+        raise CheckpointError(f"{path}: expected PyTorch weights, got {found}") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: expected a dictionary of tensors, got {type(tensors).__name__}")
     return {name: partial(tensors.__getitem__, name) for name in tensors}

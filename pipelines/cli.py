@@ -1,0 +1,130 @@
+"""Commands of the batch pipeline: encode, plan, fsck."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from t5enc.errors import ConfigError
+
+Text = str | None
+Inputs = Annotated[list[str] | None, typer.Argument(help="Parquet files, folders or globs; URIs too.")]
+ModelOption = Annotated[Text, typer.Option(help="Hub id, folder, single file, diffusers repository or builtin:NAME.")]
+ColumnOption = Annotated[Text, typer.Option(help="Column of captions (default: caption).")]
+ChoiceOption = Annotated[Text, typer.Option(help="Of several captions a row: all or first.")]
+StorageOption = Annotated[Text, typer.Option(help="float16, bfloat16, float32 or int8 (default: float16).")]
+LengthOption = Annotated[int | None, typer.Option(help="Longest caption in tokens (default: 512).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the pipeline's commands."""
+    app.command("encode")(encode)
+    app.command("plan")(plan)
+    app.command("fsck")(fsck)
+
+
+def encode(
+    inputs: Inputs = None,
+    output: Annotated[Text, typer.Option("--output", "-o", help="Folder or URI to write to.")] = None,
+    model: ModelOption = None,
+    text_column: ColumnOption = None,
+    caption_choice: ChoiceOption = None,
+    keep_columns: Annotated[Text, typer.Option(help="Columns to keep, a,b,c or none (default: all but binary).")] = None,
+    storage_dtype: StorageOption = None,
+    rows_per_shard: Annotated[int | None, typer.Option(help="Input rows of a shard (default: by size).")] = None,
+    max_length: LengthOption = None,
+    dtype: Annotated[Text, typer.Option(help="Compute: auto, float32, bfloat16 or float16.")] = None,
+    device: Annotated[Text, typer.Option(help="auto, cpu or cuda.")] = None,
+    attention: Annotated[Text, typer.Option(help="auto, flex or sdpa.")] = None,
+    token_budget: Annotated[int | None, typer.Option(help="Tokens a stream.")] = None,
+    deterministic: Annotated[bool | None, typer.Option("--deterministic", help="Same bits in any company.")] = None,
+    recipe: Annotated[Text, typer.Option(help="What a diffusion pipeline feeds its T5.")] = None,
+    subfolder: Annotated[Text, typer.Option(help="Folder of the model within a repository.")] = None,
+    revision: Annotated[Text, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    variant: Annotated[Text, typer.Option(help="Variant of the weight files, fp16 for example.")] = None,
+    tokenizer: Annotated[Text, typer.Option(help="Tokenizer folder or hub id, if not the model's own.")] = None,
+    local_files_only: Annotated[bool | None, typer.Option("--local-files-only", help="Never download.")] = None,
+    actors: Annotated[Text, typer.Option(help="auto, N or MIN:MAX.")] = None,
+    cpus_per_actor: Annotated[int | None, typer.Option(help="CPUs of an actor.")] = None,
+    gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs of an actor, fractions too.")] = None,
+    compile_cache: Annotated[Text, typer.Option(help="Folder for compiled kernels.")] = None,
+    on_error: Annotated[Text, typer.Option(help="A caption without embedding: keep its row, or fail.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the job was; always so without --overwrite.")] = False,
+    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Start anew in an output that is taken.")] = None,
+    retry_errors: Annotated[bool | None, typer.Option("--retry-errors", help="Redo captions that killed the encoder.")] = None,
+    ray_address: Annotated[Text, typer.Option(help="auto or HOST:PORT; a local Ray is started otherwise.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of these options.")] = None,
+) -> None:
+    """Encode the captions of Parquet files; run the same command again to resume."""
+    given = {name: value for name, value in locals().items() if name not in ("config", "resume")}
+    if resume and overwrite:
+        raise ConfigError("resume, overwrite: expected one of them, got both")
+    from pipelines.job import EncodeJob
+    from pipelines.supervise import supervise
+
+    job = EncodeJob.from_mapping(merge_options(given, config))
+    raise typer.Exit(supervise(job))
+
+
+def plan(
+    inputs: Inputs = None,
+    model: ModelOption = None,
+    text_column: ColumnOption = None,
+    caption_choice: ChoiceOption = None,
+    storage_dtype: StorageOption = None,
+    max_length: LengthOption = None,
+    device: Annotated[Text, typer.Option(help="What to size work for: cpu or cuda.")] = None,
+    tokens_per_second: Annotated[float | None, typer.Option(help="Useful tokens/s of one device, if you measured it.")] = None,
+    devices: Annotated[int, typer.Option(help="Devices that work at once.")] = 1,
+    hour_price: Annotated[float, typer.Option(help="Price of a device-hour.")] = 2.5,
+    storage_price: Annotated[float, typer.Option(help="Price of a TB a month.")] = 23.0,
+    config: Annotated[Path | None, typer.Option(help="YAML file with any of the options of encode.")] = None,
+) -> None:
+    """Estimate tokens, shards, bytes, hours and cost from a sample of the captions; writes nothing."""
+    names = ("inputs", "model", "text_column", "caption_choice", "storage_dtype", "max_length", "device")
+    given = {name: value for name, value in locals().items() if name in names}
+    from pipelines.estimate import Prices, print_estimate
+    from pipelines.job import EncodeJob
+
+    job = EncodeJob.from_mapping(merge_options(given | {"output": "-"}, config))
+    prices = Prices(hour=hour_price, terabyte_month=storage_price, devices=devices)
+    print_estimate(job, prices, tokens_per_second)
+
+
+def fsck(
+    output: Annotated[str, typer.Argument(help="Output folder of `t5enc encode`.")],
+    deep: Annotated[bool, typer.Option("--deep", help="Read every shard and compare its content.")] = False,
+) -> None:
+    """Check an output: plan, shards and manifest agree, and every row is there exactly once."""
+    from pipelines.fsck import check_output, print_problems
+    from pipelines.store import open_store
+
+    problems = check_output(open_store(output), deep=deep)
+    print_problems(output, problems)
+    if problems:
+        raise typer.Exit(1)
+
+
+def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    """The file's options, and over them those given on the command line."""
+    options = read_config(config) if config else {}
+    options |= {name: value for name, value in given.items() if value is not None and value != []}
+    keep = options.get("keep_columns")
+    if isinstance(keep, str):
+        options["keep_columns"] = [] if keep == "none" else [name.strip() for name in keep.split(",")]
+    return options
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options of a YAML file; ConfigError where it is none."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: expected a YAML file of options, got: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected `option: value` lines, got {type(content).__name__}")
+    return {str(name).replace("-", "_"): value for name, value in content.items()}

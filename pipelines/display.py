@@ -1,0 +1,76 @@
+"""Progress of a run: a bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn
+
+if TYPE_CHECKING:
+    from pipelines.encode import Run
+    from pipelines.ledger import Progress
+
+LINE_SECONDS = 10.0
+OnProgress = Callable[["Progress", "Run"], None]
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator[OnProgress]:
+    """A callback for the run that shows its progress on stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rates]}"))
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("loading", total=None, rates="")
+
+        def update(progress: Progress, run: Run) -> None:
+            state = "encoding" if run.ready else "loading"
+            done, total = count_rows(progress, run)
+            bar.update(task, description=state, completed=done, total=total, rates=describe(progress, run))
+
+        yield update
+
+
+class Lines:
+    """Writes a log line every ten seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.last = time.monotonic()
+
+    def __call__(self, progress: Progress, run: Run) -> None:
+        if time.monotonic() - self.last < LINE_SECONDS:
+            return
+        self.last = time.monotonic()
+        done, total = count_rows(progress, run)
+        self.console.print(
+            f"{done:,}/{total:,} rows, {describe(progress, run)}", soft_wrap=True, highlight=False, markup=False
+        )
+
+
+def count_rows(progress: Progress, run: Run) -> tuple[int, int]:
+    """Input rows committed so far, earlier runs included, and all there are."""
+    total = sum(planned.num_rows for planned in run.preparation.files)
+    return run.rows_before + progress.input_rows, total
+
+
+def describe(progress: Progress, run: Run) -> str:
+    """Rates, what is left, how full the streams are, and what went wrong."""
+    if run.ready is None:
+        return "loading the model"
+    seconds = max(time.perf_counter() - run.ready, 1e-9)
+    done, total = count_rows(progress, run)
+    rate = progress.input_rows / seconds
+    left = str(timedelta(seconds=int((total - done) / rate))) if rate else "unknown"
+    text = (
+        f"{progress.captions / seconds:,.0f} captions/s, {progress.tokens / seconds:,.0f} useful tokens/s, "
+        f"ETA {left}, streams {progress.fill:.1%} full"
+    )
+    return text + (f", {progress.errors:,} without embedding" if progress.errors else "")

@@ -1,0 +1,248 @@
+"""The main job: captions in Parquet to embeddings in Parquet, on Ray Data, safe to kill at any moment."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipelines.cluster import Cluster, connect
+from pipelines.job import EncodeJob, FrozenJob, freeze
+from pipelines.ledger import Ledger, Progress
+from pipelines.manifest import (
+    UnitRecord,
+    append_log,
+    finish,
+    put_aside,
+    read_records,
+    sum_records,
+    write_plan,
+)
+from pipelines.prepare import Preparation, choose_units, prepare
+from pipelines.report import REPORT, EncodeReport
+from pipelines.store import Store, open_store
+from pipelines.suspects import encode_suspect
+from pipelines.units import Unit, cut_spans, list_units
+from pipelines.watch import Watch
+from pipelines.worker import SpanResult, SpanTask, SpanWorker
+from t5enc.actor import EncoderActor
+from t5enc.errors import DriverError, OutputError
+from t5enc.options import EncoderOptions
+from t5enc.output import SUCCESS, read_manifest_names
+
+LOG_SECONDS = 60.0
+OnProgress = Callable[[Progress, "Run"], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """State of one run of a job."""
+
+    job: EncodeJob
+    preparation: Preparation
+    frozen: FrozenJob
+    store: Store
+    units: dict[str, Unit]
+    records: dict[str, UnitRecord]
+    tasks: list[SpanTask] = field(default_factory=list)
+    suspects: list[SpanResult] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=time.perf_counter)
+    ready: float | None = None
+    ended: float | None = None
+    rows_before: int = 0
+
+    @property
+    def rows_left(self) -> int:
+        """Input rows whose shards are not committed."""
+        return sum(unit.num_rows for name, unit in self.units.items() if name not in self.records)
+
+
+def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> EncodeReport:
+    """Encode every caption of the job's inputs into its output, or what is left of them.
+
+    Returns when every row of every readable input is committed exactly once, in input order. Killed at any moment
+    and called again, it goes on where it was. Raises ConfigError, CheckpointError, SourceError or OutputError for
+    what cannot be done as asked, JobMismatchError where the output holds another job.
+    """
+    run = begin(job)
+    if run.tasks:
+        with connect(job, run.preparation.config) as cluster:
+            encode_units(run, cluster, on_progress)
+    return conclude(run)
+
+
+def begin(job: EncodeJob) -> Run:
+    """Freeze the job, or find it frozen, and work out what is left to do."""
+    preparation = prepare(job)
+    store = open_store(job.output)
+    frozen = freeze(store, preparation.frozen, overwrite=job.overwrite)
+    cut = list_units(preparation.files, rows_per_unit=frozen.rows_per_shard, fingerprint=frozen.fingerprint)
+    units = {unit.name: unit for unit in cut}
+    records = read_records(store, units)
+    if job.retry_errors:
+        _set_aside_died(store, records)
+    run = Run(job, preparation, frozen, store, units, records, unreadable=dict(preparation.unreadable))
+    run.rows_before = sum(record.input_rows for record in records.values())
+    run.tasks = list(_cut_tasks(run))
+    if run.tasks or run.unreadable:
+        store.delete(SUCCESS)
+    if run.tasks:
+        write_plan(store, preparation.files)
+    return run
+
+
+def _set_aside_died(store: Store, records: dict[str, UnitRecord]) -> None:
+    for name in [name for name, record in records.items() if record.died]:
+        store.delete(SUCCESS)
+        put_aside(store, name)
+        del records[name]
+
+
+def _cut_tasks(run: Run) -> Iterator[SpanTask]:
+    """Spans that hold a unit which is not committed."""
+    frozen = run.frozen
+    device = str(frozen.record.get("device", "cpu")).partition(":")[0]
+    most = choose_units(run.preparation.config, device, run.preparation.sample, frozen.rows_per_shard)
+    for planned in run.preparation.files:
+        for span in cut_spans(planned, rows_per_unit=frozen.rows_per_shard, units_per_span=most):
+            units = list(span.units(rows_per_unit=frozen.rows_per_shard, fingerprint=frozen.fingerprint))
+            done = frozenset(unit.first_row for unit in units if unit.name in run.records)
+            if len(done) < len(units):
+                yield SpanTask(span=span, done=done)
+
+
+def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> None:
+    """Run the tasks on a pool of actors, then the units that seemed to kill them one by one."""
+    import ray
+
+    ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    worker = SpanWorker(run.frozen, run.job.output, run.preparation.inputs.filesystem, ledger, run.job.on_error)
+    options = _actor_options(run, cluster)
+    with Watch(run, ledger, on_progress), _Log(run.store) as log:
+        for result in _map_tasks(run, cluster, options, worker):
+            _take(run, log, result)
+        for suspect in run.suspects:
+            assert suspect.span is not None
+            assert suspect.unit is not None
+            _take(run, log, encode_suspect(cluster, options, worker, suspect.span, suspect.unit))
+    run.ended = time.perf_counter()
+
+
+def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
+    """The frozen dtype, and threads for the CPUs that an actor is given."""
+    options = run.job.encoder_options()
+    return replace(
+        options, dtype=run.frozen.identity["dtype"], device=cluster.device, num_threads=cluster.threads_per_actor
+    )
+
+
+def _map_tasks(
+    run: Run, cluster: Cluster, options: EncoderOptions, worker: SpanWorker
+) -> Iterator[SpanResult]:
+    """Ray Data: one block a span, mapped by a pool of EncoderActors."""
+    import ray.data
+
+    items = [{"task": pickle.dumps(task)} for task in run.tasks]
+    low, high = cluster.actors
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        EncoderActor,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_args=(options, worker),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(low, len(items)), max_size=min(high, len(items)), max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=cluster.cpus_per_actor,
+        num_gpus=cluster.gpus_per_actor or None,
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from map(pickle.loads, batch["result"].to_pylist())
+
+
+def _take(run: Run, log: _Log, result: SpanResult) -> None:
+    """Note what became of a unit."""
+    if result.kind == "unit" and result.record is not None:
+        run.records[result.record.name] = result.record
+        log.add(result.record)
+    elif result.kind == "suspect":
+        run.suspects.append(result)
+    elif result.kind == "unreadable" and result.span is not None:
+        run.unreadable[result.span.file.source] = result.reason
+    else:
+        raise _Fatal(result.reason, result.exit_code)
+
+
+class _Fatal(OutputError):
+    """What an actor met that no other unit would survive either."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
+class _Log:
+    """Notes committed units in the output once a minute."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.records: list[UnitRecord] = []
+        self.written = time.monotonic()
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def add(self, record: UnitRecord) -> None:
+        """Note a record, now or within a minute."""
+        self.records.append(record)
+        if time.monotonic() - self.written > LOG_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        append_log(self.store, self.records)
+        self.records, self.written = [], time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write()
+
+
+def conclude(run: Run) -> EncodeReport:
+    """Write the manifest where all is committed, and the report."""
+    units = list(run.units.values())
+    is_complete = not run.unreadable and all(unit.name in run.records for unit in units)
+    if is_complete and not _is_concluded(run):
+        run.store.delete(SUCCESS)
+        write_plan(run.store, run.preparation.files)
+        finish(run.store, units, run.records, run.frozen.fingerprint)
+    report = _make_report(run, is_complete)
+    if run.tasks:
+        run.store.replace(REPORT, report.to_json().encode())
+    if not is_complete and not run.unreadable:
+        raise DriverError(f"{run.rows_left} rows are not committed; run the same command again")
+    return report
+
+
+def _is_concluded(run: Run) -> bool:
+    """Whether `_SUCCESS` stands already and says just this."""
+    from t5enc.output import find_filesystem
+
+    return read_manifest_names(*find_filesystem(run.job.output)) == list(run.units)
+
+
+def _make_report(run: Run, is_complete: bool) -> EncodeReport:
+    ready = run.ready or run.ended or run.started
+    return EncodeReport(
+        output=run.job.output,
+        totals=sum_records(run.records[name] for name in run.units if name in run.records),
+        unreadable=run.unreadable,
+        progress=run.progress,
+        setup_seconds=ready - run.started,
+        run_seconds=(run.ended or ready) - ready,
+        driver_cpu_seconds=time.process_time(),
+        spans=len(run.tasks),
+        is_finished=is_complete,
+    )

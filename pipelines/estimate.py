@@ -1,0 +1,107 @@
+"""What a job will take before it is run: tokens, shards, bytes, hours, money."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.job import EncodeJob
+from pipelines.prepare import Preparation, flops_per_token, prepare, seconds_per_token
+from t5enc.storage import token_bytes
+
+# Bytes of a row besides its embedding and what is kept: key, shape, dtype, flags.
+ROW_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What a device-hour and a stored terabyte-month cost, and how many devices work at once."""
+
+    hour: float
+    terabyte_month: float
+    devices: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Figures for the whole input, extrapolated from a sample."""
+
+    files: int
+    rows: int
+    captions: int
+    tokens: int
+    truncated: int
+    longest: int
+    shards: int
+    bytes: int
+    flops_per_token: float
+    device_hours: float
+
+    def wall_hours(self, prices: Prices) -> float:
+        """Hours with this many devices."""
+        return self.device_hours / prices.devices
+
+    def encode_cost(self, prices: Prices) -> float:
+        """Price of encoding everything once."""
+        return self.device_hours * prices.hour
+
+    def storage_cost(self, prices: Prices) -> float:
+        """Price of keeping the output for a month."""
+        return self.bytes / 1e12 * prices.terabyte_month
+
+
+def estimate(preparation: Preparation, tokens_per_second: float | None = None) -> Estimate:
+    """Extrapolate from the sample; a rate that was measured beats the guess."""
+    sample, config = preparation.sample, preparation.config
+    rows = sum(planned.num_rows for planned in preparation.files)
+    captions = round(rows * len(sample.lengths) / sample.rows) if sample.rows else 0
+    tokens = round(captions * sample.mean)
+    per_shard = preparation.frozen.rows_per_shard
+    device = str(preparation.frozen.record["device"]).partition(":")[0]
+    seconds = tokens / tokens_per_second if tokens_per_second else tokens * seconds_per_token(config, device)
+    size = token_bytes(preparation.frozen.storage_dtype, config.model_dim)
+    return Estimate(
+        files=len(preparation.files),
+        rows=rows,
+        captions=captions,
+        tokens=tokens,
+        truncated=round(captions * sample.truncated / max(1, len(sample.lengths))),
+        longest=max(sample.lengths, default=0),
+        shards=sum(-(-planned.num_rows // per_shard) for planned in preparation.files),
+        bytes=tokens * size + captions * ROW_BYTES,
+        flops_per_token=flops_per_token(config),
+        device_hours=seconds / 3600,
+    )
+
+
+def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | None) -> None:
+    """Prepare the job, estimate, print."""
+    found = estimate(prepare(job), tokens_per_second)
+    basis = "as measured" if tokens_per_second else "a rough guess; measure yours with `t5enc bench`"
+    table = Table("figure", "estimate", title=f"plan for {job.model}", title_justify="left")
+    for name, value in {
+        "input": f"{found.files:,} files, {found.rows:,} rows, {found.captions:,} captions",
+        "tokens": f"{found.tokens:,}",
+        "truncated": f"{found.truncated:,}, longest in the sample {found.longest:,} tokens",
+        "output": f"{found.shards:,} shards, {found.bytes / 1e9:,.3f} GB",
+        "compute": f"{found.flops_per_token / 1e9:,.3f} GFLOP a token, {found.device_hours:,.2f} device-hours ({basis})",
+        "time": f"{found.wall_hours(prices):,.2f} hours on {prices.devices} device(s)",
+        "encoding once": f"{found.encode_cost(prices):,.2f}",
+        "storing a month": f"{found.storage_cost(prices):,.2f}",
+        "advice": advise(found, prices),
+    }.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def advise(found: Estimate, prices: Prices) -> str:
+    """Whether to store embeddings or to encode captions anew in every epoch."""
+    encode, store = found.encode_cost(prices), found.storage_cost(prices)
+    if encode <= 0:
+        return "nothing to encode"
+    epochs = 1 + store / encode
+    if epochs < 2:
+        return "store: a second epoch within a month already costs more to encode anew"
+    return f"encode on the fly, unless you read the captions more than {epochs:,.1f} times a month"

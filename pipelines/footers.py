@@ -1,0 +1,140 @@
+"""Parquet footers: how many rows a file holds, a digest of what it is, and the spans it is read in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.sources import SourceFile
+from t5enc.errors import ConfigError, SourceError
+
+MAX_PIECES = 8
+TAIL_BYTES = 1 << 16
+BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footer:
+    """What the end of a Parquet file says about it."""
+
+    num_rows: int
+    row_group_rows: tuple[int, ...]
+    digest: str
+    schema: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A run of rows of one file, read once as a stream by one task."""
+
+    file: SourceFile
+    digest: str
+    first_row: int
+    num_rows: int
+
+
+def read_footer(filesystem: Any, file: SourceFile) -> Footer:
+    """Read rows, row groups, digest and Arrow schema; SourceError for what is not the Parquet file listed.
+
+    The digest is of the footer's bytes: counts, sizes, offsets and statistics of every column chunk, and what
+    the writer noted. It costs one small read whatever the file's size. An edit that leaves all of them alone
+    (another word of equal length between the same smallest and largest value) is not seen.
+    """
+    with open_parquet(filesystem, file) as (parquet, digest):
+        metadata = parquet.metadata
+        rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+        return Footer(num_rows=sum(rows), row_group_rows=rows, digest=digest, schema=parquet.schema_arrow)
+
+
+@contextmanager
+def open_parquet(filesystem: Any, file: SourceFile) -> Iterator[tuple[Any, str]]:
+    """A `pyarrow.parquet.ParquetFile` that streams its columns, and the digest of its footer."""
+    with _open_file(filesystem, file) as handle:
+        footer = _read_footer_bytes(handle, file)
+        yield _parse(handle, footer, file), sha256(footer).hexdigest()
+
+
+def _open_file(filesystem: Any, file: SourceFile) -> Any:
+    try:
+        return filesystem.open_input_file(file.path)
+    except OSError as error:
+        raise SourceError(f"{file.source}: expected a readable file, got: {error}") from error
+
+
+def _read_footer_bytes(handle: Any, file: SourceFile) -> bytes:
+    """The footer, its four-byte length and the closing magic."""
+    try:
+        size = handle.size()
+        tail = handle.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES))
+        _check_ends(tail, size, file)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if length > size - 4:
+            raise SourceError(f"{file.source}: expected a footer of {length} bytes, got a file of {size}")
+        return bytes(tail[-length:] if length <= len(tail) else handle.read_at(length, size - length))
+    except OSError as error:
+        raise SourceError(f"{file.source}: expected a readable file, got: {error}") from error
+
+
+def _check_ends(tail: bytes, size: int, file: SourceFile) -> None:
+    if size != file.size:
+        raise SourceError(
+            f"{file.source}: changed during the run: expected {file.size} bytes as listed, got {size}"
+        )
+    if size < 12:
+        raise SourceError(
+            f"{file.source}: expected a Parquet file, got {f'{size} bytes' if size else 'an empty file'}"
+        )
+    if tail[-4:] != b"PAR1":
+        raise SourceError(
+            f"{file.source}: expected a Parquet file that ends in b'PAR1', got {tail[-4:]!r}: "
+            f"cut short, or another format"
+        )
+
+
+def _parse(handle: Any, footer: bytes, file: SourceFile) -> Any:
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer))
+        return pq.ParquetFile(handle, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{file.source}: expected a Parquet footer, got a damaged one: {error}") from error
+
+
+def cut_spans(file: SourceFile, footer: Footer, *, span_rows: int) -> list[Span]:
+    """Cut a file into runs of about `span_rows` rows: small row groups are merged, large ones split.
+
+    A row group can only be decoded from its start, so reading its last piece decodes all of it; at most
+    8 pieces a row group bound that to 8 decodings (4.5 on average), however small `span_rows` is.
+    """
+    if span_rows < 1:
+        raise ConfigError(f"span_rows: expected a positive number, got {span_rows}")
+    spans, first_row = [], 0
+    for num_rows in _cut_rows(footer.row_group_rows, span_rows):
+        spans.append(Span(file=file, digest=footer.digest, first_row=first_row, num_rows=num_rows))
+        first_row += num_rows
+    return spans
+
+
+def _cut_rows(row_group_rows: tuple[int, ...], span_rows: int) -> Iterator[int]:
+    merged = 0
+    for rows in row_group_rows:
+        if merged and merged + rows > span_rows:
+            yield merged
+            merged = 0
+        if rows > span_rows:
+            yield from _split(rows, min(MAX_PIECES, -(-rows // span_rows)))
+        else:
+            merged += rows
+    if merged:
+        yield merged
+
+
+def _split(rows: int, pieces: int) -> Iterator[int]:
+    step = -(-rows // pieces)
+    for start in range(0, rows, step):
+        yield min(step, rows - start)

@@ -1,0 +1,195 @@
+"""A job as it is asked for, and as it is frozen: the first object of an output folder, which decides what belongs there."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pipelines.store import Store
+from t5enc.errors import ConfigError, JobMismatchError, OutputError
+from t5enc.options import EncoderOptions
+from t5enc.output import JOB, SUCCESS
+from t5enc.storage import check_storage_dtype
+
+FORMAT_VERSION = 1
+CaptionChoice = Literal["all", "first"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeJob:
+    """What to encode, with which model, and where to put it."""
+
+    inputs: Sequence[str]
+    output: str
+    model: str
+    text_column: str = "caption"
+    caption_choice: CaptionChoice = "all"
+    keep_columns: Sequence[str] | None = None
+    storage_dtype: str = "float16"
+    rows_per_shard: int | None = None
+    actors: str | int = "auto"
+    cpus_per_actor: int | None = None
+    gpus_per_actor: float | None = None
+    on_error: Literal["keep", "fail"] = "keep"
+    overwrite: bool = False
+    retry_errors: bool = False
+    ray_address: str | None = None
+    subfolder: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    token: str | None = field(default=None, repr=False)
+    local_files_only: bool = False
+    tokenizer: str | None = None
+    recipe: str | None = None
+    max_length: int = 512
+    dtype: str | None = None
+    device: str | None = None
+    token_budget: int | None = None
+    attention: Literal["auto", "flex", "sdpa"] = "auto"
+    compile_cache: str | None = None
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inputs, str):
+            raise ConfigError(f"inputs: expected a list of files, folders or globs, got the string {self.inputs!r}")
+        if not self.inputs:
+            raise ConfigError("inputs: expected at least one file, folder or glob, got none")
+        check_storage_dtype(self.storage_dtype)
+        _check_choice("caption_choice", self.caption_choice, ("all", "first"))
+        _check_choice("on_error", self.on_error, ("keep", "fail"))
+        if self.rows_per_shard is not None and self.rows_per_shard < 1:
+            raise ConfigError(f"rows_per_shard: expected at least 1, got {self.rows_per_shard}")
+        if self.ray_address is not None and self.ray_address.startswith("ray://"):
+            raise ConfigError(
+                f"ray_address: expected auto or HOST:PORT of a cluster this machine is part of, got "
+                f"{self.ray_address!r}; from outside, use `ray job submit -- t5enc encode ...`"
+            )
+        self.actor_range()
+        self.encoder_options()
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any]) -> EncodeJob:
+        """A job from a YAML file or the command line; an unknown name is refused along with those that exist."""
+        known = [entry.name for entry in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"{name}: no such option; expected one of {', '.join(known)}")
+        for name in ("inputs", "output", "model"):
+            if name not in options:
+                raise ConfigError(f"{name}: expected a value, got none")
+        return cls(**options)
+
+    def actor_range(self) -> tuple[int, int] | None:
+        """(fewest, most) actors, or None where the cluster decides."""
+        if self.actors == "auto":
+            return None
+        low, _, high = str(self.actors).partition(":")
+        try:
+            bounds = int(low), int(high or low)
+        except ValueError:
+            bounds = (0, 0)
+        if not 1 <= bounds[0] <= bounds[1]:
+            raise ConfigError(f"actors: expected auto, N or MIN:MAX with 1 <= MIN <= MAX, got {self.actors!r}")
+        return bounds
+
+    def encoder_options(self) -> EncoderOptions:
+        """The part that describes the encoder."""
+        names = {entry.name for entry in fields(EncoderOptions)} & {entry.name for entry in fields(self)}
+        return EncoderOptions(**{name: getattr(self, name) for name in names})
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenJob:
+    """What `_job.json` holds.
+
+    `identity` is what makes two jobs the same: any difference in it is another job. The rest is fixed by the first
+    run, so that every later one cuts the same shards (`rows_per_shard`, `schema`), or is kept as a record.
+    """
+
+    identity: dict[str, Any]
+    rows_per_shard: int
+    dim: int
+    schema: str
+    generation: int = 1
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the identity and the generation: part of every unit's id."""
+        text = json.dumps([self.identity, self.generation, self.rows_per_shard], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def kept_schema(self) -> pa.Schema:
+        """Schema of the kept input columns."""
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema)))
+
+    @property
+    def storage_dtype(self) -> str:
+        """How embeddings are stored."""
+        return str(self.identity["storage_dtype"])
+
+    def to_json(self) -> bytes:
+        """The bytes of `_job.json`."""
+        return json.dumps(asdict(self) | {"fingerprint": self.fingerprint}, indent=2, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> FrozenJob:
+        """Read `_job.json`; OutputError where it is not one of ours."""
+        try:
+            content = json.loads(data)
+            names = {entry.name for entry in fields(cls)}
+            return cls(**{name: value for name, value in content.items() if name in names})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise OutputError(f"{JOB}: expected a t5enc job, got {error}") from error
+
+
+def schema_to_text(schema: pa.Schema) -> str:
+    """A schema as text that survives JSON."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def freeze(store: Store, job: FrozenJob, *, overwrite: bool = False) -> FrozenJob:
+    """Make this job the output's own, or find it there already.
+
+    Returns the frozen job that counts: the one found where its identity is the same. Another one raises
+    JobMismatchError naming each field that differs, or with `overwrite` makes way for a new generation.
+    """
+    if store.create(JOB, job.to_json()):
+        return job
+    found = FrozenJob.from_json(store.read(JOB))
+    if overwrite:
+        return _start_generation(store, job, found.generation + 1)
+    differences = compare(found.identity, job.identity)
+    if differences:
+        lines = [f"  {name}: there {there!r}, here {here!r}" for name, (there, here) in differences.items()]
+        raise JobMismatchError(
+            "the output holds another job; choose another folder, or --overwrite to start anew:\n" + "\n".join(lines),
+            differences,
+        )
+    return found
+
+
+def _start_generation(store: Store, job: FrozenJob, generation: int) -> FrozenJob:
+    content = asdict(job) | {"generation": generation}
+    renewed = FrozenJob(**content)
+    store.delete(SUCCESS)
+    store.replace(JOB, renewed.to_json())
+    return renewed
+
+
+def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
+    """Fields of two identities that differ."""
+    names = sorted(set(there) | set(here))
+    return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}

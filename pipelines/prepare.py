@@ -1,0 +1,208 @@
+"""Everything a run decides before any work starts: what is there to encode, and which job it belongs to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.captions import read_captions
+from pipelines.columns import kept_schema
+from pipelines.footers import Footer, read_footer
+from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
+from pipelines.sources import Inputs, SourceFile, open_inputs
+from pipelines.units import PlannedFile, Span
+from t5enc.checkpoint import Checkpoint
+from t5enc.config import EncoderConfig
+from t5enc.errors import OutputError, SourceError
+from t5enc.output import find_filesystem
+from t5enc.precision import resolve_dtype
+from t5enc.options import resolve_device
+from t5enc.storage import token_bytes
+from t5enc.text_encoder import open_model
+from t5enc.tokenizer import Tokenizer, load_tokenizer
+
+SHARD_BYTES = 256 << 20
+SHARD_SECONDS = 20.0
+SPAN_SECONDS = 60.0
+MOST_ROWS = 8192
+MOST_UNITS = 40
+SAMPLE = 1000
+# Rough useful floating-point operations a second, to size units of work; nothing else rests on them.
+SPEEDS = {"cuda": 3e14, "cpu": 1e11}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Lengths of the captions in some `rows` of the input."""
+
+    lengths: tuple[int, ...]
+    truncated: int
+    rows: int
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens a caption."""
+        return sum(self.lengths) / len(self.lengths) if self.lengths else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """What a run starts from."""
+
+    inputs: Inputs
+    files: tuple[PlannedFile, ...]
+    unreadable: dict[str, str]
+    frozen: FrozenJob
+    config: EncoderConfig
+    sample: Sample
+
+
+def prepare(job: EncodeJob) -> Preparation:
+    """List inputs, read their footers, open the model, and work out the job as it would be frozen."""
+    inputs = open_inputs(job.inputs)
+    check_output(job.output, inputs)
+    sources = list(inputs.files())
+    footers, unreadable = read_footers(inputs.filesystem, sources)
+    if not footers:
+        raise SourceError("no input can be read:\n" + "\n".join(f"  {v}" for v in list(unreadable.values())[:10]))
+    first, footer = footers[0]
+    keep = None if job.keep_columns is None else list(job.keep_columns)
+    schema = kept_schema(footer.schema, first, text_column=job.text_column, keep_columns=keep)
+    checkpoint = open_model(job.encoder_options())
+    tokenizer = load_tokenizer(job.tokenizer or checkpoint.tokenizer_source, max_length=job.max_length)
+    files = tuple(_plan_file(file, footer) for file, footer in footers)
+    sample = take_sample(inputs.filesystem, files, job, schema, tokenizer)
+    frozen = freeze_options(job, checkpoint, tokenizer, schema, sample)
+    return Preparation(
+        inputs=inputs, files=files, unreadable=unreadable, frozen=frozen, config=checkpoint.config, sample=sample
+    )
+
+
+def _plan_file(file: SourceFile, footer: Footer) -> PlannedFile:
+    return PlannedFile(
+        file=file, num_rows=footer.num_rows, row_group_rows=footer.row_group_rows, digest=footer.digest
+    )
+
+
+def check_output(output: str, inputs: Inputs) -> None:
+    """OutputError where the output lies inside the input and would be read as such."""
+    filesystem, root = find_filesystem(output)
+    if not filesystem.equals(inputs.filesystem):
+        return
+    if root == inputs.root or root.startswith(inputs.root.rstrip("/") + "/"):
+        found = [file for file in inputs.files() if file.path.startswith(root + "/")]
+        if found or root == inputs.root:
+            raise OutputError(f"output: expected a folder outside the input {inputs.root}, got {root}")
+
+
+def read_footers(
+    filesystem: Any, sources: Sequence[SourceFile]
+) -> tuple[list[tuple[SourceFile, Footer]], dict[str, str]]:
+    """Footers of the files that can be read, and the reason for each that cannot."""
+    good: list[tuple[SourceFile, Footer]] = []
+    bad: dict[str, str] = {}
+    with ThreadPoolExecutor(16) as pool:
+        for file, got in zip(sources, pool.map(lambda f: _try_footer(filesystem, f), sources), strict=True):
+            if isinstance(got, str):
+                bad[file.source] = got
+            else:
+                good.append((file, got))
+    return good, bad
+
+
+def _try_footer(filesystem: Any, file: SourceFile) -> Footer | str:
+    try:
+        return read_footer(filesystem, file)
+    except SourceError as error:
+        return str(error)
+
+
+def take_sample(
+    filesystem: Any, files: Sequence[PlannedFile], job: EncodeJob, schema: pa.Schema, tokenizer: Tokenizer
+) -> Sample:
+    """Token lengths of the captions in the first thousand rows."""
+    texts: list[str] = []
+    rows = 0
+    for planned in files:
+        wanted = min(SAMPLE - rows, planned.num_rows)
+        if wanted > 0:
+            texts += _first_texts(filesystem, planned, job, schema, wanted)
+            rows += wanted
+    tokenized = tokenizer.encode(texts)
+    lengths = tuple(len(ids) for ids in tokenized.ids)
+    return Sample(lengths=lengths, truncated=int(tokenized.truncated.sum()), rows=rows)
+
+
+def _first_texts(
+    filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: pa.Schema, rows: int
+) -> Iterator[str]:
+    batches = read_captions(
+        filesystem,
+        Span(planned=planned, first_row=0, num_rows=rows),
+        text_column=job.text_column,
+        caption_choice=job.caption_choice,
+        schema=schema,
+        rows_per_unit=rows,
+        skip=lambda row: False,
+    )
+    return (text for batch in batches for text in batch.texts if text is not None)
+
+
+def freeze_options(
+    job: EncodeJob, checkpoint: Checkpoint, tokenizer: Tokenizer, schema: pa.Schema, sample: Sample
+) -> FrozenJob:
+    """The job with nothing left open."""
+    device = resolve_device(job.device)
+    dtype = str(resolve_dtype(job.dtype, device)).removeprefix("torch.")
+    identity = {
+        "format": FORMAT_VERSION,
+        "weights": checkpoint.fingerprint(),
+        "tokenizer": tokenizer.fingerprint,
+        "recipe": job.recipe,
+        "max_length": job.max_length,
+        "text_column": job.text_column,
+        "caption_choice": job.caption_choice,
+        "keep_columns": [f"{field.name}: {field.type}" for field in schema],
+        "dtype": dtype,
+        "storage_dtype": job.storage_dtype,
+        "deterministic": job.deterministic,
+    }
+    if job.rows_per_shard is not None:
+        identity["rows_per_shard"] = job.rows_per_shard
+    rows = job.rows_per_shard or choose_rows(checkpoint.config, job.storage_dtype, device.type, sample)
+    record = {"model": job.model, "inputs": [os.fspath(path) for path in job.inputs], "device": str(device)}
+    return FrozenJob(
+        identity=identity, rows_per_shard=rows, dim=checkpoint.config.model_dim, schema=schema_to_text(schema),
+        record=record,
+    )
+
+
+def choose_rows(config: EncoderConfig, storage_dtype: str, device: str, sample: Sample) -> int:
+    """Rows of a shard: about 256 MB of output, no more than 20 s of work, no more than 8192."""
+    by_size = SHARD_BYTES / (sample.mean * token_bytes(storage_dtype, config.model_dim))
+    by_time = SHARD_SECONDS / (sample.mean * seconds_per_token(config, device))
+    return max(1, min(MOST_ROWS, int(by_size), int(by_time)))
+
+
+def choose_units(config: EncoderConfig, device: str, sample: Sample, rows_per_shard: int) -> int:
+    """Units of a span: about a minute of work, no more than forty."""
+    seconds = sample.mean * seconds_per_token(config, device) * rows_per_shard
+    return max(1, min(MOST_UNITS, int(SPAN_SECONDS / max(seconds, 1e-9))))
+
+
+def seconds_per_token(config: EncoderConfig, device: str) -> float:
+    """A rough guess, to size work by."""
+    cores = 1 if device == "cuda" else os.cpu_count() or 1
+    return flops_per_token(config) / (SPEEDS["cuda" if device == "cuda" else "cpu"] * cores)
+
+
+def flops_per_token(config: EncoderConfig) -> float:
+    """Floating-point operations of the matrix products for one token; attention over short texts adds little."""
+    attention = 4 * config.model_dim * config.inner_dim
+    feed_forward = (3 if config.is_gated else 2) * config.model_dim * config.ff_dim
+    return 2.0 * config.num_layers * (attention + feed_forward)

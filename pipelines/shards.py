@@ -1,0 +1,149 @@
+"""A unit on its way from captions to a shard: tokenized, encoded, laid out as a table with its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from pipelines.captions import CaptionBatch
+from pipelines.job import FrozenJob
+from pipelines.manifest import UnitRecord
+from pipelines.sinks import hash_content
+from pipelines.units import Unit
+from t5enc.embeddings import Embeddings
+from t5enc.storage import CaptionKeys, build_table
+from t5enc.text_encoder import EncodedTexts, TextEncoder, TokenIds
+
+DIED = "encoder died"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedUnit:
+    """N captions of a unit; those with a text have token ids, the others an error."""
+
+    unit: Unit
+    batch: CaptionBatch
+    ids: list[TokenIds | None]
+    truncated: NDArray[np.bool_]
+    errors: list[str | None]
+
+    @property
+    def with_ids(self) -> list[int]:
+        """Captions that can be encoded."""
+        return [index for index, ids in enumerate(self.ids) if ids is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caution:
+    """How to encode a unit that is suspected of killing its process.
+
+    Captions `alone` get a stream of their own, `dead` ones none.
+    """
+
+    alone: frozenset[int] = frozenset()
+    dead: frozenset[int] = frozenset()
+
+
+def prepare_unit(unit: Unit, batch: CaptionBatch, encoder: TextEncoder, *, tokenize: bool = True) -> PreparedUnit:
+    """Tokenize a unit's captions; without `tokenize` that is left to `encode_carefully`."""
+    count = len(batch.texts)
+    prepared = PreparedUnit(
+        unit=unit,
+        batch=batch,
+        ids=[None] * count,
+        truncated=np.zeros(count, dtype=bool),
+        errors=list(batch.reasons),
+    )
+    if tokenize:
+        tokenize_captions(prepared, encoder, [i for i, text in enumerate(batch.texts) if text is not None])
+    return prepared
+
+
+def tokenize_captions(prepared: PreparedUnit, encoder: TextEncoder, captions: list[int]) -> None:
+    """Fill in the ids of these captions."""
+    texts = [text for i in captions if (text := prepared.batch.texts[i]) is not None]
+    tokenized = encoder.tokenize(texts)
+    for index, ids, is_cut in zip(captions, tokenized.ids, tokenized.truncated, strict=True):
+        prepared.ids[index] = np.asarray(ids, dtype=np.int32)
+        prepared.truncated[index] = is_cut
+
+
+def encode_unit(encoder: TextEncoder, prepared: PreparedUnit, dtype: torch.dtype) -> EncodedTexts:
+    """Embeddings of all N captions; one without a text has no tokens."""
+    captions = prepared.with_ids
+    encoded = encoder.encode_ragged([_ids(prepared, i) for i in captions], dtype=dtype, device="cpu")
+    lengths = np.zeros(len(prepared.ids), dtype=np.int64)
+    lengths[captions] = encoded.embeddings.lengths.numpy()
+    failed = {captions[place]: reason for place, reason in encoded.failed.items()}
+    return EncodedTexts(Embeddings.from_lengths(encoded.embeddings.values, lengths), failed)
+
+
+def encode_carefully(
+    encoder: TextEncoder,
+    prepared: PreparedUnit,
+    dtype: torch.dtype,
+    caution: Caution,
+    note: Callable[[Unit, list[int]], None],
+) -> tuple[PreparedUnit, EncodedTexts]:
+    """Tokenize and encode a suspected unit, noting what is in hand before each step that could be the last."""
+    captions = [i for i, text in enumerate(prepared.batch.texts) if text is not None and i not in caution.dead]
+    together = [i for i in captions if i not in caution.alone]
+    parts: dict[int, torch.Tensor] = {}
+    failed: dict[int, str] = {}
+    for group in [together, *([i] for i in captions if i in caution.alone)]:
+        if not group:
+            continue
+        note(prepared.unit, group)
+        tokenize_captions(prepared, encoder, group)
+        encoded = encoder.encode_ragged(
+            [_ids(prepared, i) for i in group],
+            dtype=dtype,
+            device="cpu",
+            on_stream=lambda places, group=group: note(prepared.unit, [group[p] for p in places]),
+        )
+        parts |= dict(zip(group, encoded.embeddings, strict=True))
+        failed |= {group[place]: reason for place, reason in encoded.failed.items()}
+    for index in caution.dead:
+        prepared.errors[index] = DIED
+    empty = torch.empty(0, encoder.config.model_dim, dtype=dtype)
+    rows = [parts.get(index, empty) for index in range(len(prepared.ids))]
+    embeddings = Embeddings.from_lengths(torch.cat([empty, *rows]), [len(row) for row in rows])
+    return prepared, EncodedTexts(embeddings, failed)
+
+
+def _ids(prepared: PreparedUnit, index: int) -> TokenIds:
+    ids = prepared.ids[index]
+    assert ids is not None
+    return ids
+
+
+def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) -> tuple[pa.Table, UnitRecord]:
+    """The rows of a unit's shard and the record of what they hold."""
+    errors = [encoded.failed.get(index, error) for index, error in enumerate(prepared.errors)]
+    batch = prepared.batch
+    keys = CaptionKeys(source=prepared.unit.source, rows=batch.rows, caption_indices=batch.caption_indices)
+    table = build_table(
+        batch.kept, keys, encoded.embeddings, storage=job.storage_dtype, truncated=prepared.truncated, errors=errors
+    )
+    tokens = table["text_embedding_num_tokens"].to_numpy()
+    bad = sum(error is not None for error in errors)
+    record = UnitRecord(
+        name=prepared.unit.name,
+        source=prepared.unit.source,
+        first_row=prepared.unit.first_row,
+        input_rows=prepared.unit.num_rows,
+        captions=len(errors),
+        encoded=len(errors) - bad,
+        errors=bad,
+        died=errors.count(DIED),
+        truncated=int(prepared.truncated.sum()),
+        tokens=int(tokens.sum()),
+        longest=int(tokens.max(initial=0)),
+        content=hash_content(table),
+    )
+    return table, record

@@ -1,0 +1,231 @@
+"""Where a job's objects are kept: the few operations that its commit protocol needs, and no others.
+
+An object appears whole or not at all, under its final name, and `create` never replaces one: the first writer
+wins, and a late writer of a killed run is harmless.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow
+import pyarrow.fs
+
+from t5enc.errors import OutputError
+from t5enc.output import find_filesystem
+
+TEMPORARY = "_tmp"
+
+
+class Store(Protocol):
+    """Named objects under one root; names use '/'."""
+
+    def list(self) -> Iterator[tuple[str, int]]:
+        """(name, size) of every object, temporary ones apart."""
+
+    def read(self, name: str) -> bytes:
+        """The object's bytes; FileNotFoundError where there is none."""
+
+    def open(self, name: str) -> Any:
+        """The object as a pyarrow random-access file, for reading a part of it."""
+
+    def size(self, name: str) -> int | None:
+        """The object's size in bytes, or None where there is none."""
+
+    def create(self, name: str, data: Any) -> bool:
+        """Store a bytes-like object under a name that is free; False, and nothing changed, where it is taken."""
+
+    def replace(self, name: str, data: Any) -> None:
+        """Store an object, whatever was there before."""
+
+    def move(self, name: str, target: str) -> None:
+        """Rename an object; one that is gone already is no error."""
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is gone already is no error."""
+
+
+def open_store(path: str) -> Store:
+    """The store of an output folder: durable renames on a local disk, whole puts elsewhere."""
+    filesystem, root = find_filesystem(path)
+    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+        return LocalStore(Path(root))
+    return RemoteStore(filesystem, root)
+
+
+class LocalStore:
+    """A folder on a disk. Objects are written aside, synced, and linked to their name."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def list(self) -> Iterator[tuple[str, int]]:
+        """(name, size) of every object, temporary ones apart."""
+        for folder, folders, files in os.walk(self.root):
+            if Path(folder) == self.root and TEMPORARY in folders:
+                folders.remove(TEMPORARY)
+            for file in files:
+                path = Path(folder, file)
+                with contextlib.suppress(FileNotFoundError):
+                    yield path.relative_to(self.root).as_posix(), path.stat().st_size
+
+    def read(self, name: str) -> bytes:
+        """The object's bytes."""
+        return (self.root / name).read_bytes()
+
+    def open(self, name: str) -> Any:
+        """The object as a random-access file."""
+        return pyarrow.OSFile(str(self.root / name))
+
+    def size(self, name: str) -> int | None:
+        """The object's size in bytes, or None."""
+        try:
+            return (self.root / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def create(self, name: str, data: Any) -> bool:
+        """Store an object unless its name is taken."""
+        if self.size(name) is not None:
+            return False
+        with self._written_aside(name, data) as temporary:
+            try:
+                link_new(temporary, self.root / name)
+            except FileExistsError:
+                return False
+        _sync_folder((self.root / name).parent)
+        return True
+
+    def replace(self, name: str, data: Any) -> None:
+        """Store an object, whatever was there before."""
+        with self._written_aside(name, data) as temporary:
+            os.replace(temporary, self.root / name)
+        _sync_folder((self.root / name).parent)
+
+    def move(self, name: str, target: str) -> None:
+        """Rename an object."""
+        (self.root / target).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.root / name, self.root / target)
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        (self.root / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _written_aside(self, name: str, data: Any) -> Iterator[Path]:
+        """The data in a synced temporary file, which is gone afterwards whatever happens."""
+        temporary = self.root / TEMPORARY / f"{Path(name).name}.{uuid.uuid4().hex}"
+        try:
+            for folder in (temporary.parent, (self.root / name).parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        except OSError as error:
+            raise _explain(error, self.root / name) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def link_new(temporary: Path, target: Path) -> None:
+    """Give a file a second name that must be free; where links are not to be had, copy into a new file's place."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if target.exists():
+            raise FileExistsError(target) from None
+        os.rename(temporary, target)
+
+
+def _explain(error: OSError, path: Path) -> Exception:
+    """FileExistsError is the protocol's own; whatever else a disk says becomes an OutputError."""
+    if isinstance(error, FileExistsError):
+        return error
+    if error.errno == errno.ENOSPC:
+        free = shutil.disk_usage(path.anchor if not path.parent.exists() else path.parent).free
+        return OutputError(f"{path}: the disk is full ({free / 1e6:.1f} MB free); make room and run the job again")
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class RemoteStore:
+    """An object store or foreign filesystem, where one whole write makes an object appear.
+
+    `create` looks before it writes: two writers at once may both write, and what they write under one name is the
+    same rows.
+    """
+
+    def __init__(self, filesystem: Any, root: str) -> None:
+        self.filesystem = filesystem
+        self.root = root
+
+    def list(self) -> Iterator[tuple[str, int]]:
+        """(name, size) of every object."""
+        selector = pyarrow.fs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        for info in self.filesystem.get_file_info(selector):
+            if info.is_file:
+                yield info.path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/"), info.size
+
+    def read(self, name: str) -> bytes:
+        """The object's bytes."""
+        with self.filesystem.open_input_file(self._path(name)) as stream:
+            return stream.read()  # type: ignore[no-any-return]
+
+    def open(self, name: str) -> Any:
+        """The object as a random-access file."""
+        return self.filesystem.open_input_file(self._path(name))
+
+    def size(self, name: str) -> int | None:
+        """The object's size in bytes, or None."""
+        info = self.filesystem.get_file_info([self._path(name)])[0]
+        return info.size if info.is_file else None
+
+    def create(self, name: str, data: Any) -> bool:
+        """Store an object unless its name is taken."""
+        if self.size(name) is not None:
+            return False
+        self.replace(name, data)
+        return True
+
+    def replace(self, name: str, data: Any) -> None:
+        """Store an object, whatever was there before."""
+        path = self._path(name)
+        try:
+            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+            with self.filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written: {error}") from error
+
+    def move(self, name: str, target: str) -> None:
+        """Rename an object."""
+        self.filesystem.create_dir(self._path(target).rpartition("/")[0], recursive=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.move(self._path(name), self._path(target))
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"

@@ -1,0 +1,95 @@
+"""The plan of work: files, cut into units that are committed whole, dispatched in spans of several units.
+
+A unit is a run of rows of one file, and its id depends on what it says and how it is encoded, never on where or
+when: a copied, touched or re-mounted input tree plans the same units. Where a span ends has no bearing on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pipelines.sources import SourceFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedFile:
+    """A source file and what its footer says."""
+
+    file: SourceFile
+    num_rows: int
+    row_group_rows: tuple[int, ...]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """Rows of one file that become one shard."""
+
+    source: str
+    first_row: int
+    num_rows: int
+    id: str
+
+    @property
+    def name(self) -> str:
+        """The shard's name: sorting names sorts rows."""
+        return f"{self.source}/{self.first_row:012d}-{self.id}.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A run of units of one file that one actor call reads once and encodes."""
+
+    planned: PlannedFile
+    first_row: int
+    num_rows: int
+
+    @property
+    def file(self) -> SourceFile:
+        """The file to read."""
+        return self.planned.file
+
+    @property
+    def digest(self) -> str:
+        """What the file's footer must still be."""
+        return self.planned.digest
+
+    def units(self, *, rows_per_unit: int, fingerprint: str) -> Iterator[Unit]:
+        """The span's units in order."""
+        end = self.first_row + self.num_rows
+        for row in range(self.first_row, end, rows_per_unit):
+            yield make_unit(self.planned, row, min(rows_per_unit, end - row), fingerprint)
+
+
+def make_unit(planned: PlannedFile, first_row: int, num_rows: int, fingerprint: str) -> Unit:
+    """The unit of these rows; `fingerprint` is the frozen job's."""
+    parts = (planned.file.source, planned.file.size, planned.digest, first_row, num_rows, fingerprint)
+    key = "\0".join(str(part) for part in parts)
+    return Unit(
+        source=planned.file.source,
+        first_row=first_row,
+        num_rows=num_rows,
+        id=hashlib.sha256(key.encode()).hexdigest()[:16],
+    )
+
+
+# A row group is decoded from its start whenever a span begins inside it: no more often than this.
+MOST_READS_OF_A_GROUP = 8
+
+
+def cut_spans(planned: PlannedFile, *, rows_per_unit: int, units_per_span: int) -> Iterator[Span]:
+    """Spans of whole units that cover the file, large enough that no row group is read over and over."""
+    largest_group = max(planned.row_group_rows, default=0)
+    fewest = -(-largest_group // (MOST_READS_OF_A_GROUP * rows_per_unit))
+    rows = rows_per_unit * max(units_per_span, fewest)
+    for row in range(0, planned.num_rows, rows):
+        yield Span(planned=planned, first_row=row, num_rows=min(rows, planned.num_rows - row))
+
+
+def list_units(files: Sequence[PlannedFile], *, rows_per_unit: int, fingerprint: str) -> Iterator[Unit]:
+    """Every unit of a plan, in input order."""
+    for planned in files:
+        whole = Span(planned=planned, first_row=0, num_rows=planned.num_rows)
+        yield from whole.units(rows_per_unit=rows_per_unit, fingerprint=fingerprint)

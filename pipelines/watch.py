@@ -1,0 +1,68 @@
+"""Watches a run from a thread of the driver: reads the ledger, reports progress, ends a run that gets nowhere."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from t5enc.errors import DriverError
+
+if TYPE_CHECKING:
+    from pipelines.encode import Run
+    from pipelines.ledger import Progress
+
+READ_SECONDS = 1.0
+# Actors that died while loading, with none ever ready, before the run is given up.
+FAILED_STARTS = 5
+
+
+class Watch:
+    """Context of a run; leaving it raises what made the watcher end the run."""
+
+    def __init__(
+        self, run: Run, ledger: Any, on_progress: Callable[[Progress, Run], None] | None, seconds: float = READ_SECONDS
+    ) -> None:
+        self.run = run
+        self.ledger = ledger
+        self.on_progress = on_progress
+        self.seconds = seconds
+        self.reason: str | None = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        if self.reason is not None and kind is KeyboardInterrupt:
+            raise DriverError(self.reason)
+        if kind is None:
+            self._read()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(self.seconds):
+            progress = self._read()
+            if progress.actors_started >= FAILED_STARTS and not progress.actors_ready:
+                self.reason = (
+                    f"{progress.actors_started} encoder processes died while loading the model and none was ever "
+                    f"ready: too little memory for it, or a broken installation; see Ray's worker logs"
+                )
+                _thread.interrupt_main()
+                return
+
+    def _read(self) -> Progress:
+        import ray
+
+        progress: Progress = ray.get(self.ledger.read.remote())
+        self.run.progress = progress
+        if self.run.ready is None and progress.actors_ready:
+            self.run.ready = time.perf_counter()
+        if self.on_progress is not None:
+            self.on_progress(progress, self.run)
+        return progress

@@ -1,0 +1,37 @@
+"""t5enc: text encoding with T5-family models, packed, exact and fast.
+
+Names load on first use: importing torch and transformers takes seconds, and `t5enc --help` should not.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t5enc.actor import EncoderActor
+    from t5enc.embeddings import Embeddings
+    from t5enc.options import EncoderOptions
+    from t5enc.output import iter_embeddings, load_embeddings
+    from t5enc.text_encoder import TextEncoder
+
+__all__ = ["Embeddings", "EncoderActor", "EncoderOptions", "TextEncoder", "iter_embeddings", "load_embeddings"]
+
+_HOMES = {
+    "Embeddings": "t5enc.embeddings",
+    "EncoderActor": "t5enc.actor",
+    "EncoderOptions": "t5enc.options",
+    "TextEncoder": "t5enc.text_encoder",
+    "iter_embeddings": "t5enc.output",
+    "load_embeddings": "t5enc.output",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 't5enc' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

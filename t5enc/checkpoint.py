@@ -1,0 +1,218 @@
+"""A pretrained encoder as it lies on a disk or on the hub: its config, its tensors, its tokenizer's files.
+
+Layouts: Hugging Face's (safetensors or .bin, whole or in shards), a diffusers repository, one file of
+ComfyUI's. Nothing here knows the engine: `weights.py` says which tensors must exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t5enc.config import EncoderConfig
+from t5enc.errors import CheckpointError, ConfigError
+from t5enc.folders import Folder, open_folder
+from t5enc.hashes import hash_files
+from t5enc.layouts import embedded_tokenizer, find_prefix, infer_config, is_encoder_name, select_encoder
+from t5enc.tensor_files import open_tensors
+
+# A folder for AutoTokenizer, a sentencepiece model, "byt5" for plain bytes, or None when nothing is there.
+TokenizerSource = Path | bytes | str | None
+
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "spiece.model",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+ENCODER_CLASSES = ("T5EncoderModel", "UMT5EncoderModel", "MT5EncoderModel")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model's config, tensors (Hugging Face names, not yet read) and tokenizer files."""
+
+    name: str
+    config: EncoderConfig
+    tensors: Mapping[str, Tensor]
+    tokenizer_source: TokenizerSource
+    provenance: Mapping[str, str]
+    files: tuple[Path, ...] = ()
+
+    def fingerprint(self, cache_folder: Path | None = None) -> str:
+        """SHA-256 of config and weights by content: the same wherever the files are.
+
+        Hashes of files are kept in `cache_folder`/hashes.json (default ~/.cache/t5enc). A model made in
+        memory has no files: its tensors are hashed.
+        """
+        content = hash_files(list(self.files), cache_folder) if self.files else [_hash_tensors(self.tensors)]
+        parts = [asdict(self.config), sorted(content)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def open_checkpoint(
+    model: str | os.PathLike[str],
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Checkpoint:
+    """Open a folder, a hub id, a diffusers repository (either place) or a single .safetensors file.
+
+    From the hub only what is needed is fetched: config, tokenizer, and the weight files with encoder tensors.
+    Raises CheckpointError for missing or damaged files, ConfigError for a config that is not modelled.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        if subfolder or variant:
+            raise ConfigError(f"subfolder, variant: expected none with the single file {path}")
+        return open_single_file(path)
+    root = open_folder(
+        model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir
+    )
+    encoder, tokenizer = _find_components(root, subfolder)
+    config = _read_config(encoder)
+    files = _find_weights(encoder, variant)
+    return Checkpoint(
+        name=os.fspath(model),
+        config=config,
+        tensors=select_encoder(open_tensors(files), encoder.label),
+        tokenizer_source=_find_tokenizer_files(tokenizer),
+        provenance=encoder.provenance | {"files": ", ".join(file.name for file in files)},
+        files=tuple(files),
+    )
+
+
+def open_single_file(path: Path) -> Checkpoint:
+    """Open one .safetensors file as ComfyUI names and shares them; its shapes give the config."""
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: expected a folder or a .safetensors file, got a {path.suffix} file")
+    stored = open_tensors([path])
+    tensors = select_encoder(stored, str(path))
+    return Checkpoint(
+        name=str(path),
+        config=infer_config(tensors, str(path)),
+        tensors=tensors,
+        tokenizer_source=embedded_tokenizer(stored),
+        provenance={"folder": str(path.absolute().parent), "files": path.name},
+        files=(path,),
+    )
+
+
+def find_tokenizer(
+    tokenizer: str | os.PathLike[str], *, token: str | None = None, local_files_only: bool = False
+) -> TokenizerSource:
+    """Where a tokenizer given by name is: a folder, a hub id, or a sentencepiece .model file."""
+    path = Path(tokenizer).expanduser()
+    if path.is_file() and path.suffix == ".model":
+        return path.read_bytes()
+    folder = open_folder(tokenizer, token=token, local_files_only=local_files_only)
+    found = _find_tokenizer_files(folder)
+    if found is None:
+        expected = " or ".join(TOKENIZER_FILES[:3])
+        raise CheckpointError(f"no {expected} in {folder.label}: give another place as tokenizer=")
+    return found
+
+
+def _find_components(root: Folder, subfolder: str | None) -> tuple[Folder, Folder]:
+    """Folders of the encoder and of its tokenizer: the same one, but in a diffusers repository."""
+    index = root.find("model_index.json")
+    if index is None:
+        return root.within(subfolder), root.within(subfolder)
+    component = subfolder or _find_encoder_component(_read_json(index), root)
+    return root.within(component), root.within(component.replace("text_encoder", "tokenizer"))
+
+
+def _find_encoder_component(index: dict[str, Any], root: Folder) -> str:
+    """The first component of a T5 class; entries are name -> [library, class]."""
+    classes = {name: entry[-1] for name, entry in index.items() if isinstance(entry, list) and entry}
+    for name, class_name in classes.items():
+        if class_name in ENCODER_CLASSES:
+            return name
+    held = ", ".join(f"{name} {class_name}" for name, class_name in classes.items())
+    raise CheckpointError(f"model_index.json of {root.label}: expected a T5 encoder, got {held}")
+
+
+def _read_config(folder: Folder) -> EncoderConfig:
+    path = folder.find("config.json")
+    if path is None:
+        raise CheckpointError(f"no config.json in {folder.label}")
+    try:
+        return EncoderConfig.from_hf(_read_json(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, got {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _find_weights(folder: Folder, variant: str | None) -> list[Path]:
+    """Files with encoder tensors, safetensors before .bin and a whole file before shards."""
+    names = _weight_names(variant)
+    for name in names:
+        path = folder.find(name)
+        if path is not None:
+            return _find_shards(folder, path) if ".index." in name else [path]
+    raise CheckpointError(f"no weights in {folder.label}: expected one of {', '.join(names)}")
+
+
+def _weight_names(variant: str | None) -> list[str]:
+    """Where weights may be; of a variant's index there are two spellings."""
+    if variant is None:
+        stems = [("model.safetensors", "model.safetensors.index.json")]
+        stems += [("pytorch_model.bin", "pytorch_model.bin.index.json")]
+        return [name for pair in stems for name in pair]
+    names = []
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        names += [f"{stem}.{variant}.{suffix}", f"{stem}.{suffix}.index.{variant}.json"]
+        names += [f"{stem}.{variant}.{suffix}.index.json"]
+    return names
+
+
+def _find_shards(folder: Folder, index: Path) -> list[Path]:
+    """The shards that hold encoder tensors; a decoder's are not even fetched."""
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise CheckpointError(f"{index}: expected a weight_map, got none")
+    prefix = find_prefix(places, str(index))
+    names = sorted({str(file) for name, file in places.items() if is_encoder_name(name, prefix)})
+    found = {name: folder.find(name) for name in names}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        raise CheckpointError(f"{index.name} names {', '.join(missing)}: no such file in {folder.label}")
+    return [path for path in found.values() if path is not None]
+
+
+def _find_tokenizer_files(folder: Folder) -> Path | None:
+    """The folder that the tokenizer's files are in, each fetched if it exists."""
+    found = [path for path in map(folder.find, TOKENIZER_FILES) if path is not None]
+    return found[0].parent if found else None
+
+
+def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,46 @@
+"""The console script: commands come from entry points, and each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+from rich.console import Console
+
+from t5enc.errors import T5encError
+
+GROUP = "t5enc.commands"
+
+
+def build_app() -> typer.Typer:
+    """All installed commands."""
+    app = typer.Typer(
+        name="t5enc",
+        help="T5-family text encoders for datasets and services.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        entry.load()(app)
+    return app
+
+
+def _root() -> None:
+    """T5-family text encoders for datasets and services."""
+
+
+def main() -> None:
+    """Run a command; an error of t5enc's own ends it with its message and exit code, without a traceback."""
+    try:
+        build_app()()
+    except T5encError as error:
+        report_error(error)
+        sys.exit(error.exit_code)
+
+
+def report_error(error: T5encError) -> None:
+    """An error as the person at the terminal reads it."""
+    Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)

@@ -1,0 +1,71 @@
+"""A job's output as a person reads it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from t5enc.embeddings import Embeddings
+from t5enc.output import SUCCESS, OutputFolder, open_output
+from t5enc.storage import PREFIX
+
+SHOWN_WIDTH = 48
+
+
+def print_output(path: str, *, rows: int, partial: bool) -> None:
+    """Print a job's settings, totals and first rows; UnfinishedError where it is not done, unless `partial`."""
+    console = Console(soft_wrap=False)
+    folder = open_output(path, partial=partial)
+    state = "finished" if folder.is_finished else "unfinished"
+    console.print(f"[bold]{path}[/bold]: {state}, {len(folder.shards)} shards")
+    console.print(_describe_job(folder.job))
+    if folder.is_finished:
+        console.print(_describe_totals(folder))
+    if folder.shards and rows > 0:
+        console.print(_first_rows(folder, rows))
+
+
+def _describe_job(job: dict[str, Any]) -> Table:
+    table = Table("setting", "value", title="job", title_justify="left")
+    settings = job["record"] | job["identity"] | {"rows_per_shard": job["rows_per_shard"], "dim": job["dim"]}
+    for name, value in settings.items():
+        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    return table
+
+
+def _describe_totals(folder: OutputFolder) -> Table:
+    with folder.filesystem.open_input_file(f"{folder.root}/{SUCCESS}") as stream:
+        totals = json.loads(stream.read())["totals"]
+    table = Table("total", "count", title="totals", title_justify="left")
+    for name, value in totals.items():
+        table.add_row(name, f"{value:,}")
+    return table
+
+
+def _first_rows(folder: OutputFolder, rows: int) -> Table:
+    table, embeddings = folder.read_shard(folder.shards[0])
+    table, embeddings = table.slice(0, rows), embeddings[:rows]
+    names = [name for name in table.column_names if not name.startswith(PREFIX)]
+    shown = Table("source", "row", *names, "tokens", "embedding", title="first rows", title_justify="left")
+    for index, row in enumerate(table.to_pylist()):
+        cells = [_shorten(row[name]) for name in names]
+        tokens = str(row[f"{PREFIX}num_tokens"])
+        shown.add_row(
+            row[f"{PREFIX}source"], str(row[f"{PREFIX}row"]), *cells, tokens, _summarise(embeddings, index, row)
+        )
+    return shown
+
+
+def _summarise(embeddings: Embeddings, index: int, row: dict[str, Any]) -> str:
+    if row[f"{PREFIX}error"] is not None:
+        return f"none: {row[f'{PREFIX}error']}"
+    first = ", ".join(f"{value:+.3f}" for value in embeddings[index][0, :3].tolist())
+    return f"{tuple(embeddings[index].shape)} [{first}, ...]"
+
+
+def _shorten(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN_WIDTH else text[: SHOWN_WIDTH - 1] + "…"

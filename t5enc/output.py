@@ -1,0 +1,157 @@
+"""Reading what a job wrote: which shards belong to it, its rows, its embeddings. Never needs Ray.
+
+Readers trust the manifest, not a listing: a folder may also hold shards of an older input or a killed run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from t5enc.embeddings import Embeddings
+from t5enc.errors import OutputError, UnfinishedError
+from t5enc.storage import PREFIX, column_format, read_column
+
+JOB = "_job.json"
+PLAN = "_plan.parquet"
+MANIFEST = "manifest.parquet"
+SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """A folder that `t5enc encode` writes: its job, and its shards in input order."""
+
+    filesystem: Any
+    root: str
+    job: dict[str, Any]
+    shards: tuple[str, ...]
+    is_finished: bool
+
+    def read_shard(self, name: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, Embeddings]:
+        """The rows of one shard without their bytes, and their embeddings."""
+        return read_shard(self.filesystem, f"{self.root}/{name}", columns)
+
+
+def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> OutputFolder:
+    """Open a job's output; unfinished is an UnfinishedError unless `partial`, which then lists what is there."""
+    filesystem, root = find_filesystem(path)
+    job = _read_json(filesystem, f"{root}/{JOB}")
+    if job is None:
+        raise OutputError(f"{path}: expected the output of a t5enc job, got a folder without {JOB}")
+    shards = read_manifest_names(filesystem, root)
+    if shards is None and not partial:
+        raise UnfinishedError(
+            f"{path}: the job is not finished ({SUCCESS} is missing or does not match {MANIFEST}); "
+            f"run the same `t5enc encode` again, or read it with partial=True"
+        )
+    found = shards if shards is not None else _list_shards(filesystem, root)
+    return OutputFolder(filesystem, root, job, tuple(found), shards is not None)
+
+
+def load_embeddings(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, *, partial: bool = False
+) -> tuple[pa.Table, Embeddings]:
+    """All rows of a job's output (or of one shard) in input order, and their embeddings.
+
+    `columns` names what else to read of each row, all but the bytes by default. A row without embedding has no
+    tokens; its reason stands in `text_embedding_error`. One shard is read without copying its values again.
+    """
+    if str(path).endswith(".parquet"):
+        filesystem, file = find_filesystem(path)
+        return read_shard(filesystem, file, columns)
+    parts = list(iter_embeddings(path, columns, partial=partial))
+    if not parts:
+        raise OutputError(f"{path}: expected at least one shard, got none")
+    return pa.concat_tables([table for table, _ in parts]), Embeddings.concatenate([part for _, part in parts])
+
+
+def iter_embeddings(
+    path: str | os.PathLike[str], columns: Sequence[str] | None = None, *, partial: bool = False
+) -> Iterator[tuple[pa.Table, Embeddings]]:
+    """The same shard by shard, for outputs larger than memory."""
+    folder = open_output(path, partial=partial)
+    return (folder.read_shard(name, columns) for name in folder.shards)
+
+
+def read_shard(
+    filesystem: Any, path: str, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, Embeddings]:
+    """One shard's rows without their bytes, and their embeddings."""
+    try:
+        file = pq.ParquetFile(path, filesystem=filesystem)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise OutputError(f"{path}: expected a Parquet shard, got {error}") from error
+    with file:
+        form = column_format(file.schema_arrow)
+        wanted = [name for name in file.schema_arrow.names if columns is None or name in columns]
+        _check_columns(path, columns or (), file.schema_arrow.names)
+        table = file.read(columns=[*dict.fromkeys([*wanted, f"{PREFIX}bytes"])])
+    embeddings = read_column(table.column(f"{PREFIX}bytes"), form["storage_dtype"], form["dim"])
+    return table.select([name for name in wanted if name != f"{PREFIX}bytes"]), embeddings
+
+
+def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in present:
+            raise OutputError(f"{path}: no column {name!r}; expected one of {', '.join(present)}")
+
+
+def find_filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """The pyarrow filesystem of a path or URI, and the path on it; unknown schemes go through fsspec."""
+    text = os.fspath(path)
+    scheme, separator, _ = text.partition("://")
+    if not separator:
+        return pa.fs.LocalFileSystem(), os.path.abspath(text)
+    if scheme in ("file", "s3", "gs", "gcs", "hdfs"):
+        filesystem, root = pa.fs.FileSystem.from_uri(text)
+        return filesystem, root.rstrip("/")
+    import fsspec
+
+    foreign, root = fsspec.url_to_fs(text)
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(foreign)), root.rstrip("/")
+
+
+def read_manifest_names(filesystem: Any, root: str) -> list[str] | None:
+    """Shards of the manifest in order, or None where the job is not finished."""
+    success = _read_json(filesystem, f"{root}/{SUCCESS}")
+    if success is None:
+        return None
+    try:
+        data = _read_bytes(filesystem, f"{root}/{MANIFEST}")
+    except FileNotFoundError:
+        return None
+    if hashlib.sha256(data).hexdigest() != success.get("manifest_sha256"):
+        return None
+    return pq.read_table(pa.BufferReader(data), columns=["name"])["name"].to_pylist()  # type: ignore[no-any-return]
+
+
+def _list_shards(filesystem: Any, root: str) -> list[str]:
+    """Every shard that lies there; names sort in input order."""
+    infos = filesystem.get_file_info(pa.fs.FileSelector(root, recursive=True))
+    names = [str(PurePosixPath(info.path).relative_to(root)) for info in infos if info.is_file]
+    shards = (name for name in names if name.endswith(".parquet") and "/" in name and not name.startswith("_"))
+    return sorted(shards, key=lambda name: name.rpartition("/")[::2])
+
+
+def _read_json(filesystem: Any, path: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(_read_bytes(filesystem, path))  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OutputError(f"{path}: expected JSON, got {error}") from error
+
+
+def _read_bytes(filesystem: Any, path: str) -> bytes:
+    with filesystem.open_input_file(path) as stream:
+        return stream.read()  # type: ignore[no-any-return]

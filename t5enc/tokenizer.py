@@ -1,0 +1,190 @@
+"""Texts to ragged token ids: the end token last, cut to a length, never padded.
+
+The reference is the tokenizer that transformers picks for a checkpoint's own files. sentencepiece, which the
+models were trained with, serves where only its model is there, or where it is asked for: it reads a few texts
+differently (`</s>` in a text is four plain characters to it, and it keeps mT5's byte fallback).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t5enc.checkpoint import TOKENIZER_FILES, TokenizerSource, find_tokenizer
+from t5enc.errors import CheckpointError, ConfigError, InputError
+
+# ByT5's first ids are pad, end and unknown; byte b is b + 3.
+BYTE_OFFSET = 3
+BYTE_END = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedTexts:
+    """Ids of N texts, which of them were cut, and their lengths before that (end token included)."""
+
+    ids: list[NDArray[np.int32]]
+    truncated: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenizer:
+    """A text's ids are what `to_ids` says, cut to `max_length` with the end token still last."""
+
+    max_length: int
+    eos_id: int
+    fingerprint: str
+    to_ids: Callable[[list[str]], list[list[int]]]
+    to_text: Callable[[list[int]], str]
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise ConfigError(f"max_length: expected at least 1, got {self.max_length}")
+
+    def encode(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Ids of N texts; InputError naming the first that is not text."""
+        ids = self.to_ids(check_texts(texts)) if len(texts) else []
+        lengths = np.array([len(text) for text in ids], dtype=np.int64)
+        return TokenizedTexts([self._cut(text) for text in ids], lengths > self.max_length, lengths)
+
+    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
+        """The text that ids stand for, without control tokens."""
+        return self.to_text([int(token) for token in ids])
+
+    def _cut(self, ids: list[int]) -> NDArray[np.int32]:
+        if len(ids) > self.max_length:
+            ids = [*ids[: self.max_length - 1], self.eos_id]
+        return np.array(ids, dtype=np.int32)
+
+
+def load_tokenizer(
+    source: TokenizerSource | os.PathLike[str],
+    *,
+    max_length: int,
+    kind: Literal["auto", "sentencepiece"] = "auto",
+) -> Tokenizer:
+    """A tokenizer from a folder, a hub id, a sentencepiece model (bytes or .model file), or "byt5" for bytes.
+
+    `kind="sentencepiece"` reads a folder's spiece.model instead of asking transformers.
+    Raises CheckpointError when there is none, ConfigError for a length below one.
+    """
+    if source is None:
+        raise CheckpointError(
+            "the checkpoint has no tokenizer files: give a folder or a hub id as tokenizer="
+        )
+    if source == "byt5":
+        return _load_bytes(max_length)
+    found = source if isinstance(source, bytes) else find_tokenizer(source)
+    if isinstance(found, bytes):
+        return _load_sentencepiece(found, max_length)
+    assert isinstance(found, Path)
+    if kind == "sentencepiece":
+        return _load_sentencepiece(_read_model(found), max_length)
+    return _load_transformers(found, max_length)
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; InputError naming the first that is no string or holds half a surrogate pair."""
+    if isinstance(texts, str):
+        raise InputError("texts: expected a list of strings, got one string")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"texts[{index}]: expected a string, got {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            found = f"a lone surrogate {text[error.start]!r} at character {error.start}"
+            raise InputError(f"texts[{index}]: expected Unicode text, got {found}") from error
+    return list(texts)
+
+
+def _load_transformers(folder: Path, max_length: int) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a tokenizer's files fail in ways that no exception type tells
+        hint = "if it has a spiece.model, give that file as tokenizer="
+        raise CheckpointError(f"{folder}: transformers finds no tokenizer ({hint}): {error}") from error
+
+    def to_ids(texts: list[str]) -> list[list[int]]:
+        # verbose warns of texts beyond model_max_length, which is not the length that counts here.
+        encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)
+        return encoded["input_ids"]  # type: ignore[no-any-return]
+
+    return Tokenizer(
+        max_length=max_length,
+        eos_id=_find_end(to_ids(["", "a"]), tokenizer.eos_token_id, folder),
+        fingerprint=_hash_folder(type(tokenizer).__name__, folder),
+        to_ids=to_ids,
+        to_text=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+    )
+
+
+def _find_end(ids: list[list[int]], declared: int | None, folder: Path) -> int:
+    """The token that ends every text; a bare tokenizer.json adds it without naming it."""
+    ends = {text[-1] if text else None for text in ids}
+    end = ends.pop()
+    if ends or end is None or declared not in (None, end):
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer that adds an end token, got {ids} for '' and 'a'"
+        )
+    return end
+
+
+def _hash_folder(class_name: str, folder: Path) -> str:
+    digest = hashlib.sha256(class_name.encode())
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            digest.update(name.encode() + hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _read_model(folder: Path) -> bytes:
+    path = folder / "spiece.model"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: expected a spiece.model for sentencepiece, found none")
+    return path.read_bytes()
+
+
+def _load_sentencepiece(model: bytes, max_length: int) -> Tokenizer:
+    from sentencepiece import SentencePieceProcessor
+
+    processor: Any = SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+    except RuntimeError as error:
+        raise CheckpointError(f"sentencepiece model of {len(model)} bytes: {error}") from error
+    if processor.eos_id() < 0:
+        raise CheckpointError("sentencepiece model: expected an end token, found none")
+    return Tokenizer(
+        max_length=max_length,
+        eos_id=processor.eos_id(),
+        fingerprint=hashlib.sha256(b"sentencepiece" + model).hexdigest(),
+        to_ids=lambda texts: processor.encode(texts, add_eos=True),
+        to_text=processor.decode,
+    )
+
+
+def _load_bytes(max_length: int) -> Tokenizer:
+    def to_ids(texts: list[str]) -> list[list[int]]:
+        return [[*(byte + BYTE_OFFSET for byte in text.encode()), BYTE_END] for text in texts]
+
+    def to_text(ids: list[int]) -> str:
+        codes = (token - BYTE_OFFSET for token in ids)
+        return bytes(code for code in codes if 0 <= code < 256).decode(errors="ignore")
+
+    return Tokenizer(
+        max_length=max_length,
+        eos_id=BYTE_END,
+        fingerprint=hashlib.sha256(b"bytes").hexdigest(),
+        to_ids=to_ids,
+        to_text=to_text,
+    )
