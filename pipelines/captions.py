@@ -23,8 +23,9 @@ from pipelines.columns import (
     is_text_list,
     plain_type,
 )
-from pipelines.footers import Span, open_parquet
+from pipelines.footers import open_parquet
 from pipelines.sources import SourceFile
+from pipelines.units import Span
 from t5enc.errors import SourceError
 
 CaptionChoice = Literal["all", "first"]
@@ -122,13 +123,9 @@ def _stream(
 
 def _read_row_group(parquet: Any, group: int, columns: list[str], file: SourceFile) -> Iterator[Any]:
     try:
-        yield from parquet.iter_batches(
-            batch_size=BATCH_ROWS, row_groups=[group], columns=columns, use_threads=True
-        )
+        yield from parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns, use_threads=True)
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(
-            f"{file.source}: row group {group}: expected readable pages, got: {error}"
-        ) from error
+        raise SourceError(f"{file.source}: row group {group}: expected readable pages, got: {error}") from error
 
 
 def _read_slice(first_row: int, batch: Any, reading: _Reading) -> CaptionBatch:
@@ -175,9 +172,7 @@ def _find_captions(column: Any, choice: CaptionChoice) -> _Captions:
     return _Captions(positions=positions, indices=indices, values=values, texts=texts, reasons=reasons)
 
 
-def _explode(
-    lists: Any, choice: CaptionChoice
-) -> tuple[NDArray[np.int64], NDArray[np.int32], Any, NDArray[np.bool_]]:
+def _explode(lists: Any, choice: CaptionChoice) -> tuple[NDArray[np.int64], NDArray[np.int32], Any, NDArray[np.bool_]]:
     """Row, index, value and emptiness of every caption (or each row's first); an empty row has one null."""
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy().astype(np.int64)
     counts = np.maximum(lengths, 1) if choice == "all" else np.ones_like(lengths)

@@ -1,4 +1,4 @@
-"""Commands of the batch pipeline: encode, plan, fsck."""
+"""Commands of the batch pipeline: encode, plan, fsck, demo."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("encode")(encode)
     app.command("plan")(plan)
     app.command("fsck")(fsck)
+    app.command("demo")(demo)
 
 
 def encode(
@@ -31,7 +32,9 @@ def encode(
     model: ModelOption = None,
     text_column: ColumnOption = None,
     caption_choice: ChoiceOption = None,
-    keep_columns: Annotated[Text, typer.Option(help="Columns to keep, a,b,c or none (default: all but binary).")] = None,
+    keep_columns: Annotated[
+        Text, typer.Option(help="Columns to keep, a,b,c or none (default: all but binary).")
+    ] = None,
     storage_dtype: StorageOption = None,
     rows_per_shard: Annotated[int | None, typer.Option(help="Input rows of a shard (default: by size).")] = None,
     max_length: LengthOption = None,
@@ -51,9 +54,15 @@ def encode(
     gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs of an actor, fractions too.")] = None,
     compile_cache: Annotated[Text, typer.Option(help="Folder for compiled kernels.")] = None,
     on_error: Annotated[Text, typer.Option(help="A caption without embedding: keep its row, or fail.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the job was; always so without --overwrite.")] = False,
-    overwrite: Annotated[bool | None, typer.Option("--overwrite", help="Start anew in an output that is taken.")] = None,
-    retry_errors: Annotated[bool | None, typer.Option("--retry-errors", help="Redo captions that killed the encoder.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the job was; always so without --overwrite.")
+    ] = False,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite", help="Start anew in an output that is taken.")
+    ] = None,
+    retry_errors: Annotated[
+        bool | None, typer.Option("--retry-errors", help="Redo captions that killed the encoder.")
+    ] = None,
     ray_address: Annotated[Text, typer.Option(help="auto or HOST:PORT; a local Ray is started otherwise.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these options.")] = None,
 ) -> None:
@@ -76,7 +85,9 @@ def plan(
     storage_dtype: StorageOption = None,
     max_length: LengthOption = None,
     device: Annotated[Text, typer.Option(help="What to size work for: cpu or cuda.")] = None,
-    tokens_per_second: Annotated[float | None, typer.Option(help="Useful tokens/s of one device, if you measured it.")] = None,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(help="Useful tokens/s of one device, if you measured it.")
+    ] = None,
     devices: Annotated[int, typer.Option(help="Devices that work at once.")] = 1,
     hour_price: Annotated[float, typer.Option(help="Price of a device-hour.")] = 2.5,
     storage_price: Annotated[float, typer.Option(help="Price of a TB a month.")] = 23.0,
@@ -105,6 +116,15 @@ def fsck(
     print_problems(output, problems)
     if problems:
         raise typer.Exit(1)
+
+
+def demo(
+    folder: Annotated[str, typer.Argument(help="Folder for the captions and their embeddings.")] = "demo",
+) -> None:
+    """Encode built-in sample captions with a tiny built-in model, and show what comes out."""
+    from pipelines.demo import run_demo
+
+    raise typer.Exit(run_demo(folder))
 
 
 def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def _quieten() -> None:
 def share_out(job: EncodeJob, resources: dict[str, float], *, is_local: bool) -> Cluster:
     """Actors and their share: one a GPU, or on CPUs one of all cores unless the job says otherwise."""
     gpus = resources.get("GPU", 0.0)
-    wants_gpu = gpus > 0 and job.device in (None, "auto") or (job.device or "").startswith("cuda")
+    wants_gpu = (gpus > 0 and job.device in (None, "auto")) or (job.device or "").startswith("cuda")
     if wants_gpu and not gpus:
         raise ConfigError(f"device: expected GPUs in the Ray cluster, got {job.device!r} and none are there")
     return _share_gpus(job, gpus) if wants_gpu else _share_cpus(job, resources.get("CPU", 1.0), is_local=is_local)

@@ -17,9 +17,7 @@ LIST_KINDS = (pat.is_list, pat.is_large_list, pat.is_fixed_size_list)
 BINARY_KINDS = (pat.is_binary, pat.is_large_binary, pat.is_binary_view, pat.is_fixed_size_binary)
 
 
-def kept_schema(
-    footer_schema: Any, file: SourceFile, *, text_column: str, keep_columns: Sequence[str] | None
-) -> Any:
+def kept_schema(footer_schema: Any, file: SourceFile, *, text_column: str, keep_columns: Sequence[str] | None) -> Any:
     """The kept columns' schema, fixed by the first file; SourceError for names that are missing or collide.
 
     None keeps every column without binary data, and the path's partitions as strings where the file has no
@@ -43,9 +41,7 @@ def kept_schema(
 def check_text_column(schema: Any, file: SourceFile, text_column: str) -> None:
     """SourceError unless the file has exactly one top-level column of that name."""
     if text_column not in schema.names:
-        raise SourceError(
-            f"{file.source}: expected a text column {text_column!r}, got only {_describe(schema)}"
-        )
+        raise SourceError(f"{file.source}: expected a text column {text_column!r}, got only {_describe(schema)}")
     check_unique(schema, file, [text_column])
 
 
@@ -58,9 +54,7 @@ def check_unique(schema: Any, file: SourceFile, names: Iterable[str]) -> None:
 
 def _check_kept(name: str, schema: Any, file: SourceFile, present: Iterable[Any]) -> None:
     if name not in [field.name for field in present]:
-        raise SourceError(
-            f"{file.source}: column {name!r}: expected one of those to be kept from {_describe(present)}"
-        )
+        raise SourceError(f"{file.source}: column {name!r}: expected one of those to be kept from {_describe(present)}")
     check_unique(schema, file, [name])
     for reserved in OUTPUT_SCHEMA.names:
         if name.startswith(reserved):

@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
     from pipelines.encode import Run
@@ -26,7 +27,12 @@ def show_progress() -> Iterator[OnProgress]:
     if not console.is_terminal:
         yield Lines(console)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rates]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rates]}"),
+    )
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("loading", total=None, rates="")
 
@@ -51,7 +57,10 @@ class Lines:
         self.last = time.monotonic()
         done, total = count_rows(progress, run)
         self.console.print(
-            f"{done:,}/{total:,} rows, {describe(progress, run)}", soft_wrap=True, highlight=False, markup=False
+            f"{done:,}/{total:,} rows, {describe(progress, run)}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
         )
 
 

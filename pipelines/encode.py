@@ -6,7 +6,6 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from pipelines.cluster import Cluster, connect
 from pipelines.job import EncodeJob, FrozenJob, freeze
@@ -136,13 +135,14 @@ def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
     """The frozen dtype, and threads for the CPUs that an actor is given."""
     options = run.job.encoder_options()
     return replace(
-        options, dtype=run.frozen.identity["dtype"], device=cluster.device, num_threads=cluster.threads_per_actor
+        options,
+        dtype=run.frozen.identity["dtype"],
+        device=cluster.device,
+        num_threads=cluster.threads_per_actor,
     )
 
 
-def _map_tasks(
-    run: Run, cluster: Cluster, options: EncoderOptions, worker: SpanWorker
-) -> Iterator[SpanResult]:
+def _map_tasks(run: Run, cluster: Cluster, options: EncoderOptions, worker: SpanWorker) -> Iterator[SpanResult]:
     """Ray Data: one block a span, mapped by a pool of EncoderActors."""
     import ray.data
 

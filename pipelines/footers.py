@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.sources import SourceFile
-from t5enc.errors import ConfigError, SourceError
+from t5enc.errors import SourceError
 
-MAX_PIECES = 8
 TAIL_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 20
 
@@ -27,16 +26,6 @@ class Footer:
     row_group_rows: tuple[int, ...]
     digest: str
     schema: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """A run of rows of one file, read once as a stream by one task."""
-
-    file: SourceFile
-    digest: str
-    first_row: int
-    num_rows: int
 
 
 def read_footer(filesystem: Any, file: SourceFile) -> Footer:
@@ -83,13 +72,9 @@ def _read_footer_bytes(handle: Any, file: SourceFile) -> bytes:
 
 def _check_ends(tail: bytes, size: int, file: SourceFile) -> None:
     if size != file.size:
-        raise SourceError(
-            f"{file.source}: changed during the run: expected {file.size} bytes as listed, got {size}"
-        )
+        raise SourceError(f"{file.source}: changed during the run: expected {file.size} bytes as listed, got {size}")
     if size < 12:
-        raise SourceError(
-            f"{file.source}: expected a Parquet file, got {f'{size} bytes' if size else 'an empty file'}"
-        )
+        raise SourceError(f"{file.source}: expected a Parquet file, got {f'{size} bytes' if size else 'an empty file'}")
     if tail[-4:] != b"PAR1":
         raise SourceError(
             f"{file.source}: expected a Parquet file that ends in b'PAR1', got {tail[-4:]!r}: "
@@ -103,38 +88,3 @@ def _parse(handle: Any, footer: bytes, file: SourceFile) -> Any:
         return pq.ParquetFile(handle, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{file.source}: expected a Parquet footer, got a damaged one: {error}") from error
-
-
-def cut_spans(file: SourceFile, footer: Footer, *, span_rows: int) -> list[Span]:
-    """Cut a file into runs of about `span_rows` rows: small row groups are merged, large ones split.
-
-    A row group can only be decoded from its start, so reading its last piece decodes all of it; at most
-    8 pieces a row group bound that to 8 decodings (4.5 on average), however small `span_rows` is.
-    """
-    if span_rows < 1:
-        raise ConfigError(f"span_rows: expected a positive number, got {span_rows}")
-    spans, first_row = [], 0
-    for num_rows in _cut_rows(footer.row_group_rows, span_rows):
-        spans.append(Span(file=file, digest=footer.digest, first_row=first_row, num_rows=num_rows))
-        first_row += num_rows
-    return spans
-
-
-def _cut_rows(row_group_rows: tuple[int, ...], span_rows: int) -> Iterator[int]:
-    merged = 0
-    for rows in row_group_rows:
-        if merged and merged + rows > span_rows:
-            yield merged
-            merged = 0
-        if rows > span_rows:
-            yield from _split(rows, min(MAX_PIECES, -(-rows // span_rows)))
-        else:
-            merged += rows
-    if merged:
-        yield merged
-
-
-def _split(rows: int, pieces: int) -> Iterator[int]:
-    step = -(-rows // pieces)
-    for start in range(0, rows, step):
-        yield min(step, rows - start)

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipelines.job import FrozenJob
-from pipelines.manifest import UnitRecord, is_shard, read_footer_record
+from pipelines.manifest import UnitRecord, read_footer_record
 from pipelines.sinks import hash_content
 from pipelines.store import Store
 from t5enc.errors import OutputError
-from t5enc.output import JOB, MANIFEST, PLAN, SUCCESS
+from t5enc.output import JOB, MANIFEST, PLAN, SUCCESS, is_shard
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A job as it is asked for, and as it is frozen: the first object of an output folder, which decides what belongs there."""
+"""A job as asked for, and as frozen: the first object of an output folder, which decides what belongs there."""
 
 from __future__ import annotations
 

@@ -20,10 +20,8 @@ import pyarrow.parquet as pq
 from pipelines.store import Store
 from pipelines.units import PlannedFile, Unit
 from t5enc.errors import OutputError
-from t5enc.output import MANIFEST, PLAN, SUCCESS
+from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard
 
-LOG = "_manifest"
-STALE = "_stale"
 RECORD_KEY = b"t5enc.unit"
 
 
@@ -124,16 +122,9 @@ def put_aside(store: Store, name: str) -> None:
     store.move(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}")
 
 
-def is_shard(name: str) -> bool:
-    """Whether an object's name is a shard's, of any job."""
-    return "/" in name and name.endswith(".parquet") and not name.startswith("_")
-
-
 def write_plan(store: Store, files: Iterable[PlannedFile]) -> None:
     """Note which inputs this run means, for `fsck`."""
-    rows = [
-        {"source": f.file.source, "size": f.file.size, "num_rows": f.num_rows, "digest": f.digest} for f in files
-    ]
+    rows = [{"source": f.file.source, "size": f.file.size, "num_rows": f.num_rows, "digest": f.digest} for f in files]
     schema = pa.schema(
         [("source", pa.string()), ("size", pa.int64()), ("num_rows", pa.int64()), ("digest", pa.string())]
     )
@@ -152,7 +143,11 @@ def finish(store: Store, units: Sequence[Unit], records: Mapping[str, UnitRecord
     data = to_parquet(table.replace_schema_metadata({"fingerprint": fingerprint}))
     store.replace(MANIFEST, data)
     totals = sum_records(records[unit.name] for unit in units)
-    success = {"manifest_sha256": hashlib.sha256(data).hexdigest(), "fingerprint": fingerprint, "totals": totals}
+    success = {
+        "manifest_sha256": hashlib.sha256(data).hexdigest(),
+        "fingerprint": fingerprint,
+        "totals": totals,
+    }
     store.replace(SUCCESS, json.dumps(success, indent=2).encode())
 
 

@@ -15,13 +15,13 @@ from pipelines.columns import kept_schema
 from pipelines.footers import Footer, read_footer
 from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
 from pipelines.sources import Inputs, SourceFile, open_inputs
-from pipelines.units import PlannedFile, Span
+from pipelines.units import PlannedFile
 from t5enc.checkpoint import Checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
+from t5enc.options import resolve_device
 from t5enc.output import find_filesystem
 from t5enc.precision import resolve_dtype
-from t5enc.options import resolve_device
 from t5enc.storage import token_bytes
 from t5enc.text_encoder import open_model
 from t5enc.tokenizer import Tokenizer, load_tokenizer
@@ -79,14 +79,17 @@ def prepare(job: EncodeJob) -> Preparation:
     sample = take_sample(inputs.filesystem, files, job, schema, tokenizer)
     frozen = freeze_options(job, checkpoint, tokenizer, schema, sample)
     return Preparation(
-        inputs=inputs, files=files, unreadable=unreadable, frozen=frozen, config=checkpoint.config, sample=sample
+        inputs=inputs,
+        files=files,
+        unreadable=unreadable,
+        frozen=frozen,
+        config=checkpoint.config,
+        sample=sample,
     )
 
 
 def _plan_file(file: SourceFile, footer: Footer) -> PlannedFile:
-    return PlannedFile(
-        file=file, num_rows=footer.num_rows, row_group_rows=footer.row_group_rows, digest=footer.digest
-    )
+    return PlannedFile(file=file, num_rows=footer.num_rows, row_group_rows=footer.row_group_rows, digest=footer.digest)
 
 
 def check_output(output: str, inputs: Inputs) -> None:
@@ -138,12 +141,10 @@ def take_sample(
     return Sample(lengths=lengths, truncated=int(tokenized.truncated.sum()), rows=rows)
 
 
-def _first_texts(
-    filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: pa.Schema, rows: int
-) -> Iterator[str]:
+def _first_texts(filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: pa.Schema, rows: int) -> Iterator[str]:
     batches = read_captions(
         filesystem,
-        Span(planned=planned, first_row=0, num_rows=rows),
+        planned.span(0, rows),
         text_column=job.text_column,
         caption_choice=job.caption_choice,
         schema=schema,
@@ -177,7 +178,10 @@ def freeze_options(
     rows = job.rows_per_shard or choose_rows(checkpoint.config, job.storage_dtype, device.type, sample)
     record = {"model": job.model, "inputs": [os.fspath(path) for path in job.inputs], "device": str(device)}
     return FrozenJob(
-        identity=identity, rows_per_shard=rows, dim=checkpoint.config.model_dim, schema=schema_to_text(schema),
+        identity=identity,
+        rows_per_shard=rows,
+        dim=checkpoint.config.model_dim,
+        schema=schema_to_text(schema),
         record=record,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,7 @@ def encode_unit(encoder: TextEncoder, prepared: PreparedUnit, dtype: torch.dtype
     lengths = np.zeros(len(prepared.ids), dtype=np.int64)
     lengths[captions] = encoded.embeddings.lengths.numpy()
     failed = {captions[place]: reason for place, reason in encoded.failed.items()}
-    return EncodedTexts(Embeddings.from_lengths(encoded.embeddings.values, lengths), failed)
+    return EncodedTexts(Embeddings.from_lengths(encoded.embeddings.values, torch.from_numpy(lengths)), failed)
 
 
 def encode_carefully(
@@ -100,12 +101,9 @@ def encode_carefully(
             continue
         note(prepared.unit, group)
         tokenize_captions(prepared, encoder, group)
-        encoded = encoder.encode_ragged(
-            [_ids(prepared, i) for i in group],
-            dtype=dtype,
-            device="cpu",
-            on_stream=lambda places, group=group: note(prepared.unit, [group[p] for p in places]),
-        )
+        note_stream = partial(_note_places, note, prepared.unit, group)
+        ids = [_ids(prepared, i) for i in group]
+        encoded = encoder.encode_ragged(ids, dtype=dtype, device="cpu", on_stream=note_stream)
         parts |= dict(zip(group, encoded.embeddings, strict=True))
         failed |= {group[place]: reason for place, reason in encoded.failed.items()}
     for index in caution.dead:
@@ -114,6 +112,10 @@ def encode_carefully(
     rows = [parts.get(index, empty) for index in range(len(prepared.ids))]
     embeddings = Embeddings.from_lengths(torch.cat([empty, *rows]), [len(row) for row in rows])
     return prepared, EncodedTexts(embeddings, failed)
+
+
+def _note_places(note: Callable[[Unit, list[int]], None], unit: Unit, group: list[int], places: list[int]) -> None:
+    note(unit, [group[place] for place in places])
 
 
 def _ids(prepared: PreparedUnit, index: int) -> TokenIds:
@@ -128,7 +130,12 @@ def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) ->
     batch = prepared.batch
     keys = CaptionKeys(source=prepared.unit.source, rows=batch.rows, caption_indices=batch.caption_indices)
     table = build_table(
-        batch.kept, keys, encoded.embeddings, storage=job.storage_dtype, truncated=prepared.truncated, errors=errors
+        batch.kept,
+        keys,
+        encoded.embeddings,
+        storage=job.storage_dtype,
+        truncated=prepared.truncated,
+        errors=errors,
     )
     tokens = table["text_embedding_num_tokens"].to_numpy()
     bad = sum(error is not None for error in errors)

@@ -21,11 +21,19 @@ ROW_GROUP_BYTES = 8 << 20
 
 def serialize_shard(table: pa.Table, record: UnitRecord, job: FrozenJob) -> pa.Buffer:
     """The Parquet bytes of a shard; its footer holds its record and the job, its row count is checked."""
-    form = {"storage_dtype": job.storage_dtype, "dim": job.dim, "job": job.identity, "fingerprint": job.fingerprint}
+    form = {
+        "storage_dtype": job.storage_dtype,
+        "dim": job.dim,
+        "job": job.identity,
+        "fingerprint": job.fingerprint,
+    }
     metadata = {METADATA_KEY: json.dumps(form), RECORD_KEY: json.dumps(asdict(record))}
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table.replace_schema_metadata(metadata), sink, row_group_size=_rows_per_group(table), **_options(table.schema)
+        table.replace_schema_metadata(metadata),
+        sink,
+        row_group_size=_rows_per_group(table),
+        **_options(table.schema),
     )
     buffer = sink.getvalue()
     written = pq.ParquetFile(pa.BufferReader(buffer)).metadata.num_rows

@@ -19,9 +19,7 @@ import pyarrow
 import pyarrow.fs
 
 from t5enc.errors import OutputError
-from t5enc.output import find_filesystem
-
-TEMPORARY = "_tmp"
+from t5enc.output import TEMPORARY, find_filesystem
 
 
 class Store(Protocol):

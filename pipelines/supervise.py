@@ -21,13 +21,18 @@ from pipelines.job import EncodeJob
 from t5enc.errors import DriverError, T5encError
 
 INTERRUPTED = 130
+# Ray's C++ parts warn on stderr about every pool of actors; what matters reaches the driver as an exception.
+QUIET_RAY = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 def supervise(job: EncodeJob, command: list[str] | None = None) -> int:
     """Run the job in a child process and return its exit code; DriverError where the child was lost."""
     ours, theirs = os.pipe()
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.supervise", str(theirs)], stdin=subprocess.PIPE, pass_fds=[theirs]
+        [sys.executable, "-m", "pipelines.supervise", str(theirs)],
+        stdin=subprocess.PIPE,
+        pass_fds=[theirs],
+        env=QUIET_RAY | os.environ,
     )
     os.close(theirs)
     handlers = _forward_signals(child)

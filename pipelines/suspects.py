@@ -38,9 +38,7 @@ class SuspectActor:
             return error
 
 
-def encode_suspect(
-    cluster: Cluster, options: EncoderOptions, worker: SpanWorker, span: Span, unit: Unit
-) -> SpanResult:
+def encode_suspect(cluster: Cluster, options: EncoderOptions, worker: SpanWorker, span: Span, unit: Unit) -> SpanResult:
     """Commit a suspected unit, whatever it takes, with a null row for each caption that kills alone."""
     caution = Caution()
     silent = 0
@@ -69,9 +67,9 @@ def _attempt(
     import ray
 
     remote: Any = ray.remote(SuspectActor)
-    actor = remote.options(
-        num_cpus=cluster.cpus_per_actor, num_gpus=cluster.gpus_per_actor, max_restarts=0
-    ).remote(options, worker)
+    actor = remote.options(num_cpus=cluster.cpus_per_actor, num_gpus=cluster.gpus_per_actor, max_restarts=0).remote(
+        options, worker
+    )
     try:
         return ray.get(actor.encode.remote(span, unit, caution))  # type: ignore[no-any-return]
     except ray.exceptions.RayActorError:

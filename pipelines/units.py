@@ -22,6 +22,10 @@ class PlannedFile:
     row_group_rows: tuple[int, ...]
     digest: str
 
+    def span(self, first_row: int, num_rows: int) -> Span:
+        """These rows of the file."""
+        return Span(file=self.file, digest=self.digest, first_row=first_row, num_rows=num_rows)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
@@ -42,33 +46,24 @@ class Unit:
 class Span:
     """A run of units of one file that one actor call reads once and encodes."""
 
-    planned: PlannedFile
+    file: SourceFile
+    digest: str
     first_row: int
     num_rows: int
-
-    @property
-    def file(self) -> SourceFile:
-        """The file to read."""
-        return self.planned.file
-
-    @property
-    def digest(self) -> str:
-        """What the file's footer must still be."""
-        return self.planned.digest
 
     def units(self, *, rows_per_unit: int, fingerprint: str) -> Iterator[Unit]:
         """The span's units in order."""
         end = self.first_row + self.num_rows
         for row in range(self.first_row, end, rows_per_unit):
-            yield make_unit(self.planned, row, min(rows_per_unit, end - row), fingerprint)
+            yield make_unit(self, row, min(rows_per_unit, end - row), fingerprint)
 
 
-def make_unit(planned: PlannedFile, first_row: int, num_rows: int, fingerprint: str) -> Unit:
+def make_unit(span: Span, first_row: int, num_rows: int, fingerprint: str) -> Unit:
     """The unit of these rows; `fingerprint` is the frozen job's."""
-    parts = (planned.file.source, planned.file.size, planned.digest, first_row, num_rows, fingerprint)
+    parts = (span.file.source, span.file.size, span.digest, first_row, num_rows, fingerprint)
     key = "\0".join(str(part) for part in parts)
     return Unit(
-        source=planned.file.source,
+        source=span.file.source,
         first_row=first_row,
         num_rows=num_rows,
         id=hashlib.sha256(key.encode()).hexdigest()[:16],
@@ -85,11 +80,11 @@ def cut_spans(planned: PlannedFile, *, rows_per_unit: int, units_per_span: int) 
     fewest = -(-largest_group // (MOST_READS_OF_A_GROUP * rows_per_unit))
     rows = rows_per_unit * max(units_per_span, fewest)
     for row in range(0, planned.num_rows, rows):
-        yield Span(planned=planned, first_row=row, num_rows=min(rows, planned.num_rows - row))
+        yield planned.span(row, min(rows, planned.num_rows - row))
 
 
 def list_units(files: Sequence[PlannedFile], *, rows_per_unit: int, fingerprint: str) -> Iterator[Unit]:
     """Every unit of a plan, in input order."""
     for planned in files:
-        whole = Span(planned=planned, first_row=0, num_rows=planned.num_rows)
+        whole = planned.span(0, planned.num_rows)
         yield from whole.units(rows_per_unit=rows_per_unit, fingerprint=fingerprint)

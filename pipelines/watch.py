@@ -23,7 +23,11 @@ class Watch:
     """Context of a run; leaving it raises what made the watcher end the run."""
 
     def __init__(
-        self, run: Run, ledger: Any, on_progress: Callable[[Progress, Run], None] | None, seconds: float = READ_SECONDS
+        self,
+        run: Run,
+        ledger: Any,
+        on_progress: Callable[[Progress, Run], None] | None,
+        seconds: float = READ_SECONDS,
     ) -> None:
         self.run = run
         self.ledger = ledger

@@ -6,6 +6,7 @@ Embeddings go from the model to the output and nowhere else; only records return
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
 import queue
@@ -126,7 +127,9 @@ class SpanWorker:
                 return prepared
             careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self._note)
             return self.commit(*careful.result(), {})
-        raise SourceError(f"{unit.source}: expected rows {unit.first_row} to {unit.first_row + unit.num_rows}, got none")
+        raise SourceError(
+            f"{unit.source}: expected rows {unit.first_row} to {unit.first_row + unit.num_rows}, got none"
+        )
 
     def prepare(
         self, actor: EncoderActor, task: SpanTask, *, tokenize: bool = True
@@ -223,10 +226,9 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
 
     def put(kind: str, item: Any) -> None:
         while not is_closed.is_set():
-            try:
-                return ready.put((kind, item), timeout=0.1)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                ready.put((kind, item), timeout=0.1)
+                return
 
     def produce() -> None:
         try:

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from t5enc.output import iter_embeddings, load_embeddings
     from t5enc.text_encoder import TextEncoder
 
-__all__ = ["Embeddings", "EncoderActor", "EncoderOptions", "TextEncoder", "iter_embeddings", "load_embeddings"]
+__all__ = [
+    "Embeddings",
+    "EncoderActor",
+    "EncoderOptions",
+    "TextEncoder",
+    "iter_embeddings",
+    "load_embeddings",
+]
 
 _HOMES = {
     "Embeddings": "t5enc.embeddings",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from functools import partial
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -55,16 +56,16 @@ class EncoderActor:
         self, function: Callable[Concatenate[TextEncoder, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Future[R]:
         """Run `function(encoder, ...)` on the model's thread, in the order of submission."""
-        return self._thread.submit(self._timed, function, *args, **kwargs)
+        return self._thread.submit(self._timed, partial(function, self._encoder, *args, **kwargs))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """One batch of work, as Ray Data's map_batches calls it."""
         return self._work(self, batch)
 
-    def _timed(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    def _timed(self, function: Callable[[], R]) -> R:
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            return function(self._encoder, *args, **kwargs)
+            return function()
         finally:
             self.busy_seconds += time.perf_counter() - wall
             self.busy_cpu_seconds += time.process_time() - cpu

@@ -29,10 +29,10 @@ DENSE_BIAS_LIMIT = 1024
 
 
 class Group(NamedTuple):
-    """`count` documents of `length` tokens each, from token `start` of the stream on."""
+    """Some `documents` of `length` tokens each, from token `start` of the stream on."""
 
     start: int
-    count: int
+    documents: int
     length: int
 
 
@@ -57,9 +57,7 @@ class PositionBias(NamedTuple):
     dense: Tensor | None  # (H, S, S) of the longest length up to the limit, compute dtype
 
 
-def plan_flex(
-    lengths: Sequence[int], total: int, *, block_size: int, device: torch.device
-) -> AttentionPlan:
+def plan_flex(lengths: Sequence[int], total: int, *, block_size: int, device: torch.device) -> AttentionPlan:
     """Documents in stream order, the stream padded to `total` tokens."""
     mask = document_mask(lengths, total, block_size=block_size, device=device)
     return AttentionPlan(total=total, block_mask=mask)
@@ -71,7 +69,7 @@ def plan_sdpa(lengths: Sequence[int], total: int | None = None) -> AttentionPlan
     start = 0
     for length in lengths:
         if groups and groups[-1].length == length:
-            groups[-1] = groups[-1]._replace(count=groups[-1].count + 1)
+            groups[-1] = groups[-1]._replace(documents=groups[-1].documents + 1)
         else:
             groups.append(Group(start, 1, length))
         start += length
@@ -107,9 +105,9 @@ def attend_flex(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads:
 def attend_sdpa(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int) -> Tensor:
     """(T, 3 H D) -> (T, H D), group by group; tokens in no group get zeros."""
     attended = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
-    for start, count, length in plan.groups:
-        rows = slice(start, start + count * length)
-        split = rearrange(qkv[rows], "(n s) (three h d) -> three n h s d", three=3, n=count, h=num_heads)
+    for start, documents, length in plan.groups:
+        rows = slice(start, start + documents * length)
+        split = rearrange(qkv[rows], "(n s) (three h d) -> three n h s d", three=3, n=documents, h=num_heads)
         result = _attend_long(split, bias.table) if length > DENSE_BIAS_LIMIT else _attend_batch(split, bias.dense)
         attended[rows] = rearrange(result, "n h s d -> (n s) (h d)")
     return attended
@@ -127,7 +125,7 @@ def _attend_long(qkv: Tensor, table: Tensor) -> Tensor:
     query, key, value = qkv
     positions = torch.arange(query.shape[-2], device=table.device)
     parts = []
-    for rows in positions.split(DENSE_BIAS_LIMIT):
+    for rows in torch.split(positions, DENSE_BIAS_LIMIT):
         bias = bias_between(table, rows, positions).to(query.dtype)
         parts.append(F.scaled_dot_product_attention(query[..., rows, :], key, value, attn_mask=bias[None], scale=1.0))
     return torch.cat(parts, dim=-2)

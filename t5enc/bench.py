@@ -67,9 +67,7 @@ def read_lines(path: str) -> list[str]:
     return lines
 
 
-def measure(
-    encoder: TextEncoder, captions: Sequence[str], *, rounds: int, load_seconds: float = 0.0
-) -> BenchResult:
+def measure(encoder: TextEncoder, captions: Sequence[str], *, rounds: int, load_seconds: float = 0.0) -> BenchResult:
     """Encode the captions `rounds` times, with segments of plain products between."""
     ids = encoder.tokenize(captions).ids
     tokens = sum(len(text) for text in ids)
@@ -104,9 +102,7 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def make_products(
-    config: EncoderConfig, rows: int, dtype: torch.dtype, device: torch.device
-) -> Callable[[], None]:
+def make_products(config: EncoderConfig, rows: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
     """All matrix products of one stream of T rows, as PyTorch's own linear does them, and nothing else."""
     wide = config.ff_dim * (2 if config.is_gated else 1)
     shapes = [

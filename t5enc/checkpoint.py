@@ -80,9 +80,7 @@ def open_checkpoint(
         if subfolder or variant:
             raise ConfigError(f"subfolder, variant: expected none with the single file {path}")
         return open_single_file(path)
-    root = open_folder(
-        model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir
-    )
+    root = open_folder(model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
     encoder, tokenizer = _find_components(root, subfolder)
     config = _read_config(encoder)
     files = _find_weights(encoder, variant)

@@ -27,7 +27,9 @@ def inspect(
 
 def bench(
     model: Annotated[str, typer.Option(help="Hub id, folder, file or builtin:NAME.")] = "builtin:tiny",
-    texts: Annotated[str | None, typer.Option(help="Text file, one caption a line; built-in samples otherwise.")] = None,
+    texts: Annotated[
+        str | None, typer.Option(help="Text file, one caption a line; built-in samples otherwise.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     attention: Annotated[str, typer.Option(help="auto, flex or sdpa.")] = "auto",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,7 @@ from t5enc.linear import Linear
 RunBlock = Callable[[Block, Tensor, PositionBias, AttentionPlan, torch.dtype], Tensor]
 
 
-def run_block(
-    block: Block, residual: Tensor, bias: PositionBias, plan: AttentionPlan, dtype: torch.dtype
-) -> Tensor:
+def run_block(block: Block, residual: Tensor, bias: PositionBias, plan: AttentionPlan, dtype: torch.dtype) -> Tensor:
     """What is compiled: a block's arithmetic, with all that differs between layers passed in."""
     return block(residual, bias, plan, dtype)  # type: ignore[no-any-return]
 
@@ -100,7 +98,7 @@ class CompiledBlock:
         from torch._inductor.compile_fx import compile_fx
 
         self.graphs += 1
-        return compile_fx(graph, list(inputs))  # type: ignore[no-any-return]
+        return cast("Callable[..., Any]", compile_fx(graph, list(inputs)))
 
 
 def _empty(config: EncoderConfig) -> Tensor:

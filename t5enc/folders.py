@@ -148,12 +148,8 @@ def open_folder(
     if path.is_dir():
         return LocalFolder(path)
     if not isinstance(model, str) or not HUB_ID.fullmatch(model):
-        raise CheckpointError(
-            f"{model}: expected a folder, a .safetensors file or a hub id, got no such path"
-        )
-    return HubFolder(
-        repo=model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir
-    )
+        raise CheckpointError(f"{model}: expected a folder, a .safetensors file or a hub id, got no such path")
+    return HubFolder(repo=model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
 
 
 def _commit_of(path: Path, repo: str) -> str:

@@ -54,7 +54,11 @@ def _first_rows(folder: OutputFolder, rows: int) -> Table:
         cells = [_shorten(row[name]) for name in names]
         tokens = str(row[f"{PREFIX}num_tokens"])
         shown.add_row(
-            row[f"{PREFIX}source"], str(row[f"{PREFIX}row"]), *cells, tokens, _summarise(embeddings, index, row)
+            row[f"{PREFIX}source"],
+            str(row[f"{PREFIX}row"]),
+            *cells,
+            tokens,
+            _summarise(embeddings, index, row),
         )
     return shown
 

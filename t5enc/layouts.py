@@ -49,9 +49,7 @@ def is_encoder_name(name: str, prefix: str) -> bool:
 def select_encoder(tensors: LazyTensors, where: str) -> LazyTensors:
     """The encoder's tensors under Hugging Face's names, scaled weights multiplied out as they are read."""
     prefix = find_prefix(tensors, where)
-    readers = {
-        name.removeprefix(prefix): tensors.reader(name) for name in tensors if is_encoder_name(name, prefix)
-    }
+    readers = {name.removeprefix(prefix): tensors.reader(name) for name in tensors if is_encoder_name(name, prefix)}
     alias = readers.pop(EMBEDDING_ALIAS, None)
     if alias is not None:
         readers.setdefault(EMBEDDING, alias)

@@ -36,7 +36,8 @@ FUSED_ACTIVATION: dict[Activation, tuple[str, str]] = {
 
 def can_pack() -> bool:
     """Whether this build of PyTorch has oneDNN's packed products."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def pack_weight(weight: Tensor) -> Tensor:

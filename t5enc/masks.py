@@ -15,9 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 
-def document_mask(
-    lengths: Sequence[int], total: int, *, block_size: int, device: torch.device
-) -> BlockMask:
+def document_mask(lengths: Sequence[int], total: int, *, block_size: int, device: torch.device) -> BlockMask:
     """Every token attends to its own document; tokens past the last document attend to nothing.
 
     Those pad queries have no key at all, so their attention is zero and no later sum is spoilt.
@@ -31,8 +29,12 @@ def document_mask(
     def same_document(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (ids[query] == ids[key]) & (ids[query] >= 0)
 
+    counts, indices, full_counts, full_indices = (_to_blocks(part, device) for part in (*partial, *full))
     return BlockMask.from_kv_blocks(
-        *(_to_blocks(part, device) for pair in (partial, full) for part in pair),
+        counts,
+        indices,
+        full_counts,
+        full_indices,
         BLOCK_SIZE=block_size,
         mask_mod=same_document,
         seq_lengths=(total, total),

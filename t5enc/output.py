@@ -25,6 +25,10 @@ JOB = "_job.json"
 PLAN = "_plan.parquet"
 MANIFEST = "manifest.parquet"
 SUCCESS = "_SUCCESS"
+# Folders of the output that hold something other than shards.
+TEMPORARY = "_tmp"
+LOG = "_manifest"
+STALE = "_stale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,7 @@ def iter_embeddings(
     return (folder.read_shard(name, columns) for name in folder.shards)
 
 
-def read_shard(
-    filesystem: Any, path: str, columns: Sequence[str] | None = None
-) -> tuple[pa.Table, Embeddings]:
+def read_shard(filesystem: Any, path: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, Embeddings]:
     """One shard's rows without their bytes, and their embeddings."""
     try:
         file = pq.ParquetFile(path, filesystem=filesystem)
@@ -139,8 +141,13 @@ def _list_shards(filesystem: Any, root: str) -> list[str]:
     """Every shard that lies there; names sort in input order."""
     infos = filesystem.get_file_info(pa.fs.FileSelector(root, recursive=True))
     names = [str(PurePosixPath(info.path).relative_to(root)) for info in infos if info.is_file]
-    shards = (name for name in names if name.endswith(".parquet") and "/" in name and not name.startswith("_"))
-    return sorted(shards, key=lambda name: name.rpartition("/")[::2])
+    return sorted(filter(is_shard, names), key=lambda name: name.rpartition("/")[::2])
+
+
+def is_shard(name: str) -> bool:
+    """Whether an object's name is a shard's, of whatever job."""
+    folder, _, file = name.partition("/")
+    return file.endswith(".parquet") and folder not in (TEMPORARY, LOG, STALE)
 
 
 def _read_json(filesystem: Any, path: str) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def check_storage_dtype(dtype: str) -> None:
 
 def working_dtype(storage: str) -> torch.dtype:
     """The dtype that embeddings have in memory before they are stored and after they are read."""
-    return torch.float32 if storage == "int8" else getattr(torch, storage)  # type: ignore[no-any-return]
+    return torch.float32 if storage == "int8" else getattr(torch, storage)
 
 
 def token_bytes(storage: str, dim: int) -> int:
@@ -116,9 +116,7 @@ def _join_schemas(kept: pa.Schema) -> pa.Schema:
     return pa.schema([*kept, *SCHEMA])
 
 
-def _binary_column(
-    data: NDArray[np.uint8], offsets: NDArray[np.int64], is_null: NDArray[np.bool_]
-) -> pa.Array:
+def _binary_column(data: NDArray[np.uint8], offsets: NDArray[np.int64], is_null: NDArray[np.bool_]) -> pa.Array:
     """large_binary over the values as they lie in memory."""
     buffers = [
         pa.py_buffer(np.packbits(~is_null, bitorder="little")),

@@ -76,9 +76,7 @@ def load_tokenizer(
     Raises CheckpointError when there is none, ConfigError for a length below one.
     """
     if source is None:
-        raise CheckpointError(
-            "the checkpoint has no tokenizer files: give a folder or a hub id as tokenizer="
-        )
+        raise CheckpointError("the checkpoint has no tokenizer files: give a folder or a hub id as tokenizer=")
     if source == "byt5":
         return _load_bytes(max_length)
     found = source if isinstance(source, bytes) else find_tokenizer(source)
@@ -133,9 +131,7 @@ def _find_end(ids: list[list[int]], declared: int | None, folder: Path) -> int:
     ends = {text[-1] if text else None for text in ids}
     end = ends.pop()
     if ends or end is None or declared not in (None, end):
-        raise CheckpointError(
-            f"{folder}: expected a tokenizer that adds an end token, got {ids} for '' and 'a'"
-        )
+        raise CheckpointError(f"{folder}: expected a tokenizer that adds an end token, got {ids} for '' and 'a'")
     return end
 
 

@@ -27,7 +27,10 @@ def name_weights(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
 
     The embedding has two names on disk, `shared` and `encoder.embed_tokens`; either will do.
     """
-    table = {"final_norm.weight": ("encoder.final_layer_norm.weight",), "embedding.weight": EMBEDDING_NAMES[:1]}
+    table: dict[str, tuple[str, ...]] = {
+        "final_norm.weight": ("encoder.final_layer_norm.weight",),
+        "embedding.weight": EMBEDDING_NAMES[:1],
+    }
     up = ("wi_0", "wi_1") if config.is_gated else ("wi",)
     for layer in range(config.num_layers):
         ours, theirs = f"blocks.{layer}", f"encoder.block.{layer}.layer"
@@ -68,13 +71,11 @@ def load_encoder(
         owner.weight = _read_parameter(owner.weight, [tensors[part] for part in parts], dtype, device)  # type: ignore[arg-type]
         if pack and isinstance(owner, Linear):
             owner.pack()
-    encoder.relative_bias.buckets = encoder.relative_bias.buckets.to(device)  # type: ignore[assignment, operator]
+    encoder.relative_bias.buckets = encoder.relative_bias.buckets.to(device)
     return encoder
 
 
-def _find_names(
-    table: dict[str, tuple[str, ...]], tensors: Mapping[str, Tensor]
-) -> dict[str, tuple[str, ...]]:
+def _find_names(table: dict[str, tuple[str, ...]], tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """The table with the embedding's name as it stands in this checkpoint; nothing missing, nothing left over."""
     names = set(tensors)
     embedding = next((name for name in EMBEDDING_NAMES if name in names), EMBEDDING_NAMES[0])
@@ -86,9 +87,7 @@ def _find_names(
     return table
 
 
-def _check_shapes(
-    encoder: Encoder, table: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]
-) -> None:
+def _check_shapes(encoder: Encoder, table: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
     problems = []
     for name, parts in table.items():
         shape = _part_shape(encoder.get_parameter(name), len(parts))
@@ -112,9 +111,7 @@ def _raise_for(problems: list[str]) -> None:
         raise CheckpointError("the checkpoint does not fit its config:\n  " + "\n  ".join(problems[:20]) + more)
 
 
-def _read_parameter(
-    empty: Tensor, parts: Sequence[Tensor], dtype: torch.dtype, device: torch.device
-) -> nn.Parameter:
+def _read_parameter(empty: Tensor, parts: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> nn.Parameter:
     target = torch.empty(empty.shape, dtype=dtype, device=device)
     rows = target.flatten(0, -2) if target.dim() == 3 else target
     start = 0

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from pipelines.captions import CaptionBatch, read_captions
 from pipelines.columns import kept_schema
-from pipelines.footers import Span, read_footer
+from pipelines.footers import read_footer
 from pipelines.sources import SourceFile, open_inputs
+from pipelines.units import Span
 from t5enc.errors import SourceError
 
 LOCAL = pafs.LocalFileSystem()

@@ -13,8 +13,9 @@ import pytest
 
 from pipelines.captions import read_captions
 from pipelines.columns import kept_schema
-from pipelines.footers import Span, read_footer
+from pipelines.footers import read_footer
 from pipelines.sources import SourceFile, open_inputs
+from pipelines.units import Span
 from t5enc.errors import SourceError
 from t5enc.storage import SCHEMA as OUTPUT_SCHEMA
 

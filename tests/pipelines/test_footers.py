@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipelines.footers import MAX_PIECES, TAIL_BYTES, Footer, Span, cut_spans, open_parquet, read_footer
+from pipelines.footers import TAIL_BYTES, open_parquet, read_footer
 from pipelines.sources import SourceFile
-from t5enc.errors import ConfigError, SourceError
+from t5enc.errors import SourceError
 
 LOCAL = pafs.LocalFileSystem()
 FILE = SourceFile(source="captions/a.parquet", path="a.parquet", size=0, partitions=())
@@ -109,43 +106,3 @@ def test_an_error_of_the_reader_of_a_file_is_not_taken_for_the_files(tmp_path: P
         open_parquet(LOCAL, write(tmp_path / "a", ["a red bird"])),
     ):
         raise OSError("disk full")
-
-
-def spans_of(row_groups: tuple[int, ...], span_rows: int) -> list[Span]:
-    footer = Footer(num_rows=sum(row_groups), row_group_rows=row_groups, digest="d", schema=pa.schema([]))
-    return cut_spans(FILE, footer, span_rows=span_rows)
-
-
-@given(st.lists(st.integers(0, 400), max_size=30).map(tuple), st.integers(1, 500))
-def test_spans_partition_a_file_and_cut_no_row_group_too_often(
-    row_groups: tuple[int, ...], span_rows: int
-) -> None:
-    spans = spans_of(row_groups, span_rows)
-    starts = list(itertools.accumulate((span.num_rows for span in spans), initial=0))
-    assert [span.first_row for span in spans] == starts[:-1]
-    assert starts[-1] == sum(row_groups)
-    assert all(span.num_rows > 0 for span in spans)
-    assert all((span.file, span.digest) == (FILE, "d") for span in spans)
-    edges = list(itertools.accumulate(row_groups, initial=0))
-    for first, last in itertools.pairwise(edges):
-        pieces = sum(first < start < last for start in starts) + 1
-        assert pieces <= MAX_PIECES
-        assert pieces == 1 or last - first > span_rows
-    for span in spans:
-        is_whole = span.first_row in edges and span.first_row + span.num_rows in edges
-        assert span.num_rows <= span_rows or span.num_rows <= -(-max(row_groups) // MAX_PIECES)
-        assert is_whole or max(row_groups) > span_rows
-
-
-def test_small_row_groups_are_merged_and_large_ones_split() -> None:
-    assert [span.num_rows for span in spans_of((10, 10, 10, 100, 5), 25)] == [20, 10, 25, 25, 25, 25, 5]
-    assert [span.num_rows for span in spans_of((1_000_000,), 10)] == [125_000] * 8
-
-
-def test_a_file_without_rows_has_no_spans() -> None:
-    assert spans_of((), 10) == spans_of((0, 0), 10) == []
-
-
-def test_a_span_of_no_rows_is_refused() -> None:
-    with pytest.raises(ConfigError, match="span_rows: expected a positive number, got 0"):
-        spans_of((1,), 0)

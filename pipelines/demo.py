@@ -1,0 +1,47 @@
+"""The main job on a built-in default: sample captions, a tiny model, the real pipeline."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from pipelines.job import EncodeJob
+from pipelines.supervise import supervise
+from t5enc.builtin import sample_captions
+from t5enc.inspection import print_output
+
+FILES = 3
+
+
+def run_demo(folder: str) -> int:
+    """Write captions, encode them, show what came out; the exit code of the job."""
+    console = Console(soft_wrap=True, highlight=False)
+    captions, output = Path(folder, "captions"), Path(folder, "embeddings")
+    shutil.rmtree(output, ignore_errors=True)
+    write_captions(captions)
+    console.print(f"captions: {captions} ({FILES} Parquet files)")
+    if not shutil.which("c++") and not shutil.which("g++") and not shutil.which("clang++"):
+        console.print("no C++ compiler: Flex attention on the CPU is off; SDPA, the default there, needs none")
+    console.print(f"$ t5enc encode {captions} --output {output} --model builtin:tiny")
+    command = ["t5enc", "encode", str(captions), "--output", str(output), "--model", "builtin:tiny"]
+    code = supervise(EncodeJob(inputs=[str(captions)], output=str(output), model="builtin:tiny"), command)
+    if code == 0:
+        console.print(f"$ t5enc inspect {output}")
+        print_output(str(output), rows=5, partial=False)
+        console.print(f'In Python: table, embeddings = t5enc.load_embeddings("{output}")')
+        console.print("builtin:tiny has random weights: its embeddings are real in shape, not in meaning.")
+    return code
+
+
+def write_captions(folder: Path) -> None:
+    """The sample captions as a few Parquet files with an id and a caption column."""
+    folder.mkdir(parents=True, exist_ok=True)
+    captions = sample_captions()
+    for part in range(FILES):
+        ids = range(part, len(captions), FILES)
+        table = pa.table({"id": list(ids), "caption": [captions[i] for i in ids]})
+        pq.write_table(table, folder / f"part-{part}.parquet")
