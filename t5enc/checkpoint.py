@@ -129,7 +129,8 @@ def _find_components(root: Folder, subfolder: str | None) -> tuple[Folder, Folde
     """Folders of the encoder and of its tokenizer: the same one, but in a diffusers repository."""
     index = root.find("model_index.json")
     if index is None:
-        return root.within(subfolder), root.within(subfolder)
+        place = root.within(subfolder)  # one object: what it finds first pins the commit for both
+        return place, place
     component = subfolder or _find_encoder_component(_read_json(index), root)
     return root.within(component), root.within(component.replace("text_encoder", "tokenizer"))
 

@@ -163,7 +163,7 @@ class TextEncoder:
         for stream in self._pack([len(tokens[index]) for index in distinct]):
             groups = [copies[place] for place in stream]
             if on_stream is not None:
-                on_stream([group[0] for group in groups])
+                on_stream([index for group in groups for index in group])
             hidden, bad = self._encode_stream([tokens[group[0]] for group in groups], values.dtype)
             failed |= {index: bad[place] for place in bad for index in groups[place]}
             _scatter(hidden, groups, lengths, offsets, values)

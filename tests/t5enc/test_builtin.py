@@ -46,11 +46,7 @@ def test_a_written_model_opens_as_the_same_model(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["tiny", "tiny-umt5"])
 def test_activations_neither_vanish_nor_grow(name: str, tmp_path: Path) -> None:
     model = load_with_transformers(name, tmp_path)
-    ids = (
-        load_tokenizer(open_builtin(name).tokenizer_source, max_length=64)
-        .encode(sample_captions()[250:251])
-        .ids[0]
-    )
+    ids = load_tokenizer(open_builtin(name).tokenizer_source, max_length=64).encode(sample_captions()[250:251]).ids[0]
     with torch.no_grad():
         states = model(input_ids=torch.from_numpy(ids).long()[None], output_hidden_states=True).hidden_states
     spread = [float(state.std()) for state in states]

@@ -77,9 +77,7 @@ def test_decoder_and_head_in_the_same_file_are_left_out(model: Any, tmp_path: Pa
     assert_holds(open_checkpoint(tmp_path / "model"), state)
 
 
-@pytest.mark.parametrize(
-    "names", [("encoder.embed_tokens.weight",), ("shared.weight", "encoder.embed_tokens.weight")]
-)
+@pytest.mark.parametrize("names", [("encoder.embed_tokens.weight",), ("shared.weight", "encoder.embed_tokens.weight")])
 def test_either_name_of_the_embedding_will_do(names: tuple[str, ...], model: Any, tmp_path: Path) -> None:
     state = state_of(model)
     renamed = {name: tensor for name, tensor in state.items() if name != "shared.weight"}
@@ -256,7 +254,7 @@ def test_weights_of_another_model_are_refused(model: Any, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("model_name", ["/no/such/folder", "./missing", "a/b/c", "builtin:tiny"])
 def test_a_name_that_is_no_path_and_no_hub_id_is_refused(model_name: str) -> None:
-    with pytest.raises(CheckpointError, match="expected a folder, a .safetensors file or a hub id"):
+    with pytest.raises(CheckpointError, match=r"expected a folder, a \.safetensors file or a hub id"):
         open_checkpoint(model_name)
 
 

@@ -110,16 +110,12 @@ def test_what_is_not_cached_is_missing(source: Path, tmp_path: Path) -> None:
         open_cached(tmp_path / "cache")
 
 
-def test_only_needed_files_are_fetched_and_all_at_one_commit(
-    source: Path, hub: list[tuple[str, str | None]]
-) -> None:
+def test_only_needed_files_are_fetched_and_all_at_one_commit(source: Path, hub: list[tuple[str, str | None]]) -> None:
     names = list(open_checkpoint(source).tensors)
     (source / "model.safetensors").rename(source / "model-1.safetensors")
     (source / "model-2.safetensors").write_bytes(b"a decoder")
     (source / "flax_model.msgpack").write_bytes(b"something else")
-    places = dict.fromkeys(names, "model-1.safetensors") | {
-        "decoder.final_layer_norm.weight": "model-2.safetensors"
-    }
+    places = dict.fromkeys(names, "model-1.safetensors") | {"decoder.final_layer_norm.weight": "model-2.safetensors"}
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     checkpoint = open_checkpoint(REPO, revision="main")
     assert checkpoint.provenance["files"] == "model-1.safetensors"
@@ -132,9 +128,18 @@ def test_only_needed_files_are_fetched_and_all_at_one_commit(
     assert {revision for _, revision in hub[first + 1 :]} == {COMMIT}
 
 
-def test_a_tokenizer_is_found_on_the_hub(
-    source: Path, hub: list[tuple[str, str | None]], tmp_path: Path
+def test_a_subfolder_and_its_tokenizer_are_fetched_at_one_commit(
+    source: Path, hub: list[tuple[str, str | None]]
 ) -> None:
+    (source / "t5").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (source / name).rename(source / "t5" / name)
+    assert isinstance(open_checkpoint(REPO, subfolder="t5").tokenizer_source, Path)
+    asked = [name for name, _ in hub]
+    assert {revision for _, revision in hub[asked.index("t5/config.json") + 1 :]} == {COMMIT}
+
+
+def test_a_tokenizer_is_found_on_the_hub(source: Path, hub: list[tuple[str, str | None]], tmp_path: Path) -> None:
     found = find_tokenizer(REPO)
     assert isinstance(found, Path)
     assert (found / "tokenizer.json").is_file()

@@ -21,8 +21,13 @@ def sha256(content: bytes) -> str:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files whose content was hashed."""
     seen: list[Path] = []
-    real = hashes._hash_file
-    monkeypatch.setattr(hashes, "_hash_file", lambda path: seen.append(path) or real(path))
+    hash_file = hashes._hash_file
+
+    def watch(path: Path) -> str:
+        seen.append(path)
+        return hash_file(path)
+
+    monkeypatch.setattr(hashes, "_hash_file", watch)
     return seen
 
 

@@ -161,9 +161,7 @@ def test_a_thousand_texts_are_one_call(folder: Path) -> None:
     assert calls == [1000]
 
 
-def test_a_text_beyond_the_models_length_is_not_warned_of(
-    log: pytest.LogCaptureFixture, shared: Path
-) -> None:
+def test_a_text_beyond_the_models_length_is_not_warned_of(log: pytest.LogCaptureFixture, shared: Path) -> None:
     tokenizer = load_tokenizer(shared / "data" / "tokenizers" / "mt5", max_length=64)
     tokenizer.encode(["very long " * 1000])
     assert "longer than" not in log.text
@@ -187,7 +185,7 @@ def test_what_is_not_text_is_refused_by_index(texts: Any, problem: str, tiny: To
 
 
 def test_a_checkpoint_without_tokenizer_names_the_option() -> None:
-    with pytest.raises(CheckpointError, match="no tokenizer files.*tokenizer="):
+    with pytest.raises(CheckpointError, match=r"no tokenizer files.*tokenizer="):
         load_tokenizer(None, max_length=16)
 
 

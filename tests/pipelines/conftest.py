@@ -1,0 +1,52 @@
+"""A local Ray for the whole session, and small inputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from t5enc.builtin import sample_captions
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray that all jobs of the session share: starting one takes longer than most jobs."""
+    ray = pytest.importorskip("ray", reason="needs ray[data]")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=128 << 20,
+    )
+    yield
+    ray.shutdown()
+
+
+WriteCaptions = Callable[..., Path]
+
+
+@pytest.fixture
+def write_captions(tmp_path: Path) -> WriteCaptions:
+    """Write captions as files of `rows_per_file` rows with an id each; returns the folder."""
+
+    def write(
+        captions: Sequence[str | None] | None = None, *, rows_per_file: int = 100, folder: str = "captions"
+    ) -> Path:
+        texts = sample_captions() if captions is None else captions
+        root = tmp_path / folder
+        root.mkdir(parents=True, exist_ok=True)
+        for part, start in enumerate(range(0, len(texts), rows_per_file)):
+            rows = list(texts[start : start + rows_per_file])
+            ids = list(range(start, start + len(rows)))
+            table = pa.table({"id": ids, "caption": pa.array(rows, pa.string())})
+            pq.write_table(table, root / f"part-{part:03d}.parquet", row_group_size=30)
+        return root
+
+    return write

@@ -1,0 +1,203 @@
+"""The main job on a real local Ray: what goes in comes out, exactly once, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines import EncodeJob, encode_parquet
+from pipelines.fsck import check_output
+from pipelines.store import open_store
+from t5enc import TextEncoder, load_embeddings
+from t5enc.builtin import sample_captions
+from t5enc.errors import InputError, JobMismatchError, OutputError, SourceError, UnfinishedError
+from tests.families import FAMILIES, make_checkpoint
+from tests.pipelines.conftest import WriteCaptions
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder.from_pretrained("builtin:tiny")
+
+
+def job(inputs: Path, output: Path, **options: object) -> EncodeJob:
+    return EncodeJob.from_mapping(
+        {"inputs": [str(inputs)], "output": str(output), "model": "builtin:tiny", "storage_dtype": "float32"} | options
+    )
+
+
+def assert_sound(output: Path) -> None:
+    assert check_output(open_store(str(output)), deep=True) == []
+
+
+def test_every_caption_comes_back_in_order_with_its_own_embedding(
+    write_captions: WriteCaptions, tmp_path: Path, encoder: TextEncoder
+) -> None:
+    captions = sample_captions()
+    report = encode_parquet(job(write_captions(), tmp_path / "out", rows_per_shard=40))
+    table, embeddings = load_embeddings(tmp_path / "out")
+    assert table["id"].to_pylist() == list(range(len(captions)))
+    assert table["caption"].to_pylist() == captions
+    assert report.totals["captions"] == report.totals["encoded"] == len(captions)
+    assert report.totals["tokens"] == int(embeddings.lengths.sum())
+    assert report.exit_code == 0
+    for got, expected in zip(embeddings, encoder.encode(captions), strict=True):
+        torch.testing.assert_close(got, expected, rtol=2e-5, atol=2e-5)
+    assert_sound(tmp_path / "out")
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16", "int8"])
+def test_stored_embeddings_are_within_the_rounding_of_their_dtype(
+    storage: str, write_captions: WriteCaptions, tmp_path: Path, encoder: TextEncoder
+) -> None:
+    captions = sample_captions()[:60]
+    encode_parquet(job(write_captions(captions), tmp_path / "out", storage_dtype=storage))
+    _, embeddings = load_embeddings(tmp_path / "out")
+    exact = encoder.encode(captions)
+    relative = {"float16": 2**-11, "bfloat16": 2**-8, "int8": 0.0}[storage]
+    scale = exact.values.abs().amax(dim=1, keepdim=True) / 254 if storage == "int8" else 0.0
+    bound = exact.values.abs() * relative + scale + 1e-5
+    assert torch.all((embeddings.values.float() - exact.values).abs() <= bound * 1.01)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_checkpoint_of_every_family_gives_what_transformers_gives(family: str, tmp_path: Path) -> None:
+    from t5enc.builtin import open_builtin, write_builtin
+
+    model_folder, tokenizer_folder = tmp_path / "model", tmp_path / "tokenizer"
+    vocabulary = open_builtin("builtin:tiny").config.vocab_size
+    model = make_checkpoint(family, model_folder, vocab_size=vocabulary)
+    write_builtin("builtin:tiny", tokenizer_folder)
+    captions = sample_captions()[:40]
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"caption": captions}), tmp_path / "in" / "a.parquet")
+    encode_parquet(
+        job(tmp_path / "in", tmp_path / "out", model=str(model_folder), tokenizer=str(tokenizer_folder))
+    )
+    _, embeddings = load_embeddings(tmp_path / "out")
+    ids = TextEncoder.from_pretrained(model_folder, tokenizer=str(tokenizer_folder)).tokenize(captions).ids
+    for got, tokens in zip(embeddings, ids, strict=True):
+        with torch.no_grad():
+            expected = model(input_ids=torch.from_numpy(np.asarray(tokens, np.int64))[None]).last_hidden_state[0]
+        assert (got - expected).norm() <= 2e-5 * expected.norm()
+
+
+def test_rows_without_text_are_kept_with_their_reason(write_captions: WriteCaptions, tmp_path: Path) -> None:
+    captions = ["a red bird", None, "", "a blue bird", None]
+    report = encode_parquet(job(write_captions(captions), tmp_path / "out"))
+    table, embeddings = load_embeddings(tmp_path / "out")
+    assert table["text_embedding_error"].to_pylist() == [None, "null caption", None, None, "null caption"]
+    assert embeddings.lengths.tolist()[1] == 0
+    assert embeddings.lengths.tolist()[2] == 1, "the empty caption is one end token"
+    assert (report.totals["captions"], report.totals["encoded"], report.totals["errors"]) == (5, 3, 2)
+    assert_sound(tmp_path / "out")
+
+
+def test_a_bad_row_fails_the_job_where_asked_to(write_captions: WriteCaptions, tmp_path: Path) -> None:
+    with pytest.raises((InputError, OutputError), match=r"part-000\.parquet, row 1: null caption"):
+        encode_parquet(job(write_captions(["a", None]), tmp_path / "out", on_error="fail"))
+    with pytest.raises(UnfinishedError):
+        load_embeddings(tmp_path / "out")
+
+
+def test_several_captions_a_row_become_rows(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    texts = pa.array([["a bird", "a red bird"], [], None, ["a dog", None]])
+    pq.write_table(pa.table({"id": [1, 2, 3, 4], "caption": texts}), tmp_path / "in" / "a.parquet")
+    encode_parquet(job(tmp_path / "in", tmp_path / "all"))
+    encode_parquet(job(tmp_path / "in", tmp_path / "first", caption_choice="first"))
+    table, _ = load_embeddings(tmp_path / "all")
+    assert table["id"].to_pylist() == [1, 1, 2, 3, 4, 4]
+    assert table["text_embedding_caption_index"].to_pylist() == [0, 1, 0, 0, 0, 1]
+    assert table["caption"].to_pylist() == ["a bird", "a red bird", None, None, "a dog", None]
+    assert load_embeddings(tmp_path / "first")[0]["caption"].to_pylist() == ["a bird", None, None, "a dog"]
+
+
+def test_partition_columns_and_nested_folders_are_kept(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        folder = tmp_path / "in" / f"split={split}" / "deep"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"caption": [f"a bird in {split}"]}), folder / "a.parquet")
+    encode_parquet(job(tmp_path / "in", tmp_path / "out"))
+    table, _ = load_embeddings(tmp_path / "out")
+    assert table["split"].to_pylist() == ["train", "val"]
+    assert table["text_embedding_source"].to_pylist() == ["split=train/deep/a.parquet", "split=val/deep/a.parquet"]
+
+
+def test_running_a_finished_job_again_encodes_nothing(write_captions: WriteCaptions, tmp_path: Path) -> None:
+    inputs = write_captions()
+    first = encode_parquet(job(inputs, tmp_path / "out"))
+    second = encode_parquet(job(inputs, tmp_path / "out"))
+    assert second.totals == first.totals
+    assert second.spans == 0
+
+
+def test_another_job_on_the_same_output_is_refused_field_by_field(
+    write_captions: WriteCaptions, tmp_path: Path
+) -> None:
+    inputs = write_captions(["a red bird"])
+    encode_parquet(job(inputs, tmp_path / "out"))
+    with pytest.raises(JobMismatchError, match="max_length: there 512, here 64") as caught:
+        encode_parquet(job(inputs, tmp_path / "out", max_length=64))
+    assert caught.value.differences == {"max_length": (512, 64)}
+    encode_parquet(job(inputs, tmp_path / "out", max_length=64, overwrite=True))
+    assert_sound(tmp_path / "out")
+
+
+def test_a_missing_column_is_named_with_those_that_exist(write_captions: WriteCaptions, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"'text'.*caption"):
+        encode_parquet(job(write_captions(["a"]), tmp_path / "out", text_column="text"))
+
+
+def test_a_damaged_input_is_listed_and_the_others_are_encoded(write_captions: WriteCaptions, tmp_path: Path) -> None:
+    inputs = write_captions(["a red bird"] * 30, rows_per_file=10)
+    (inputs / "part-001.parquet").write_bytes((inputs / "part-001.parquet").read_bytes()[:-20])
+    report = encode_parquet(job(inputs, tmp_path / "out"))
+    assert list(report.unreadable) == ["part-001.parquet"]
+    assert report.exit_code == 4
+    assert report.totals["captions"] == 20
+    with pytest.raises(UnfinishedError):
+        load_embeddings(tmp_path / "out")
+    assert len(load_embeddings(tmp_path / "out", partial=True)[0]) == 20
+    (inputs / "part-001.parquet").unlink()
+    assert encode_parquet(job(inputs, tmp_path / "out")).exit_code == 0
+    assert_sound(tmp_path / "out")
+
+
+def test_a_replaced_input_is_encoded_anew_and_a_removed_one_dropped(
+    write_captions: WriteCaptions, tmp_path: Path
+) -> None:
+    inputs = write_captions(["a red bird", "a blue bird", "a dog"], rows_per_file=1)
+    encode_parquet(job(inputs, tmp_path / "out"))
+    pq.write_table(pa.table({"id": [7], "caption": ["a green frog on a leaf"]}), inputs / "part-001.parquet")
+    (inputs / "part-002.parquet").unlink()
+    report = encode_parquet(job(inputs, tmp_path / "out"))
+    table, _ = load_embeddings(tmp_path / "out")
+    assert table["caption"].to_pylist() == ["a red bird", "a green frog on a leaf"]
+    assert report.progress.captions == 1, "only the replaced file is encoded"
+    assert_sound(tmp_path / "out")
+
+
+def test_a_copied_and_touched_input_tree_resumes_without_encoding(
+    write_captions: WriteCaptions, tmp_path: Path
+) -> None:
+    import shutil
+
+    inputs = write_captions()
+    encode_parquet(job(inputs, tmp_path / "out"))
+    copied = tmp_path / "elsewhere" / "mounted"
+    shutil.copytree(inputs, copied, copy_function=shutil.copyfile)
+    assert encode_parquet(job(copied, tmp_path / "out")).spans == 0
+
+
+def test_an_output_inside_the_input_is_refused(write_captions: WriteCaptions) -> None:
+    inputs = write_captions(["a"])
+    with pytest.raises(OutputError, match="outside the input"):
+        encode_parquet(job(inputs, inputs))
