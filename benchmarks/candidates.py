@@ -5,6 +5,7 @@ B batch, S padded length, M model dim.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -141,9 +142,8 @@ def _nai(settings: Settings) -> Iterator[Candidate]:
 
 
 def _load_nai(settings: Settings, *, use_flex: bool) -> Any:
-    from nai_t5_wrapper import NAIT5EncoderModel
-
-    return NAIT5EncoderModel.from_pretrained(
+    nai_t5_wrapper: Any = importlib.import_module("nai_t5_wrapper")
+    return nai_t5_wrapper.NAIT5EncoderModel.from_pretrained(
         settings.model,
         dtype=settings.dtype,
         device_map=settings.device,

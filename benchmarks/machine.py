@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -91,21 +92,27 @@ def _other_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
-def publish(table: Table, machine: Machine, figures: dict[str, Any], path: Path | None, device: str = "cpu") -> None:
+def publish(table: Table, machine: Machine, figures: dict[str, Any], options: argparse.Namespace) -> None:
     """Print the machine, the table and what makes it doubtful; write everything to a JSON file if asked."""
+    described = machine.describe(getattr(options, "device", "cpu"))
+    print_figures(table, described)
+    if options.quick:
+        Console().print("a smoke run: these figures mean nothing", style="bold yellow")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"machine": described} | figures, indent=2) + "\n", encoding="utf-8")
+
+
+def print_figures(table: Table, described: dict[str, Any]) -> None:
+    """The machine, a table, and why it may be wrong."""
     console = Console(highlight=False)
     console.width = max(console.width, 132)
-    described = machine.describe(device)
     console.print("{cpu}, {cores} cores; {device}, {threads} threads".format_map(described))
     console.print(", ".join(f"{name} {number}" for name, number in described["versions"].items()))
     console.print(table)
-    console.print(
-        "load average {:.2f} before, {:.2f} after".format(described["loadavg_before"][0], described["loadavg_after"][0])
-    )
+    before, after = described["loadavg_before"][0], described["loadavg_after"][0]
+    console.print(f"load average {before:.2f} before, {after:.2f} after")
     for problem in find_noise(described):
         console.print(f"not a quiet machine: {problem}", style="bold yellow")
-    if path is not None:
-        path.write_text(json.dumps({"machine": described} | figures, indent=2) + "\n", encoding="utf-8")
 
 
 def judge(value: float, target: float, *, at_most: bool = False) -> str:

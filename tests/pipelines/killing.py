@@ -1,0 +1,65 @@
+"""A worker whose encoder dies on certain captions, or now and then; importable by Ray's processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.worker import SpanWorker
+from t5enc.actor import EncoderActor
+
+POISON = "this caption kills the process that encodes it"
+
+
+class PoisonedWorker(SpanWorker):
+    """Kills its process when a stream holds the poisonous caption."""
+
+    def started(self, actor: EncoderActor) -> None:
+        super().started(actor)
+        poison = actor.encoder.tokenize([POISON]).ids[0]
+        encode_stream = actor.encoder._encode_stream
+
+        def encode(texts: Any, dtype: Any) -> Any:
+            if any(np.array_equal(text, poison) for text in texts):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return encode_stream(texts, dtype)
+
+        actor.encoder._encode_stream = encode  # type: ignore[method-assign]
+
+
+class DyingWorker(SpanWorker):
+    """Kills its process at every third stream, until a folder holds `LIVES` marks."""
+
+    LIVES = 4
+
+    def started(self, actor: EncoderActor) -> None:
+        super().started(actor)
+        marks = Path(self.output).parent / "deaths"
+        marks.mkdir(exist_ok=True)
+        encode_stream = actor.encoder._encode_stream
+        calls = 0
+
+        def encode(texts: Any, dtype: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls % 3 == 0 and len(list(marks.iterdir())) < self.LIVES:
+                (marks / f"{os.getpid()}-{calls}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return encode_stream(texts, dtype)
+
+        actor.encoder._encode_stream = encode  # type: ignore[method-assign]
+
+
+class UnloadableWorker(SpanWorker):
+    """Kills its process before the model is loaded."""
+
+    def starting(self) -> None:
+        import time
+
+        super().starting()
+        time.sleep(0.2)  # lets the note reach the ledger: the death that follows is not to overtake it
+        os.kill(os.getpid(), signal.SIGKILL)
