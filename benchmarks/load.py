@@ -95,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--child", nargs=2, metavar=("LOADER", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    quieten()
     if options.child:
         _be_child(options.child[0], Path(options.child[1]))
         return
-    quieten()
     machine = Machine()
     folder = make_checkpoint("smoke" if options.quick else "gigabyte")
     loads = [Load(name) for name in LOADERS]

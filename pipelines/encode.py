@@ -8,28 +8,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from pipelines.cluster import Cluster, connect
-from pipelines.job import EncodeJob, FrozenJob, freeze
+from pipelines.commit import Commit, begin_commit, conclude_commit
+from pipelines.job import EncodeJob
 from pipelines.ledger import Ledger, Progress
-from pipelines.manifest import (
-    UnitRecord,
-    append_log,
-    finish,
-    put_aside,
-    read_records,
-    sum_records,
-    write_plan,
-)
+from pipelines.manifest import UnitRecord, append_log, sum_records
 from pipelines.prepare import Preparation, choose_units, prepare
 from pipelines.report import REPORT, EncodeReport
 from pipelines.store import Store, open_store
 from pipelines.suspects import encode_suspect
-from pipelines.units import Unit, cut_spans, list_units
+from pipelines.units import cut_spans
 from pipelines.watch import Watch
 from pipelines.worker import SpanResult, SpanTask, SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.errors import DriverError, OutputError
 from t5enc.options import EncoderOptions
-from t5enc.output import SUCCESS, read_manifest_names
 
 LOG_SECONDS = 60.0
 OnProgress = Callable[[Progress, "Run"], None]
@@ -41,10 +33,8 @@ class Run:
 
     job: EncodeJob
     preparation: Preparation
-    frozen: FrozenJob
     store: Store
-    units: dict[str, Unit]
-    records: dict[str, UnitRecord]
+    commit: Commit
     tasks: list[SpanTask] = field(default_factory=list)
     suspects: list[SpanResult] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -57,7 +47,7 @@ class Run:
     @property
     def rows_left(self) -> int:
         """Input rows whose shards are not committed."""
-        return sum(unit.num_rows for name, unit in self.units.items() if name not in self.records)
+        return sum(unit.num_rows for unit in self.commit.left)
 
 
 def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> EncodeReport:
@@ -78,38 +68,29 @@ def begin(job: EncodeJob) -> Run:
     """Freeze the job, or find it frozen, and work out what is left to do."""
     preparation = prepare(job)
     store = open_store(job.output)
-    frozen = freeze(store, preparation.frozen, overwrite=job.overwrite)
-    cut = list_units(preparation.files, rows_per_unit=frozen.rows_per_shard, fingerprint=frozen.fingerprint)
-    units = {unit.name: unit for unit in cut}
-    records = read_records(store, units)
-    if job.retry_errors:
-        _set_aside_died(store, records)
-    run = Run(job, preparation, frozen, store, units, records, unreadable=dict(preparation.unreadable))
-    run.rows_before = sum(record.input_rows for record in records.values())
+    commit = begin_commit(
+        store,
+        preparation.frozen,
+        preparation.files,
+        overwrite=job.overwrite,
+        retry_errors=job.retry_errors,
+        is_whole=not preparation.unreadable,
+    )
+    run = Run(job, preparation, store, commit, unreadable=dict(preparation.unreadable))
+    run.rows_before = sum(record.input_rows for record in commit.records.values())
     run.tasks = list(_cut_tasks(run))
-    if run.tasks or run.unreadable:
-        store.delete(SUCCESS)
-    if run.tasks:
-        write_plan(store, preparation.files)
     return run
-
-
-def _set_aside_died(store: Store, records: dict[str, UnitRecord]) -> None:
-    for name in [name for name, record in records.items() if record.died]:
-        store.delete(SUCCESS)
-        put_aside(store, name)
-        del records[name]
 
 
 def _cut_tasks(run: Run) -> Iterator[SpanTask]:
     """Spans that hold a unit which is not committed."""
-    frozen = run.frozen
+    frozen = run.commit.frozen
     device = str(frozen.record.get("device", "cpu")).partition(":")[0]
     most = choose_units(run.preparation.config, device, run.preparation.sample, frozen.rows_per_shard)
     for planned in run.preparation.files:
         for span in cut_spans(planned, rows_per_unit=frozen.rows_per_shard, units_per_span=most):
             units = list(span.units(rows_per_unit=frozen.rows_per_shard, fingerprint=frozen.fingerprint))
-            done = frozenset(unit.first_row for unit in units if unit.name in run.records)
+            done = frozenset(unit.first_row for unit in units if unit.name in run.commit.records)
             if len(done) < len(units):
                 yield SpanTask(span=span, done=done)
 
@@ -119,7 +100,7 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     import ray
 
     ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    worker = SpanWorker(run.frozen, run.job.output, run.preparation.inputs.filesystem, ledger, run.job.on_error)
+    worker = SpanWorker(run.commit.frozen, run.job.output, run.preparation.inputs.filesystem, ledger, run.job.on_error)
     options = _actor_options(run, cluster)
     with Watch(run, ledger, on_progress), _Log(run.store) as log:
         for result in _map_tasks(run, cluster, options, worker):
@@ -136,7 +117,7 @@ def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
     options = run.job.encoder_options()
     return replace(
         options,
-        dtype=run.frozen.identity["dtype"],
+        dtype=run.commit.frozen.identity["dtype"],
         device=cluster.device,
         num_threads=cluster.threads_per_actor,
     )
@@ -166,7 +147,7 @@ def _map_tasks(run: Run, cluster: Cluster, options: EncoderOptions, worker: Span
 def _take(run: Run, log: _Log, result: SpanResult) -> None:
     """Note what became of a unit."""
     if result.kind == "unit" and result.record is not None:
-        run.records[result.record.name] = result.record
+        run.commit.records[result.record.name] = result.record
         log.add(result.record)
     elif result.kind == "suspect":
         run.suspects.append(result)
@@ -212,12 +193,9 @@ class _Log:
 
 def conclude(run: Run) -> EncodeReport:
     """Write the manifest where all is committed, and the report."""
-    units = list(run.units.values())
-    is_complete = not run.unreadable and all(unit.name in run.records for unit in units)
-    if is_complete and not _is_concluded(run):
-        run.store.delete(SUCCESS)
-        write_plan(run.store, run.preparation.files)
-        finish(run.store, units, run.records, run.frozen.fingerprint)
+    is_complete = not run.unreadable and not run.commit.left
+    if is_complete:
+        conclude_commit(run.store, run.commit)
     report = _make_report(run, is_complete)
     if run.tasks:
         run.store.replace(REPORT, report.to_json().encode())
@@ -226,18 +204,11 @@ def conclude(run: Run) -> EncodeReport:
     return report
 
 
-def _is_concluded(run: Run) -> bool:
-    """Whether `_SUCCESS` stands already and says just this."""
-    from t5enc.output import find_filesystem
-
-    return read_manifest_names(*find_filesystem(run.job.output)) == list(run.units)
-
-
 def _make_report(run: Run, is_complete: bool) -> EncodeReport:
     ready = run.ready or run.ended or run.started
     return EncodeReport(
         output=run.job.output,
-        totals=sum_records(run.records[name] for name in run.units if name in run.records),
+        totals=sum_records(run.commit.records.values()),
         unreadable=run.unreadable,
         progress=run.progress,
         setup_seconds=ready - run.started,

@@ -6,16 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipelines.job import FrozenJob
-from pipelines.manifest import UnitRecord, read_footer_record
+from pipelines.manifest import UnitRecord, read_footer_record, read_plan
 from pipelines.sinks import hash_content
 from pipelines.store import Store
+from pipelines.units import list_units
 from t5enc.errors import OutputError
 from t5enc.output import JOB, MANIFEST, PLAN, SUCCESS, is_shard
 
@@ -34,15 +34,15 @@ def check_output(store: Store, *, deep: bool = False) -> list[Problem]:
         job = FrozenJob.from_json(store.read(JOB))
     except FileNotFoundError as error:
         raise OutputError(f"{JOB}: expected the output of a t5enc job, got a folder without it") from error
-    sizes = dict(store.list())
+    sizes = {name: size for name, size in store.list() if is_shard(name)}
     records = _read_manifest(store)
     if isinstance(records, Problem):
         return [records, *_check_footers(store, sizes)]
     return [
         *_check_success(store, job),
         *_check_shards(store, records, sizes, deep=deep),
-        *_check_coverage(store, records),
-        *(Problem(n, "not in the manifest") for n in sizes if is_shard(n) and n not in records),
+        *_check_plan(store, job, records),
+        *(Problem(name, "not in the manifest; the next run puts it aside") for name in sizes if name not in records),
     ]
 
 
@@ -52,26 +52,27 @@ def _read_manifest(store: Store) -> dict[str, UnitRecord] | Problem:
         return Problem(SUCCESS, "missing: the job is not finished")
     try:
         rows = pq.read_table(pa.BufferReader(store.read(MANIFEST))).to_pylist()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        return {row["name"]: UnitRecord(**row) for row in rows}
+    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
         return Problem(MANIFEST, f"cannot be read: {error}")
-    return {row["name"]: UnitRecord(**row) for row in rows}
 
 
 def _check_footers(store: Store, sizes: Mapping[str, int]) -> Iterator[Problem]:
     for name in sizes:
-        if is_shard(name) and read_footer_record(store, name) is None:
+        if read_footer_record(store, name) is None:
             yield Problem(name, "damaged: its footer cannot be read or is another shard's")
 
 
 def _check_success(store: Store, job: FrozenJob) -> Iterator[Problem]:
     try:
         success = json.loads(store.read(SUCCESS))
-    except ValueError as error:
+        digest, fingerprint = success["manifest_sha256"], success["fingerprint"]
+    except (ValueError, TypeError, KeyError) as error:
         yield Problem(SUCCESS, f"cannot be read: {error}")
         return
-    if success.get("manifest_sha256") != hashlib.sha256(store.read(MANIFEST)).hexdigest():
+    if digest != hashlib.sha256(store.read(MANIFEST)).hexdigest():
         yield Problem(SUCCESS, f"is for another {MANIFEST}")
-    if success.get("fingerprint") != job.fingerprint:
+    if fingerprint != job.fingerprint:
         yield Problem(SUCCESS, f"is for another job than {JOB}")
 
 
@@ -92,31 +93,26 @@ def _check_shards(
 def _check_content(store: Store, record: UnitRecord) -> Iterator[Problem]:
     try:
         content = hash_content(pq.read_table(pa.BufferReader(store.read(record.name))))
-    except (OSError, pa.ArrowInvalid, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError) as error:
         yield Problem(record.name, f"cannot be read: {error}")
         return
     if content != record.content:
         yield Problem(record.name, "its rows are not those that were written")
 
 
-def _check_coverage(store: Store, records: Mapping[str, UnitRecord]) -> Iterator[Problem]:
-    """Every planned row in exactly one shard."""
+def _check_plan(store: Store, job: FrozenJob, records: Mapping[str, UnitRecord]) -> Iterator[Problem]:
+    """Every planned row in exactly one shard, in order: the manifest lists the units that the plan is cut into."""
     try:
-        plan = pq.read_table(pa.BufferReader(store.read(PLAN))).to_pylist()
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        files = read_plan(store)
+    except (OSError, pa.ArrowException, KeyError) as error:
         yield Problem(PLAN, f"cannot be read: {error}")
         return
-    rows = {entry["source"]: entry["num_rows"] for entry in plan}
-    ordered = sorted(records.values(), key=lambda record: (record.source, record.first_row))
-    for source, group in groupby(ordered, key=lambda record: record.source):
-        expected = 0
-        for record in group:
-            if record.first_row != expected:
-                yield Problem(record.name, f"expected to begin at row {expected}, begins at {record.first_row}")
-            expected = record.first_row + record.input_rows
-        if expected != rows.pop(source, None):
-            yield Problem(source, f"its shards end at row {expected}, which is not what was planned")
-    yield from (Problem(source, f"none of its {count} rows is there") for source, count in rows.items() if count)
+    cut = list_units(files, rows_per_unit=job.rows_per_shard, fingerprint=job.fingerprint)
+    planned = dict.fromkeys(unit.name for unit in cut)
+    yield from (Problem(name, "planned, but not in the manifest") for name in planned if name not in records)
+    yield from (Problem(name, "in the manifest, but not planned") for name in records if name not in planned)
+    if planned.keys() == records.keys() and list(planned) != list(records):
+        yield Problem(MANIFEST, "lists its shards in another order than the plan")
 
 
 def print_problems(output: str, problems: list[Problem]) -> None:

@@ -189,6 +189,14 @@ def _start_generation(store: Store, job: FrozenJob, generation: int) -> FrozenJo
     return renewed
 
 
+def check_owner(store: Store, job: FrozenJob) -> None:
+    """OutputError where the output is no longer this frozen job's."""
+    if FrozenJob.from_json(store.read(JOB)).fingerprint != job.fingerprint:
+        raise OutputError(
+            f"{JOB}: another run has overwritten this output while this one worked; nothing of this one counts"
+        )
+
+
 def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
     """Fields of two identities that differ."""
     names = sorted(set(there) | set(here))

@@ -13,16 +13,21 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.sources import SourceFile
 from pipelines.store import Store
 from pipelines.units import PlannedFile, Unit
-from t5enc.errors import OutputError
+from t5enc.errors import DriverError
 from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard
 
 RECORD_KEY = b"t5enc.unit"
+# Two kinds of objects in the log: records, a line each, and names of which it must not be believed.
+NOTED = ".jsonl"
+STRUCK_OUT = ".struck_out.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,24 +61,34 @@ SCHEMA = pa.schema(
         for name in FIELDS
     ]
 )
+PLAN_SCHEMA = pa.schema(
+    [("source", pa.string()), ("size", pa.int64()), ("num_rows", pa.int64()), ("digest", pa.string())]
+)
 
 
-def read_records(store: Store, units: Mapping[str, Unit]) -> dict[str, UnitRecord]:
-    """Records of the planned units that are committed, by shard name.
+def read_records(store: Store, units: Mapping[str, Unit], *, retry_errors: bool = False) -> dict[str, UnitRecord]:
+    """Records of the planned units that are committed, by shard name in the plan's order.
 
-    A shard that the log does not know is known by its footer; one that cannot be read is put aside and redone.
+    A shard that the log does not know is known by its footer. One that is damaged, or with `retry_errors` holds a
+    caption that died, is put aside and has no record. What is to be redone is struck out of the log.
     """
-    sizes = {name: size for name, size in store.list() if name in units}
+    sizes = dict(store.list())
     logged = read_log(store)
-    known = {name: logged[name] for name, size in sizes.items() if name in logged and logged[name].size == size}
-    unknown = [name for name in sizes if name not in known]
+    there = [name for name in units if name in sizes]
+    known = {name: logged[name] for name in there if name in logged and logged[name].size == sizes[name]}
+    found = known | _read_footers(store, [name for name in there if name not in known])
+    kept = {name: record for name in there if (record := found[name]) and not (retry_errors and record.died)}
+    aside = [name for name in there if name not in kept]
+    strike_out(store, [name for name in units if name in logged and name not in kept and name not in aside])
+    if aside:
+        store.delete(SUCCESS)
+        put_aside(store, aside)
+    return kept
+
+
+def _read_footers(store: Store, names: Sequence[str]) -> dict[str, UnitRecord | None]:
     with ThreadPoolExecutor(16) as pool:
-        for name, record in zip(unknown, pool.map(lambda name: read_footer_record(store, name), unknown), strict=True):
-            if record is None:
-                put_aside(store, name)
-            else:
-                known[name] = record
-    return known
+        return dict(zip(names, pool.map(partial(read_footer_record, store), names), strict=True))
 
 
 def read_footer_record(store: Store, name: str) -> UnitRecord | None:
@@ -91,16 +106,18 @@ def read_footer_record(store: Store, name: str) -> UnitRecord | None:
 
 
 def read_log(store: Store) -> dict[str, UnitRecord]:
-    """Records that earlier runs noted; a torn line is passed over, its shard's footer tells the same."""
-    records = {}
-    for name, _ in store.list():
-        if not name.startswith(f"{LOG}/"):
-            continue
-        for line in store.read(name).splitlines():
-            record = _parse(line)
-            if record is not None:
-                records[record.name] = record
-    return records
+    """Records that earlier runs noted, but for the names struck out; a torn line is passed over.
+
+    It saves reading footers and decides nothing: whatever it does not say, a shard's footer does.
+    """
+    objects = [name for name, _ in store.list() if name.startswith(f"{LOG}/")]
+    try:
+        struck_out = {gone for name in objects if name.endswith(STRUCK_OUT) for gone in json.loads(store.read(name))}
+    except ValueError:
+        return {}
+    lines = [line for name in objects if name.endswith(NOTED) for line in store.read(name).splitlines()]
+    records = [record for line in lines if (record := _parse(line)) is not None]
+    return {record.name: record for record in records if record.name not in struck_out}
 
 
 def _parse(line: bytes) -> UnitRecord | None:
@@ -114,41 +131,102 @@ def append_log(store: Store, records: Sequence[UnitRecord]) -> None:
     """Note records as one new object of the log."""
     if records:
         lines = b"\n".join(json.dumps(asdict(record)).encode() for record in records)
-        store.create(f"{LOG}/{uuid.uuid4().hex}.jsonl", lines)
+        store.create(f"{LOG}/{uuid.uuid4().hex}{NOTED}", lines)
 
 
-def put_aside(store: Store, name: str) -> None:
-    """Move a shard that is damaged or no longer planned out of the way, without losing it."""
-    store.move(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}")
+def strike_out(store: Store, names: Sequence[str]) -> None:
+    """Never again trust what the log says of these shards.
+
+    A shard written anew has the size of the one before it, and can still differ from it in its last bits.
+    """
+    if names:
+        store.create(f"{LOG}/{uuid.uuid4().hex}{STRUCK_OUT}", json.dumps(names).encode())
+
+
+def put_aside(store: Store, names: Sequence[str]) -> None:
+    """Move shards that are damaged or no longer planned out of the way, without losing them."""
+    strike_out(store, names)
+    for name in names:
+        store.move(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}")
 
 
 def write_plan(store: Store, files: Iterable[PlannedFile]) -> None:
-    """Note which inputs this run means, for `fsck`."""
+    """Note which inputs a job encoded, for `fsck`."""
     rows = [{"source": f.file.source, "size": f.file.size, "num_rows": f.num_rows, "digest": f.digest} for f in files]
-    schema = pa.schema(
-        [("source", pa.string()), ("size", pa.int64()), ("num_rows", pa.int64()), ("digest", pa.string())]
-    )
-    store.replace(PLAN, to_parquet(pa.Table.from_pylist(rows, schema)))
+    store.replace(PLAN, to_parquet(pa.Table.from_pylist(rows, PLAN_SCHEMA)))
 
 
-def finish(store: Store, units: Sequence[Unit], records: Mapping[str, UnitRecord], fingerprint: str) -> None:
-    """End a job: put shards outside the plan aside, write the manifest, then `_SUCCESS`. Can be repeated."""
-    missing = [unit.name for unit in units if unit.name not in records]
-    if missing:
-        raise OutputError(f"{len(missing)} units are not committed, the first is {missing[0]}")
+def read_plan(store: Store) -> list[PlannedFile]:
+    """What `write_plan` noted: enough to cut the same units again, not to read them."""
+    return [
+        PlannedFile(
+            file=SourceFile(source=row["source"], path="", size=row["size"], partitions=()),
+            num_rows=row["num_rows"],
+            row_group_rows=(),
+            digest=row["digest"],
+        )
+        for row in pq.read_table(pa.BufferReader(store.read(PLAN))).to_pylist()
+    ]
+
+
+def finish(
+    store: Store,
+    files: Iterable[PlannedFile],
+    units: Sequence[Unit],
+    records: Mapping[str, UnitRecord],
+    fingerprint: str,
+) -> None:
+    """End a job: shards outside the plan aside, then the plan, the manifest, and `_SUCCESS`. Can be repeated.
+
+    An output that says all this already stays finished throughout. DriverError where a shard is not there, or not
+    as its record says.
+    """
+    sizes = {name: size for name, size in store.list() if is_shard(name)}
+    _check_committed(units, records, sizes)
+    manifest = _make_manifest(units, records, fingerprint)
+    is_finished = _is_finished(store, manifest)
+    if not is_finished:
+        store.delete(SUCCESS)
     planned = {unit.name for unit in units}
-    for name in [name for name, _ in store.list() if is_shard(name) and name not in planned]:
-        put_aside(store, name)
+    put_aside(store, [name for name in sizes if name not in planned])
+    write_plan(store, files)
+    if not is_finished:
+        store.replace(MANIFEST, manifest)
+        store.replace(SUCCESS, _make_success(units, records, fingerprint, manifest))
+
+
+def _check_committed(units: Sequence[Unit], records: Mapping[str, UnitRecord], sizes: Mapping[str, int]) -> None:
+    bad = [unit.name for unit in units if unit.name not in records or records[unit.name].size != sizes.get(unit.name)]
+    if bad:
+        raise DriverError(
+            f"{len(bad)} shards are not in the output as this run left them, the first is {bad[0]}; "
+            f"run the same command again"
+        )
+
+
+def _make_manifest(units: Sequence[Unit], records: Mapping[str, UnitRecord], fingerprint: str) -> bytes:
     table = pa.Table.from_pylist([asdict(records[unit.name]) for unit in units], SCHEMA)
-    data = to_parquet(table.replace_schema_metadata({"fingerprint": fingerprint}))
-    store.replace(MANIFEST, data)
-    totals = sum_records(records[unit.name] for unit in units)
-    success = {
-        "manifest_sha256": hashlib.sha256(data).hexdigest(),
+    return to_parquet(table.replace_schema_metadata({"fingerprint": fingerprint}))
+
+
+def _make_success(units: Sequence[Unit], records: Mapping[str, UnitRecord], fingerprint: str, manifest: bytes) -> bytes:
+    content = {
+        "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
         "fingerprint": fingerprint,
-        "totals": totals,
+        "totals": sum_records(records[unit.name] for unit in units),
     }
-    store.replace(SUCCESS, json.dumps(success, indent=2).encode())
+    return json.dumps(content, indent=2).encode()
+
+
+def _is_finished(store: Store, manifest: bytes) -> bool:
+    """Whether the output has this manifest, and a `_SUCCESS` for it."""
+    try:
+        success = json.loads(store.read(SUCCESS))
+        return bool(
+            store.read(MANIFEST) == manifest and success["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+        )
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
 
 
 def sum_records(records: Iterable[UnitRecord]) -> dict[str, int]:

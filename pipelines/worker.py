@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.captions import read_captions
+from pipelines.commit import commit_shard
 from pipelines.job import FrozenJob
 from pipelines.manifest import UnitRecord, read_footer_record
 from pipelines.shards import (
@@ -163,11 +164,7 @@ class SpanWorker:
         if self.on_error == "fail" and record.errors:
             raise InputError(_first_error(prepared, table))
         store = open_store(self.output)
-        data = serialize_shard(table, record, self.job)
-        if store.create(record.name, data):
-            record = dataclasses.replace(record, size=data.size)
-        else:
-            record = read_footer_record(store, record.name) or record
+        record = commit_shard(store, record, serialize_shard(table, record, self.job))
         self._end(prepared.unit, record, gains)
         return record
 

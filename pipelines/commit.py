@@ -1,0 +1,70 @@
+"""The commit protocol: what a run does to its output before the first unit, with each, and after the last.
+
+Any step may be the last one: the same command, run again, goes on from whatever was left. Shards are created and
+never replaced, so it does not matter how many writers there are, nor how late one of them is. `_SUCCESS` is
+removed before anything else that it vouches for is touched, and written when all of it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.job import FrozenJob, check_owner, freeze
+from pipelines.manifest import UnitRecord, finish, read_footer_record, read_records
+from pipelines.store import Store
+from pipelines.units import PlannedFile, Unit, list_units
+from t5enc.output import SUCCESS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What a run has to commit, and the records of what is committed."""
+
+    frozen: FrozenJob
+    files: Sequence[PlannedFile]
+    units: dict[str, Unit]
+    records: dict[str, UnitRecord]
+
+    @property
+    def left(self) -> list[Unit]:
+        """Units without a record."""
+        return [unit for name, unit in self.units.items() if name not in self.records]
+
+
+def begin_commit(
+    store: Store,
+    job: FrozenJob,
+    files: Sequence[PlannedFile],
+    *,
+    overwrite: bool = False,
+    retry_errors: bool = False,
+    is_whole: bool = True,
+) -> Commit:
+    """Freeze the job, or find it frozen, and find out what earlier runs committed.
+
+    The output counts as unfinished from here on if anything is left to do, or if the input is not whole.
+    """
+    frozen = freeze(store, job, overwrite=overwrite)
+    cut = list_units(files, rows_per_unit=frozen.rows_per_shard, fingerprint=frozen.fingerprint)
+    units = {unit.name: unit for unit in cut}
+    records = read_records(store, units, retry_errors=retry_errors)
+    commit = Commit(frozen=frozen, files=files, units=units, records=records)
+    if commit.left or not is_whole:
+        store.delete(SUCCESS)
+    return commit
+
+
+def commit_shard(store: Store, record: UnitRecord, data: Any) -> UnitRecord:
+    """Store a unit's shard, unless another writer was first; the record of what is there then."""
+    if store.create(record.name, data):
+        return dataclasses.replace(record, size=len(data))
+    return read_footer_record(store, record.name) or record
+
+
+def conclude_commit(store: Store, commit: Commit) -> None:
+    """End a job of which every unit has a record; OutputError where another run has overwritten it meanwhile."""
+    check_owner(store, commit.frozen)
+    finish(store, commit.files, list(commit.units.values()), commit.records, commit.frozen.fingerprint)

@@ -1,0 +1,96 @@
+"""Small jobs, planned files and real shards of them, for tests that need no model and no input files.
+
+A caption says where it comes from (`a.parquet/1/0` is row 0 of version 1 of a.parquet), and its embedding is its
+row, so that a mix-up shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipelines.captions import CaptionBatch
+from pipelines.job import FrozenJob, schema_to_text
+from pipelines.manifest import UnitRecord
+from pipelines.shards import DIED, PreparedUnit, make_shard
+from pipelines.sinks import serialize_shard
+from pipelines.sources import SourceFile
+from pipelines.units import PlannedFile, Unit
+from t5enc.embeddings import Embeddings
+from t5enc.text_encoder import EncodedTexts
+
+DIM = 4
+KEPT = pa.schema([("caption", pa.string())])
+
+
+def make_job(*, rows_per_shard: int = 2, generation: int = 1, **identity: Any) -> FrozenJob:
+    """A frozen job; `identity` changes what makes it this job."""
+    usual = {
+        "text_column": "caption",
+        "caption_choice": "all",
+        "dtype": "float32",
+        "storage_dtype": "float16",
+        "max_length": 512,
+    }
+    return FrozenJob(
+        identity=usual | identity,
+        rows_per_shard=rows_per_shard,
+        dim=DIM,
+        schema=schema_to_text(KEPT),
+        generation=generation,
+        record={"device": "cpu"},
+    )
+
+
+def plan_file(source: str = "a.parquet", rows: int = 4, version: int = 1, groups: tuple[int, ...] = ()) -> PlannedFile:
+    """A file as its footer would describe it; another version is another content."""
+    file = SourceFile(source=source, path=f"/in/{source}", size=1000, partitions=())
+    return PlannedFile(file=file, num_rows=rows, row_group_rows=groups or (rows,), digest=str(version))
+
+
+def caption(source: str, version: int, row: int) -> str:
+    """What the caption of a row says."""
+    return f"{source}/{version}/{row}"
+
+
+def make_unit_shard(
+    job: FrozenJob, unit: Unit, version: int = 1, *, died: Collection[int] = (), rounding: int = 0
+) -> tuple[UnitRecord, bytes]:
+    """A unit's record and shard; `died` rows have no embedding, `rounding` is another last bit of the others."""
+    rows = np.arange(unit.first_row, unit.first_row + unit.num_rows)
+    texts: list[str | None] = [caption(unit.source, version, row) for row in rows]
+    batch = CaptionBatch(
+        first_row=unit.first_row,
+        num_rows=unit.num_rows,
+        kept=pa.table({"caption": texts}, schema=KEPT),
+        rows=rows,
+        caption_indices=np.zeros(len(rows), np.int32),
+        texts=texts,
+        reasons=[None] * len(rows),
+    )
+    prepared = PreparedUnit(
+        unit=unit,
+        batch=batch,
+        ids=[np.array([1], np.int32)] * len(rows),
+        truncated=np.zeros(len(rows), bool),
+        errors=[DIED if row in died else None for row in rows],
+    )
+    values = torch.from_numpy(rows).to(torch.float16)[:, None].repeat(1, DIM) + rounding / 64
+    encoded = EncodedTexts(Embeddings.from_lengths(values, torch.ones(len(rows), dtype=torch.int64)))
+    table, record = make_shard(prepared, encoded, job)
+    return record, serialize_shard(table, record, job).to_pybytes()
+
+
+@cache
+def read_captions_of(data: bytes) -> tuple[str, ...] | None:
+    """The captions of a shard in order, or None where the bytes are no shard."""
+    try:
+        return tuple(pq.read_table(pa.BufferReader(data), columns=["caption"])["caption"].to_pylist())
+    except (OSError, pa.ArrowException):
+        return None

@@ -1,0 +1,351 @@
+"""The commit protocol, as an executable specification: what must hold whatever dies, and whenever.
+
+Drivers begin, commit units and conclude with the functions that the pipeline uses, over a store in memory. Any of
+them may be killed before any single operation; dead ones still write; inputs change; shards are damaged.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pipelines.commit import Commit, begin_commit, commit_shard, conclude_commit
+from pipelines.fsck import check_output
+from pipelines.job import FrozenJob
+from pipelines.manifest import RECORD_KEY, UnitRecord, append_log, read_footer_record
+from pipelines.store import Store
+from pipelines.units import PlannedFile, Unit
+from t5enc.errors import DriverError, JobMismatchError, OutputError
+from t5enc.output import JOB, LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard, read_manifest_names
+from tests.pipelines.memory_store import MemoryStore
+from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
+
+SOURCES = ("a.parquet", "a/b.parquet", "manifest.parquet")
+SHARDS: dict[tuple[str, bool, int], tuple[UnitRecord, bytes]] = {}
+
+
+class Killed(BaseException):
+    """What a process meets that is killed."""
+
+
+class Mortal:
+    """A store whose user is killed before operation number `after`, and at every later one."""
+
+    def __init__(self, store: MemoryStore, after: int | None) -> None:
+        self.store = store
+        self.left = after
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation = getattr(self.store, name)
+
+        def run(*args: Any) -> Any:
+            if self.left is not None:
+                if self.left <= 0:
+                    raise Killed
+                self.left -= 1
+            return operation(*args)
+
+        return run
+
+
+class AsFilesystem:
+    """As much of a pyarrow filesystem over a store as a reader of the manifest needs."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+
+    def open_input_file(self, path: str) -> Any:
+        return self.store.open(path.lstrip("/"))
+
+
+def list_finished(store: MemoryStore) -> list[str] | None:
+    """What readers are given, None where they are refused."""
+    try:
+        return read_manifest_names(AsFilesystem(store), "")
+    except OutputError:  # a `_SUCCESS` that was damaged
+        return None
+
+
+def encode(job: FrozenJob, unit: Unit, version: str, *, dies: bool = False, rounding: int = 0) -> tuple[UnitRecord, bytes]:
+    """A unit's shard, made once; its name tells job, input and rows."""
+    key = (unit.name, dies, rounding)
+    if key not in SHARDS:
+        died = {unit.first_row} if dies else ()
+        SHARDS[key] = make_unit_shard(job, unit, int(version), died=died, rounding=rounding)
+    return SHARDS[key]
+
+
+@dataclass
+class Driver:
+    """A run as far as the store can tell."""
+
+    commit: Commit
+    versions: dict[str, str]
+    had_nothing_to_do: bool
+    unlogged: list[UnitRecord] = field(default_factory=list)
+
+    def expected_captions(self, unit: Unit) -> tuple[str, ...]:
+        rows = range(unit.first_row, unit.first_row + unit.num_rows)
+        return tuple(caption(unit.source, int(self.versions[unit.source]), row) for row in rows)
+
+
+class Protocol(RuleBasedStateMachine):
+    """Drivers, zombies, changing inputs and damage over one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = MemoryStore()
+        self.files: dict[str, PlannedFile] = {}
+        self.versions = map(str, count(1))
+        self.drivers: list[Driver] = []
+        self.zombies: list[tuple[str, bytes]] = []
+        self.published: set[bytes] = set()
+        self.finished: Driver | None = None
+        self.vouched: dict[str, bytes] = {}
+
+    @initialize(rows=st.integers(1, 5))
+    def lay_out_inputs(self, rows: int) -> None:
+        self._put_file(SOURCES[0], rows)
+        self._put_file(SOURCES[1], 2)
+
+    def _put_file(self, source: str, rows: int) -> None:
+        self.files[source] = plan_file(source, rows, int(next(self.versions)))
+
+    @rule(
+        max_length=st.sampled_from([512, 512, 512, 77]),
+        overwrite=st.sampled_from([False, False, False, True]),
+        retry_errors=st.booleans(),
+        killed_after=st.none() | st.integers(0, 9),
+    )
+    def begin(self, max_length: int, overwrite: bool, retry_errors: bool, killed_after: int | None) -> None:
+        """A driver starts on the inputs as they are now."""
+        wanted = make_job(max_length=max_length)
+        self._begin(wanted, overwrite=overwrite, retry_errors=retry_errors, killed_after=killed_after)
+
+    @rule(rounding=st.integers(0, 1), retry_errors=st.booleans(), killed_after=st.none() | st.integers(0, 9))
+    def run_again(self, rounding: int, retry_errors: bool, killed_after: int | None) -> None:
+        """The same command once more, to its end, where it may be killed."""
+        wanted = self._frozen() or make_job()
+        driver = self._begin(wanted, retry_errors=retry_errors)
+        assert driver is not None
+        self._commit_all(driver, rounding)
+        append_log(self.store, driver.unlogged)
+        self._conclude(driver, killed_after)
+
+    def _frozen(self) -> FrozenJob | None:
+        return FrozenJob.from_json(self.store.read(JOB)) if JOB in self.store.objects else None
+
+    def _begin(
+        self, wanted: FrozenJob, *, overwrite: bool = False, retry_errors: bool = False, killed_after: int | None = None
+    ) -> Driver | None:
+        before, listed, found = dict(self.store.objects), list_finished(self.store), self._frozen()
+        is_other = found is not None and found.identity != wanted.identity
+        files = sorted(self.files.values(), key=lambda planned: planned.file.source)
+        mortal = cast(Store, Mortal(self.store, killed_after))
+        try:
+            commit = begin_commit(mortal, wanted, files, overwrite=overwrite, retry_errors=retry_errors)
+        except Killed:
+            return None
+        except JobMismatchError as error:
+            assert is_other
+            assert not overwrite
+            assert error.differences.keys() == {"max_length"}
+            assert self.store.objects == before
+            return None
+        assert overwrite or not is_other
+        left = {name for name in commit.units if is_to_do(before.get(name), retry_errors=retry_errors)}
+        assert {unit.name for unit in commit.left} == left, "exactly what is not committed is left to encode"
+        if not left:
+            assert list_finished(self.store) == listed, "a run with nothing to do leaves a finished output finished"
+        driver = Driver(commit, {planned.file.source: planned.digest for planned in files}, not left)
+        self.drivers.append(driver)
+        return driver
+
+    @precondition(lambda self: any(driver.commit.left for driver in self.drivers))
+    @rule(data=st.data(), rounding=st.integers(0, 1), dies=st.booleans(), fate=st.sampled_from(["told", "lost", "late"]))
+    def commit_unit(self, data: st.DataObject, rounding: int, dies: bool, fate: str) -> None:
+        """A worker encodes a unit: its driver hears of it, or dies first, or the worker itself is late."""
+        driver = data.draw(st.sampled_from([d for d in self.drivers if d.commit.left]))
+        unit = data.draw(st.sampled_from(driver.commit.left))
+        record, shard = encode(driver.commit.frozen, unit, driver.versions[unit.source], dies=dies, rounding=rounding)
+        if fate == "late":
+            self.zombies.append((unit.name, shard))
+            return
+        self._work(driver, unit, record, shard, is_told=fate == "told")
+
+    @precondition(lambda self: any(driver.commit.left for driver in self.drivers))
+    @rule(data=st.data(), rounding=st.integers(0, 1))
+    def commit_all(self, data: st.DataObject, rounding: int) -> None:
+        """A driver's workers finish all that is left."""
+        self._commit_all(data.draw(st.sampled_from([d for d in self.drivers if d.commit.left])), rounding)
+
+    def _commit_all(self, driver: Driver, rounding: int) -> None:
+        for unit in driver.commit.left:
+            record, shard = encode(driver.commit.frozen, unit, driver.versions[unit.source], rounding=rounding)
+            self._work(driver, unit, record, shard, is_told=True)
+
+    def _work(self, driver: Driver, unit: Unit, record: UnitRecord, shard: bytes, *, is_told: bool) -> None:
+        """What SpanWorker does with a unit: nothing where its shard is there already."""
+        found = read_footer_record(self.store, unit.name) if self.store.size(unit.name) is not None else None
+        if found is None:
+            self._publish(unit.name, shard)
+            found = commit_shard(self.store, record, shard)
+        if is_told:
+            driver.commit.records[unit.name] = found
+            driver.unlogged.append(found)
+
+    def _publish(self, name: str, shard: bytes) -> None:
+        if name not in self.store.objects:
+            self.published.add(shard)
+
+    @precondition(lambda self: self.zombies)
+    @rule(data=st.data())
+    def publish_late(self, data: st.DataObject) -> None:
+        """A worker that nobody knows of any more stores its shard."""
+        name, shard = self.zombies.pop(data.draw(st.integers(0, len(self.zombies) - 1)))
+        self._publish(name, shard)
+        self.store.create(name, shard)
+
+    @precondition(lambda self: self.drivers)
+    @rule(data=st.data())
+    def note_in_log(self, data: st.DataObject) -> None:
+        driver = data.draw(st.sampled_from(self.drivers))
+        append_log(self.store, driver.unlogged)
+        driver.unlogged.clear()
+
+    @precondition(lambda self: self.drivers)
+    @rule(data=st.data())
+    def kill_driver(self, data: st.DataObject) -> None:
+        self.drivers.remove(data.draw(st.sampled_from(self.drivers)))
+
+    @precondition(lambda self: any(not driver.commit.left for driver in self.drivers))
+    @rule(data=st.data(), killed_after=st.none() | st.integers(0, 9))
+    def conclude(self, data: st.DataObject, killed_after: int | None) -> None:
+        """A driver with nothing left to do ends its job."""
+        self._conclude(data.draw(st.sampled_from([d for d in self.drivers if not d.commit.left])), killed_after)
+
+    def _conclude(self, driver: Driver, killed_after: int | None) -> None:
+        self.drivers.remove(driver)
+        before, listed, names = dict(self.store.objects), list_finished(self.store), list(driver.commit.units)
+        is_untouched = listed == names and all(before.get(name) == self.vouched[name] for name in names)
+        try:
+            conclude_commit(cast(Store, Mortal(self.store, killed_after)), driver.commit)
+        except Killed:
+            pass
+        except DriverError:
+            assert any(len(before.get(r.name, b"")) != r.size for r in driver.commit.records.values())
+            assert self.store.objects == before
+        except OutputError:
+            assert FrozenJob.from_json(before[JOB]).fingerprint != driver.commit.frozen.fingerprint
+            assert self.store.objects == before
+        else:
+            assert list_finished(self.store) == names
+            assert {name for name in self.store.objects if is_shard(name)} == set(names)
+            assert check_output(self.store, deep=True) == []
+        if driver.had_nothing_to_do and is_untouched:
+            assert list_finished(self.store) == names, "concluding once more leaves a finished output finished"
+        if self.store.objects.get(SUCCESS) not in (None, before.get(SUCCESS)):
+            self.finished = driver
+            self.vouched = {name: self.store.objects[name] for name in names}
+
+    @rule(data=st.data(), rows=st.integers(0, 5))
+    def put_input(self, data: st.DataObject, rows: int) -> None:
+        """A file is added, or replaced by another one."""
+        self._put_file(data.draw(st.sampled_from(SOURCES)), rows)
+
+    @precondition(lambda self: len(self.files) > 1)
+    @rule(data=st.data())
+    def remove_input(self, data: st.DataObject) -> None:
+        del self.files[data.draw(st.sampled_from(sorted(self.files)))]
+
+    @precondition(lambda self: self._damageable())
+    @rule(data=st.data())
+    def truncate(self, data: st.DataObject) -> None:
+        """A shard, a piece of the log, the plan, the manifest or `_SUCCESS` is cut short."""
+        name = data.draw(st.sampled_from(self._damageable()))
+        whole = self.store.objects[name]
+        self.published.discard(whole)
+        self.store.objects[name] = whole[: len(whole) // 2]
+
+    @precondition(lambda self: self._damageable() and not self.drivers)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        """Someone removes an object by hand, while nothing runs."""
+        name = data.draw(st.sampled_from(self._damageable()))
+        if not name.startswith(f"{LOG}/"):
+            self.published.discard(self.store.objects.pop(name))
+            self.zombies = [zombie for zombie in self.zombies if zombie[0] != name]
+
+    def _damageable(self) -> list[str]:
+        return [name for name in self.store.objects if name != JOB and not name.startswith(f"{STALE}/")]
+
+    @invariant()
+    def readers_see_the_whole_plan_of_the_run_that_finished(self) -> None:
+        names = list_finished(self.store)
+        if names is None:
+            return
+        assert self.finished is not None
+        units = self.finished.commit.units
+        assert names == list(units)
+        assert json.loads(self.store.read(SUCCESS))["fingerprint"] == FrozenJob.from_json(self.store.read(JOB)).fingerprint
+        for name, unit in units.items():
+            shard = self.store.objects.get(name)
+            if shard is not None and read_captions_of(shard) is not None:
+                assert read_captions_of(shard) == self.finished.expected_captions(unit)
+
+    @invariant()
+    def nothing_published_is_lost(self) -> None:
+        assert self.published <= set(self.store.objects.values())
+
+    @invariant()
+    def fsck_finds_what_is_wrong_and_nothing_else(self) -> None:
+        if JOB not in self.store.objects:
+            return
+        names = list_finished(self.store)
+        found = {problem.name for problem in check_output(self.store)}
+        shards = {name for name in self.store.objects if is_shard(name)}
+        if names is None:
+            assert found & {SUCCESS, MANIFEST}
+            assert found >= {name for name in shards if read_captions_of(self.store.objects[name]) is None}
+            return
+        changed = {name for name in names if self.store.objects.get(name) != self.vouched[name]}
+        plan = set() if is_parquet(self.store.objects.get(PLAN, b"")) else {PLAN}
+        assert found == changed | (shards - set(names)) | plan
+
+
+def is_to_do(shard: bytes | None, *, retry_errors: bool) -> bool:
+    """Whether a run has to encode the unit of which this is the shard."""
+    if shard is None or read_captions_of(shard) is None:
+        return True
+    return retry_errors and read_record(shard).died > 0
+
+
+@cache
+def read_record(shard: bytes) -> UnitRecord:
+    return UnitRecord.from_json(pq.read_metadata(pa.BufferReader(shard)).metadata[RECORD_KEY])
+
+
+@cache
+def is_parquet(data: bytes) -> bool:
+    try:
+        return pq.read_metadata(pa.BufferReader(data)) is not None
+    except (OSError, pa.ArrowException):
+        return False
+
+
+TestProtocol = pytest.mark.filterwarnings("error")(Protocol.TestCase)
+TestProtocol.settings = settings(
+    max_examples=400, stateful_step_count=30, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
