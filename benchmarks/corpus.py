@@ -72,6 +72,12 @@ def _draw_distinct(draw: random.Random, source: Sequence[str], count: int) -> li
     return draw.sample(lines, min(count, len(lines))) + again[: max(0, count - len(lines))]
 
 
+def make_short_texts(files: Sequence[Path] | None, count: int) -> list[str]:
+    """Distinct texts of one to twenty words and a number."""
+    prompts, draw = draw_prompts(files, 300), random.Random(0)
+    return [f"{' '.join(draw.choice(prompts).split()[: draw.randint(1, 20)])} {index}" for index in range(count)]
+
+
 def quieten() -> None:
     """No progress bars of transformers among the figures."""
     from transformers.utils import logging

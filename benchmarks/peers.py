@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = _choose_candidates(settings, ids, compiled=options.compiled)
     check(results, ids, settings)
     rows = summarize(results, ids, measure(results, ids, settings, rounds=options.rounds))
-    mean = mean_length(ids, list(range(len(ids))))
+    mean = mean_length(ids, range(len(ids)))
     figures = {"benchmark": "peers", "texts": len(ids), "mean_length": mean, "rounds": options.rounds, "rows": rows}
     title = f"{len(ids)} texts of mean length {mean:.1f}, {options.dtype}, medians of {options.rounds} rounds"
     publish(make_table(rows, title), machine, figures, options)
@@ -131,7 +131,7 @@ def choose_texts(candidate: Candidate, ids: Sequence[TokenIds]) -> list[int]:
     return sorted(min(parts, key=lambda part: abs(mean_length(ids, part) - wanted)))
 
 
-def mean_length(ids: Sequence[TokenIds], texts: Sequence[int]) -> float:
+def mean_length(ids: Sequence[TokenIds], texts: Iterable[int]) -> float:
     """Mean tokens of these texts."""
     return statistics.fmean(len(ids[i]) for i in texts)
 

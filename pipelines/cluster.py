@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.job import EncodeJob
-from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError, DriverError
 from t5enc.options import resolve_device
 
@@ -29,7 +29,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def connect(job: EncodeJob, config: EncoderConfig) -> Iterator[Cluster]:
+def connect(job: EncodeJob) -> Iterator[Cluster]:
     """Use the Ray that is running in this process, join the job's cluster, or start a local one and end it."""
     import ray
 
@@ -42,6 +42,11 @@ def connect(job: EncodeJob, config: EncoderConfig) -> Iterator[Cluster]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def is_connected() -> bool:
+    """Whether this process has a Ray already; does not import it to find out."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 def _start(job: EncodeJob) -> None:
@@ -86,7 +91,7 @@ def _share_gpus(job: EncodeJob, gpus: float) -> Cluster:
     share = job.gpus_per_actor or 1.0
     cpus = job.cpus_per_actor or 1
     return Cluster(
-        device=job.device or "cuda",
+        device="cuda" if job.device in (None, "auto") else str(job.device),
         actors=job.actor_range() or (1, max(1, int(gpus / share))),
         cpus_per_actor=cpus,
         gpus_per_actor=share,

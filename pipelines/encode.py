@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pipelines.cluster import Cluster, connect
+import torch
+
+from pipelines.cluster import Cluster, connect, is_connected
 from pipelines.commit import Commit, begin_commit, conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.ledger import Ledger, Progress
@@ -21,7 +24,7 @@ from pipelines.watch import Watch
 from pipelines.worker import SpanResult, SpanTask, SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.errors import DriverError, OutputError
-from t5enc.options import EncoderOptions
+from t5enc.options import EncoderOptions, resolve_device
 
 LOG_SECONDS = 60.0
 OnProgress = Callable[[Progress, "Run"], None]
@@ -41,7 +44,6 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
     ready: float | None = None
-    ended: float | None = None
     rows_before: int = 0
 
     @property
@@ -57,16 +59,18 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
     and called again, it goes on where it was. Raises ConfigError, CheckpointError, SourceError or OutputError for
     what cannot be done as asked, JobMismatchError where the output holds another job.
     """
-    run = begin(job)
-    if run.tasks:
-        with connect(job, run.preparation.config) as cluster:
-            encode_units(run, cluster, on_progress)
+    with contextlib.ExitStack() as stack:
+        # A cluster decides the device; without one this machine does, and Ray need not start if nothing is left.
+        cluster = stack.enter_context(connect(job)) if job.ray_address or is_connected() else None
+        run = begin(job, torch.device(cluster.device) if cluster else resolve_device(job.device))
+        if run.tasks:
+            encode_units(run, cluster or stack.enter_context(connect(job)), on_progress)
     return conclude(run)
 
 
-def begin(job: EncodeJob) -> Run:
+def begin(job: EncodeJob, device: torch.device) -> Run:
     """Freeze the job, or find it frozen, and work out what is left to do."""
-    preparation = prepare(job)
+    preparation = prepare(job, device)
     store = open_store(job.output)
     commit = begin_commit(
         store,
@@ -109,7 +113,6 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
             assert suspect.span is not None
             assert suspect.unit is not None
             _take(run, log, encode_suspect(cluster, options, worker, suspect.span, suspect.unit))
-    run.ended = time.perf_counter()
 
 
 def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
@@ -205,14 +208,12 @@ def conclude(run: Run) -> EncodeReport:
 
 
 def _make_report(run: Run, is_complete: bool) -> EncodeReport:
-    ready = run.ready or run.ended or run.started
     return EncodeReport(
         output=run.job.output,
         totals=sum_records(run.commit.records.values()),
         unreadable=run.unreadable,
         progress=run.progress,
-        setup_seconds=ready - run.started,
-        run_seconds=(run.ended or ready) - ready,
+        wall_seconds=time.perf_counter() - run.started,
         driver_cpu_seconds=time.process_time(),
         spans=len(run.tasks),
         is_finished=is_complete,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -78,18 +80,18 @@ def estimate(preparation: Preparation, tokens_per_second: float | None = None) -
 
 def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | None) -> None:
     """Prepare the job, estimate, print."""
-    found = estimate(prepare(job), tokens_per_second)
+    found = estimate(prepare(job, torch.device(job.device or "cpu")), tokens_per_second)
     basis = "as measured" if tokens_per_second else "a rough guess; measure yours with `t5enc bench`"
     table = Table("figure", "estimate", title=f"plan for {job.model}", title_justify="left")
     for name, value in {
         "input": f"{found.files:,} files, {found.rows:,} rows, {found.captions:,} captions",
         "tokens": f"{found.tokens:,}",
         "truncated": f"{found.truncated:,}, longest in the sample {found.longest:,} tokens",
-        "output": f"{found.shards:,} shards, {found.bytes / 1e9:,.3f} GB",
-        "compute": f"{found.flops_per_token / 1e9:,.3f} GFLOP a token, {found.device_hours:,.2f} device-hours ({basis})",
-        "time": f"{found.wall_hours(prices):,.2f} hours on {prices.devices} device(s)",
-        "encoding once": f"{found.encode_cost(prices):,.2f}",
-        "storing a month": f"{found.storage_cost(prices):,.2f}",
+        "output": f"{found.shards:,} shards, {found.bytes / 1e9:,.3g} GB",
+        "compute": f"{found.flops_per_token / 1e9:,.3g} GFLOP a token, {found.device_hours:,.3g} device-hours, {basis}",
+        "time": f"{timedelta(seconds=round(3600 * found.wall_hours(prices)))} on {prices.devices} device(s)",
+        "encoding once": f"{found.encode_cost(prices):,.3g}",
+        "storing a month": f"{found.storage_cost(prices):,.3g}",
         "advice": advise(found, prices),
     }.items():
         table.add_row(name, value)

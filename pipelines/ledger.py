@@ -6,6 +6,7 @@ again.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -32,6 +33,13 @@ class Progress:
     actors_ready: int = 0
     compiled_graphs: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    ready_at: float = 0.0
+    ended_at: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """From the first actor that was ready to the last unit that was committed."""
+        return max(0.0, self.ended_at - self.ready_at)
 
     @property
     def fill(self) -> float:
@@ -55,6 +63,7 @@ class Ledger:
         """An actor is ready, with these resolved settings."""
         self.progress.actors_ready += 1
         self.progress.settings = settings
+        self.progress.ready_at = self.progress.ready_at or time.monotonic()
 
     def begin(self, unit_id: str) -> bool:
         """Whether a unit may be encoded now; no, once it was in hand at too many deaths."""
@@ -75,6 +84,7 @@ class Ledger:
         """A unit is committed; `gains` is added to the progress."""
         self.attempts.pop(unit_id, None)
         self.progress.units += 1
+        self.progress.ended_at = time.monotonic()
         for name, value in gains.items():
             setattr(self.progress, name, getattr(self.progress, name) + value)
 

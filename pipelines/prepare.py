@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from pipelines.captions import read_captions
 from pipelines.columns import kept_schema
@@ -19,7 +20,6 @@ from pipelines.units import PlannedFile
 from t5enc.checkpoint import Checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
-from t5enc.options import resolve_device
 from t5enc.output import find_filesystem
 from t5enc.precision import resolve_dtype
 from t5enc.storage import token_bytes
@@ -62,8 +62,8 @@ class Preparation:
     sample: Sample
 
 
-def prepare(job: EncodeJob) -> Preparation:
-    """List inputs, read their footers, open the model, and work out the job as it would be frozen."""
+def prepare(job: EncodeJob, device: torch.device) -> Preparation:
+    """List inputs, read their footers, open the model, and work out the job as it would be frozen for a device."""
     inputs = open_inputs(job.inputs)
     check_output(job.output, inputs)
     sources = list(inputs.files())
@@ -77,7 +77,7 @@ def prepare(job: EncodeJob) -> Preparation:
     tokenizer = load_tokenizer(job.tokenizer or checkpoint.tokenizer_source, max_length=job.max_length)
     files = tuple(_plan_file(file, footer) for file, footer in footers)
     sample = take_sample(inputs.filesystem, files, job, schema, tokenizer)
-    frozen = freeze_options(job, checkpoint, tokenizer, schema, sample)
+    frozen = freeze_options(job, device, checkpoint, tokenizer, schema, sample)
     return Preparation(
         inputs=inputs,
         files=files,
@@ -155,10 +155,14 @@ def _first_texts(filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: 
 
 
 def freeze_options(
-    job: EncodeJob, checkpoint: Checkpoint, tokenizer: Tokenizer, schema: pa.Schema, sample: Sample
+    job: EncodeJob,
+    device: torch.device,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    schema: pa.Schema,
+    sample: Sample,
 ) -> FrozenJob:
     """The job with nothing left open."""
-    device = resolve_device(job.device)
     dtype = str(resolve_dtype(job.dtype, device)).removeprefix("torch.")
     identity = {
         "format": FORMAT_VERSION,
@@ -168,7 +172,7 @@ def freeze_options(
         "max_length": job.max_length,
         "text_column": job.text_column,
         "caption_choice": job.caption_choice,
-        "keep_columns": [f"{field.name}: {field.type}" for field in schema],
+        "keep_columns": "all but binary" if job.keep_columns is None else list(job.keep_columns),
         "dtype": dtype,
         "storage_dtype": job.storage_dtype,
         "deterministic": job.deterministic,
@@ -176,7 +180,11 @@ def freeze_options(
     if job.rows_per_shard is not None:
         identity["rows_per_shard"] = job.rows_per_shard
     rows = job.rows_per_shard or choose_rows(checkpoint.config, job.storage_dtype, device.type, sample)
-    record = {"model": job.model, "inputs": [os.fspath(path) for path in job.inputs], "device": str(device)}
+    record: dict[str, Any] = {
+        "model": job.model,
+        "inputs": [os.fspath(path) for path in job.inputs],
+        "device": str(device),
+    }
     return FrozenJob(
         identity=identity,
         rows_per_shard=rows,

@@ -25,8 +25,7 @@ class EncodeReport:
     totals: dict[str, int]
     unreadable: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
-    setup_seconds: float = 0.0
-    run_seconds: float = 0.0
+    wall_seconds: float = 0.0
     driver_cpu_seconds: float = 0.0
     spans: int = 0
     is_finished: bool = False
@@ -43,9 +42,15 @@ class EncodeReport:
         """Useful tokens a second of this run, from the moment its actors were ready."""
         return self.progress.tokens / self.run_seconds if self.run_seconds else 0.0
 
+    @property
+    def run_seconds(self) -> float:
+        """Seconds of the running phase: from the first actor that was ready to the last commit."""
+        return self.progress.seconds
+
     def to_json(self) -> str:
         """The report as it is written into the output."""
         content = asdict(self) | {
+            "run_seconds": round(self.run_seconds, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "fill": round(self.progress.fill, 4),
             "cores_used_while_encoding": round(self.cores_used, 2),
@@ -70,8 +75,8 @@ class EncodeReport:
         ]
         if self.progress.units:
             lines.append(
-                f"  this run: {self.progress.captions:,} captions in {self.run_seconds:.1f} s after "
-                f"{self.setup_seconds:.1f} s of setup, {self.tokens_per_second:,.0f} useful tokens/s, "
+                f"  this run: {self.progress.captions:,} captions in {self.run_seconds:.1f} s of "
+                f"{self.wall_seconds:.1f} s in all, {self.tokens_per_second:,.0f} useful tokens/s, "
                 f"streams {self.progress.fill:.1%} full, {self.cores_used:.1f} cores at work"
             )
         lines += [f"  not read: {reason}" for reason in self.unreadable.values()]

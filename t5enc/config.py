@@ -23,6 +23,24 @@ ACTIVATIONS: dict[str, Activation] = {
 
 FAMILIES = ("t5", "mt5", "umt5")
 
+# Second names that transformers reads the same fields from.
+ALIASES = {
+    "d_model": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "d_kv": "head_dim",
+}
+
+# Fields that change the arithmetic, and the only value that is modelled: attention that looks ahead, to every
+# distance, with every head; one feed-forward a layer; weights that are what they say.
+FIXED_FIELDS: dict[str, Any] = {
+    "is_decoder": False,
+    "encoder_attention_type": None,
+    "pruned_heads": {},
+    "num_experts": None,
+    "quantization_config": None,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
@@ -43,8 +61,7 @@ class EncoderConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ConfigError(f"model_type: expected one of {', '.join(FAMILIES)}, got {self.family!r}")
+        _check_family(self.family)
         for name in ("vocab_size", "model_dim", "num_layers", "num_heads", "head_dim", "ff_dim"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected a positive integer, got {getattr(self, name)!r}")
@@ -57,6 +74,8 @@ class EncoderConfig:
                 f"relative_attention_max_distance: expected more than a quarter of the "
                 f"{self.num_buckets} buckets, got {self.max_distance}"
             )
+        if not 0 <= self.norm_eps < 1:
+            raise ConfigError(f"layer_norm_epsilon: expected a number from 0 to 1, got {self.norm_eps}")
 
     @property
     def inner_dim(self) -> int:
@@ -72,6 +91,8 @@ class EncoderConfig:
     def from_hf(cls, config: Mapping[str, Any]) -> EncoderConfig:
         """Read a Hugging Face `config.json`; a field that would be modelled wrongly is refused by name."""
         family = str(config.get("model_type", "missing"))
+        _check_family(family)
+        _check_fixed_fields(config)
         activation, is_gated = _read_activation(config)
         return cls(
             family=family,
@@ -86,26 +107,55 @@ class EncoderConfig:
             num_buckets=_integer(config, "relative_attention_num_buckets", 32),
             max_distance=_integer(config, "relative_attention_max_distance", 128),
             bias_per_layer=family == "umt5",
-            norm_eps=float(config.get("layer_norm_epsilon", 1e-6)),
+            norm_eps=_number(config, "layer_norm_epsilon", 1e-6),
         )
 
 
+def _check_family(family: str) -> None:
+    if family not in FAMILIES:
+        raise ConfigError(f"model_type: expected one of {', '.join(FAMILIES)}, got {family!r}")
+
+
+def _check_fixed_fields(config: Mapping[str, Any]) -> None:
+    for name, expected in FIXED_FIELDS.items():
+        if config.get(name) not in (None, expected):
+            raise ConfigError(f"{name}: expected {expected!r}, the only value modelled, got {config[name]!r}")
+
+
 def _integer(config: Mapping[str, Any], name: str, default: int | None) -> int:
+    """A positive integer under its name or its alias, which may both be there if they agree."""
+    found = {key: config[key] for key in (name, ALIASES.get(name, name)) if key in config} or {name: default}
+    for key, value in found.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{key}: expected a positive integer, got {value!r}")
+    if len(set(found.values())) > 1:
+        raise ConfigError(f"{' and '.join(found)}: expected one value, got {' and '.join(map(str, found.values()))}")
+    return int(found.popitem()[1])
+
+
+def _number(config: Mapping[str, Any], name: str, default: float) -> float:
     value = config.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{name}: expected an integer, got {value!r}")
-    return value
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ConfigError(f"{name}: expected a number, got {value!r}")
+    return float(value)
 
 
 def _read_activation(config: Mapping[str, Any]) -> tuple[Activation, bool]:
-    """`feed_forward_proj` is what T5Config derives the rest from; it wins over `dense_act_fn`."""
+    """From `feed_forward_proj`; what transformers derives from it may stand beside it, and must not differ.
+
+    (transformers itself would follow the derived fields, other readers would not.)
+    """
     default = "relu" if config.get("model_type") == "t5" else "gated-gelu"
     projection = str(config.get("feed_forward_proj", default))
-    gate, _, name = projection.rpartition("-")
-    if gate not in ("", "gated"):
-        raise ConfigError(f"feed_forward_proj: expected NAME or gated-NAME, got {projection!r}")
-    if projection == "gated-gelu":
-        name = "gelu_new"
+    is_gated = projection.startswith("gated-")
+    name = "gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-")
     if name not in ACTIVATIONS:
-        raise ConfigError(f"feed_forward_proj: expected one of {', '.join(ACTIVATIONS)}, got {projection!r}")
-    return ACTIVATIONS[name], gate == "gated"
+        names = ", ".join(ACTIVATIONS)
+        raise ConfigError(f"feed_forward_proj: expected NAME or gated-NAME of {names}, got {projection!r}")
+    if ACTIVATIONS.get(str(config.get("dense_act_fn", name))) != ACTIVATIONS[name]:
+        raise ConfigError(f"dense_act_fn: expected {name}, as feed_forward_proj has it, got {config['dense_act_fn']!r}")
+    if config.get("is_gated_act", is_gated) is not is_gated:
+        raise ConfigError(
+            f"is_gated_act: expected {is_gated}, as feed_forward_proj has it, got {config['is_gated_act']!r}"
+        )
+    return ACTIVATIONS[name], is_gated

@@ -167,7 +167,7 @@ class Protocol(RuleBasedStateMachine):
         assert overwrite or not is_other
         left = {name for name in commit.units if is_to_do(before.get(name), retry_errors=retry_errors)}
         assert {unit.name for unit in commit.left} == left, "exactly what is not committed is left to encode"
-        if not left:
+        if not left and not overwrite:
             assert list_finished(self.store) == listed, "a run with nothing to do leaves a finished output finished"
         driver = Driver(commit, {planned.file.source: planned.digest for planned in files}, not left)
         self.drivers.append(driver)
