@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from t5enc.options import resolve_device
 
 # Only tasks and records pass through the object store, never embeddings.
 OBJECT_STORE_BYTES = 128 << 20
+ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ def _start(job: EncodeJob) -> None:
 
     try:
         if job.ray_address is not None:
+            _knock(job.ray_address)
             ray.init(address=job.ray_address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
@@ -63,9 +66,16 @@ def _start(job: EncodeJob) -> None:
                 logging_level=logging.ERROR,
                 object_store_memory=OBJECT_STORE_BYTES,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"the cluster at {job.ray_address}" if job.ray_address else "a local Ray"
         raise DriverError(f"ray_address: expected {where} to answer, got: {error}") from error
+
+
+def _knock(address: str) -> None:
+    """OSError where nothing listens at HOST:PORT: Ray itself waits for minutes and ends the process."""
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def _quieten() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -104,7 +105,8 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     import ray
 
     ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-    worker = SpanWorker(run.commit.frozen, run.job.output, run.preparation.inputs.filesystem, ledger, run.job.on_error)
+    output, filesystem = absolute_output(run.job.output), run.preparation.inputs.filesystem
+    worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error)
     options = _actor_options(run, cluster)
     with Watch(run, ledger, on_progress), _Log(run.store) as log:
         for result in _map_tasks(run, cluster, options, worker):
@@ -116,14 +118,26 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
 
 
 def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
-    """The frozen dtype, and threads for the CPUs that an actor is given."""
+    """The frozen dtype, threads for the CPUs that an actor is given, and paths that hold in any folder."""
     options = run.job.encoder_options()
     return replace(
         options,
+        model=absolute_if_local(options.model),
+        tokenizer=absolute_if_local(options.tokenizer) if options.tokenizer else None,
         dtype=run.commit.frozen.identity["dtype"],
         device=cluster.device,
         num_threads=cluster.threads_per_actor,
     )
+
+
+def absolute_if_local(name: str) -> str:
+    """A path that exists here as an absolute one; anything else as it is."""
+    return os.path.abspath(name) if os.path.exists(name) else name
+
+
+def absolute_output(path: str) -> str:
+    """A path without its scheme made absolute: actors work in folders of their own."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 def _map_tasks(run: Run, cluster: Cluster, options: EncoderOptions, worker: SpanWorker) -> Iterator[SpanResult]:

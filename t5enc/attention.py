@@ -22,7 +22,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from t5enc.bias import bias_between
 from t5enc.linear import Linear, ResidualLinear
 from t5enc.masks import document_mask
-from t5enc.precision import input_scale
+from t5enc.precision import input_scale, poison
 
 # Longer documents get their bias in rows of this many queries instead of one (H, S, S) matrix.
 DENSE_BIAS_LIMIT = 1024
@@ -98,8 +98,8 @@ def attend_flex(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads:
 
     attended = flex_attention(query, key, value, score_mod=add_bias, block_mask=plan.block_mask, scale=1.0)
     assert isinstance(attended, Tensor)
-    is_finite = qkv.float().square().sum() * 0
-    return rearrange(attended, "1 h t d -> t (h d)") + is_finite.to(qkv.dtype)
+    overflow = poison(qkv.float().square().sum())
+    return rearrange(attended, "1 h t d -> t (h d)") + overflow.to(qkv.dtype)
 
 
 def attend_sdpa(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int) -> Tensor:

@@ -34,10 +34,14 @@ FUSED_ACTIVATION: dict[Activation, tuple[str, str]] = {
 }
 
 
-def can_pack() -> bool:
-    """Whether this build of PyTorch has oneDNN's packed products."""
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has oneDNN's packed products, and this CPU those of `dtype`."""
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not has_onednn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 def pack_weight(weight: Tensor) -> Tensor:

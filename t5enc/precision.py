@@ -44,6 +44,14 @@ def scale_down(activations: Tensor, dtype: torch.dtype) -> Tensor:
     return (activations if scale == 1.0 else activations * scale).to(dtype)
 
 
+def poison(sums: Tensor) -> Tensor:
+    """Zeros, but NaN wherever a sum of squares is not finite: added to a result, it makes an overflow show.
+
+    Not `sums * 0`, which Inductor takes for zero.
+    """
+    return torch.where(sums.isfinite(), 0.0, torch.nan)
+
+
 def has_fp32_products(inputs: Tensor) -> bool:
     """Whether 16-bit products can give float32 results here; they have no derivative."""
     return inputs.is_cuda and inputs.dtype != torch.float32 and not torch.is_grad_enabled()

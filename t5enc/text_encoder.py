@@ -77,7 +77,7 @@ class TextEncoder:
         assert options.token_budget is not None
         self.token_budget = options.token_budget
         self._rungs = make_rungs(options.token_budget)
-        self._floor = find_floor(encoder) if options.deterministic else 1
+        self._floor = find_floor(encoder, self.token_budget) if options.deterministic else 1
 
     @classmethod
     def from_pretrained(cls, model: str | os.PathLike[str], **options: Any) -> TextEncoder:
@@ -100,8 +100,8 @@ class TextEncoder:
             torch.set_num_threads(options.num_threads)
         tokenizer = load_tokenizer(options.tokenizer or checkpoint.tokenizer_source, max_length=options.max_length)
         device = torch.device(options.device or "cpu")
-        pack = device.type == "cpu" and options.attention == "sdpa" and can_pack()
         dtype = getattr(torch, options.dtype or "float32")
+        pack = device.type == "cpu" and options.attention == "sdpa" and can_pack(dtype)
         encoder = load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=device, pack=pack)
         return cls(encoder, tokenizer, options)
 

@@ -17,7 +17,8 @@ from t5enc.encoder import Encoder
 from t5enc.errors import CheckpointError
 from t5enc.linear import Linear
 
-EMBEDDING_NAMES = ("shared.weight", "encoder.embed_tokens.weight")
+# transformers prefers the first where both are there and differ.
+EMBEDDING_NAMES = ("encoder.embed_tokens.weight", "shared.weight")
 # A part is copied in pieces of this many elements: a copy that also casts and crosses devices buffers its source.
 COPY_ELEMENTS = 1 << 24
 
@@ -29,7 +30,7 @@ def name_weights(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
     """
     table: dict[str, tuple[str, ...]] = {
         "final_norm.weight": ("encoder.final_layer_norm.weight",),
-        "embedding.weight": EMBEDDING_NAMES[:1],
+        "embedding.weight": EMBEDDING_NAMES[1:],
     }
     up = ("wi_0", "wi_1") if config.is_gated else ("wi",)
     for layer in range(config.num_layers):
@@ -65,7 +66,7 @@ def load_encoder(
     with torch.device("meta"):
         encoder = Encoder(config, dtype).eval().requires_grad_(False)
     table = _find_names(name_weights(config), tensors)
-    _check_shapes(encoder, table, tensors)
+    _check_parts(encoder, table, tensors)
     buffer = torch.empty(_largest_linear(encoder) if pack else 0, dtype=dtype, device=device)
     for name, parts in table.items():
         owner = encoder.get_submodule(name.rpartition(".")[0])
@@ -90,7 +91,7 @@ def _largest_linear(encoder: Encoder) -> int:
 def _find_names(table: dict[str, tuple[str, ...]], tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """The table with the embedding's name as it stands in this checkpoint; nothing missing, nothing left over."""
     names = set(tensors)
-    embedding = next((name for name in EMBEDDING_NAMES if name in names), EMBEDDING_NAMES[0])
+    embedding = next((name for name in EMBEDDING_NAMES if name in names), EMBEDDING_NAMES[1])
     table = table | {"embedding.weight": (embedding,)}
     wanted = {part for parts in table.values() for part in parts}
     problems = [f"{name}: missing" for name in sorted(wanted - names)]
@@ -99,14 +100,16 @@ def _find_names(table: dict[str, tuple[str, ...]], tensors: Mapping[str, Tensor]
     return table
 
 
-def _check_shapes(encoder: Encoder, table: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
+def _check_parts(encoder: Encoder, table: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
     problems = []
     for name, parts in table.items():
         shape = _part_shape(encoder.get_parameter(name), len(parts))
         for part in parts:
-            found = tuple(tensors[part].shape)
-            if found != shape:
-                problems.append(f"{part}: expected {shape}, got {found}")
+            found = tensors[part]
+            if tuple(found.shape) != shape:
+                problems.append(f"{part}: expected {shape}, got {tuple(found.shape)}")
+            elif not found.is_floating_point():
+                problems.append(f"{part}: expected floating point, got {found.dtype}")
     _raise_for(problems)
 
 

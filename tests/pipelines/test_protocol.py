@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
 from typing import Any, cast
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,14 +47,15 @@ class Mortal:
 
     def __init__(self, store: MemoryStore, after: int | None) -> None:
         self.store = store
-        self.left = after
+        self.left = -1 if after is None else after
+        self.lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operation = getattr(self.store, name)
 
         def run(*args: Any) -> Any:
-            if self.left is not None:
-                if self.left <= 0:
+            with self.lock:
+                if self.left == 0:
                     raise Killed
                 self.left -= 1
             return operation(*args)
@@ -61,21 +64,31 @@ class Mortal:
 
 
 class AsFilesystem:
-    """As much of a pyarrow filesystem over a store as a reader of the manifest needs."""
+    """As much of a pyarrow filesystem over two objects as a reader of the manifest needs."""
 
-    def __init__(self, store: MemoryStore) -> None:
-        self.store = store
+    def __init__(self, **objects: bytes | None) -> None:
+        self.objects = objects
 
     def open_input_file(self, path: str) -> Any:
-        return self.store.open(path.lstrip("/"))
+        data = self.objects[path.strip("/").partition(".")[0]]
+        if data is None:
+            raise FileNotFoundError(path)
+        return pa.BufferReader(data)
 
 
 def list_finished(store: MemoryStore) -> list[str] | None:
     """What readers are given, None where they are refused."""
+    names = _list_finished(store.objects.get(SUCCESS), store.objects.get(MANIFEST))
+    return None if names is None else list(names)
+
+
+@cache
+def _list_finished(success: bytes | None, manifest: bytes | None) -> tuple[str, ...] | None:
     try:
-        return read_manifest_names(AsFilesystem(store), "")
+        names = read_manifest_names(AsFilesystem(_SUCCESS=success, manifest=manifest), "")
     except OutputError:  # a `_SUCCESS` that was damaged
         return None
+    return None if names is None else tuple(names)
 
 
 def encode(job: FrozenJob, unit: Unit, version: str, *, dies: bool = False, rounding: int = 0) -> tuple[UnitRecord, bytes]:
@@ -114,6 +127,13 @@ class Protocol(RuleBasedStateMachine):
         self.published: set[bytes] = set()
         self.finished: Driver | None = None
         self.vouched: dict[str, bytes] = {}
+        self.checked: dict[str, bytes] = {}
+        # Names that look random, as they are, and are the same whenever Hypothesis repeats a schedule.
+        self.names = mock.patch("uuid.uuid4", map(_scatter, count(1)).__next__)
+        self.names.start()
+
+    def teardown(self) -> None:
+        self.names.stop()
 
     @initialize(rows=st.integers(1, 5))
     def lay_out_inputs(self, rows: int) -> None:
@@ -311,8 +331,9 @@ class Protocol(RuleBasedStateMachine):
 
     @invariant()
     def fsck_finds_what_is_wrong_and_nothing_else(self) -> None:
-        if JOB not in self.store.objects:
+        if JOB not in self.store.objects or self.store.objects == self.checked:
             return
+        self.checked = dict(self.store.objects)
         names = list_finished(self.store)
         found = {problem.name for problem in check_output(self.store)}
         shards = {name for name in self.store.objects if is_shard(name)}
@@ -323,6 +344,10 @@ class Protocol(RuleBasedStateMachine):
         changed = {name for name in names if self.store.objects.get(name) != self.vouched[name]}
         plan = set() if is_parquet(self.store.objects.get(PLAN, b"")) else {PLAN}
         assert found == changed | (shards - set(names)) | plan
+
+
+def _scatter(number: int) -> uuid.UUID:
+    return uuid.UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)
 
 
 def is_to_do(shard: bytes | None, *, retry_errors: bool) -> bool:
