@@ -44,6 +44,8 @@ class EncoderOptions:
     def __post_init__(self) -> None:
         if self.max_length < 1:
             raise ConfigError(f"max_length: expected at least 1, got {self.max_length}")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ConfigError(f"num_threads: expected at least 1, got {self.num_threads}")
         if self.attention not in ("auto", "flex", "sdpa"):
             raise ConfigError(f"attention: expected auto, flex or sdpa, got {self.attention!r}")
         if self.recipe is not None:
@@ -80,7 +82,7 @@ class EncoderOptions:
         if self.attention == "auto":
             return "sdpa" if self.deterministic or not _suits_flex(device, config) else "flex"
         if self.attention == "flex":
-            _check_compiler(device)
+            _check_flex(device, config)
         return self.attention
 
 
@@ -92,6 +94,8 @@ def resolve_device(device: str | None) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"device: expected auto, cpu or cuda[:N], got {device!r}") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device: expected auto, cpu or cuda[:N], got {device!r}")
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: expected a CUDA device that PyTorch can use, got {device!r} and none is there")
     return resolved
@@ -103,8 +107,13 @@ def _suits_flex(device: torch.device, config: EncoderConfig) -> bool:
     return device.type == "cuda" and has_triton and config.head_dim >= SMALLEST_FLEX_HEAD
 
 
-def _check_compiler(device: torch.device) -> None:
+def _check_flex(device: torch.device, config: EncoderConfig) -> None:
     if device.type != "cpu":
+        if config.head_dim < SMALLEST_FLEX_HEAD:
+            raise ConfigError(
+                f"attention: flex on {device.type} needs heads of at least {SMALLEST_FLEX_HEAD}, "
+                f"and the model's have d_kv {config.head_dim}"
+            )
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler

@@ -180,15 +180,17 @@ class TextEncoder:
         self.counters = counters
 
     def _check_ids(self, index: int, text: Sequence[int] | TokenIds) -> TokenIds:
-        ids = np.asarray(text, dtype=np.int32)
         limit = self.options.max_length
+        ids = _as_array(index, text)
         if ids.ndim != 1 or not 1 <= len(ids) <= limit:
             raise InputError(f"ids[{index}]: expected 1 to {limit} token ids, got shape {ids.shape}")
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"ids[{index}]: expected integers, got {ids.dtype}")
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.vocab_size:
             worst = low if low < 0 else high
             raise InputError(f"ids[{index}]: expected ids from 0 to {self.config.vocab_size - 1}, got {worst}")
-        return ids
+        return ids.astype(np.int32, copy=False)
 
     def _pack(self, lengths: Sequence[int]) -> list[list[int]]:
         pack = pack_full if self.options.attention == "flex" else pack_sorted
@@ -200,10 +202,18 @@ class TextEncoder:
         if torch.isfinite(hidden).all():
             return hidden, {}
         self.counters.retried_streams += 1
-        parts = [self._forward([text], plan_sdpa([len(text)], self._pad(len(text)))).to(dtype) for text in texts]
-        reason = f"activations left the range of {str(self.dtype).removeprefix('torch.')}"
-        bad = {place: reason for place, part in enumerate(parts) if not torch.isfinite(part).all()}
-        return torch.cat(parts), bad
+        parts = [self._forward([text], plan_sdpa([len(text)], self._pad(len(text)))) for text in texts]
+        reasons = {place: self._find_overflow(part, dtype) for place, part in enumerate(parts)}
+        bad = {place: reason for place, reason in reasons.items() if reason is not None}
+        return torch.cat(parts).to(dtype), bad
+
+    def _find_overflow(self, hidden: Tensor, dtype: torch.dtype) -> str | None:
+        """Why a text has no embedding: it left the range while it was computed, or leaves it in `dtype`."""
+        if not torch.isfinite(hidden).all():
+            return f"activations left the range of {str(self.dtype).removeprefix('torch.')}"
+        if not torch.isfinite(hidden.to(dtype)).all():
+            return f"embedding is out of the range of {str(dtype).removeprefix('torch.')}"
+        return None
 
     def _plan(self, lengths: Sequence[int]) -> AttentionPlan:
         used = sum(lengths)
@@ -244,6 +254,13 @@ def open_model(options: EncoderOptions) -> Checkpoint:
         token=options.token,
         local_files_only=options.local_files_only,
     )
+
+
+def _as_array(index: int, text: Sequence[int] | TokenIds) -> NDArray[Any]:
+    try:
+        return np.asarray(text)
+    except ValueError as error:
+        raise InputError(f"ids[{index}]: expected a flat list of token ids, got {error}") from error
 
 
 def group_identical(texts: Sequence[TokenIds]) -> list[list[int]]:

@@ -1,0 +1,75 @@
+"""The document mask against a plain reading of its definition."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from t5enc.masks import document_mask
+
+CPU = torch.device("cpu")
+BLOCK = 8
+
+
+def dense_mask(lengths: list[int], total: int) -> Tensor:
+    """(T, T) whether a query may see a key, by definition."""
+    documents = torch.full((total,), -1)
+    documents[: sum(lengths)] = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    return (documents[:, None] == documents) & (documents[:, None] >= 0)
+
+
+def listed_blocks(counts: Tensor | None, indices: Tensor | None) -> Tensor:
+    """(blocks, blocks) which key blocks a query block lists; twice the same would count twice."""
+    assert counts is not None
+    assert indices is not None
+    is_listed = torch.arange(indices.shape[-1]) < counts[0, 0, :, None]
+    listed = torch.zeros(indices.shape[-2:], dtype=torch.int64)
+    return listed.scatter_add(1, indices[0, 0].long(), is_listed.long())
+
+
+def in_blocks(dense: Tensor) -> Tensor:
+    """(blocks, blocks, BLOCK, BLOCK), what lies beyond the stream repeated from its edge."""
+    size = -(-len(dense) // BLOCK) * BLOCK
+    grid = torch.arange(size).clamp(max=len(dense) - 1)
+    return dense[grid][:, grid].unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK)).transpose(1, 2)
+
+
+@settings(max_examples=100)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12), padding=st.integers(0, 40))
+def test_blocks_are_full_partial_or_absent_as_the_dense_mask_says(lengths: list[int], padding: int) -> None:
+    total = sum(lengths) + padding
+    mask = document_mask(lengths, total, block_size=BLOCK, device=CPU)
+    blocks = in_blocks(dense_mask(lengths, total))
+    full = listed_blocks(mask.full_kv_num_blocks, mask.full_kv_indices)
+    partial = listed_blocks(mask.kv_num_blocks, mask.kv_indices)
+    assert torch.equal(full.bool(), blocks.all(-1).all(-1))
+    assert torch.equal(partial.bool(), blocks.any(-1).any(-1) & ~full.bool())
+    assert (full + partial).max() <= 1
+
+
+@settings(max_examples=50)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8), padding=st.integers(0, 20))
+def test_the_mask_function_is_the_dense_mask(lengths: list[int], padding: int) -> None:
+    total = sum(lengths) + padding
+    mask = document_mask(lengths, total, block_size=BLOCK, device=CPU)
+    rows = torch.arange(total)
+    zero = torch.tensor(0)
+    assert torch.equal(mask.mask_mod(zero, zero, rows[:, None], rows), dense_mask(lengths, total))
+
+
+@pytest.mark.parametrize("lengths", [[1], [64], [5, 3, 56], [63, 1], [20, 20, 23]])
+def test_the_blocks_are_those_that_pytorch_itself_would_find(lengths: list[int]) -> None:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    mask = document_mask(lengths, 64, block_size=BLOCK, device=CPU)
+    expected = create_block_mask(mask.mask_mod, 1, 1, 64, 64, device="cpu", BLOCK_SIZE=BLOCK)
+    for part in ("kv", "full_kv"):
+        assert torch.equal(list_part(mask, part), list_part(expected, part))
+
+
+def list_part(mask: BlockMask, part: str) -> Tensor:
+    return listed_blocks(getattr(mask, f"{part}_num_blocks"), getattr(mask, f"{part}_indices"))
