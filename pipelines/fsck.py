@@ -32,8 +32,8 @@ def check_output(store: Store, *, deep: bool = False) -> list[Problem]:
     """Everything wrong with an output; OutputError where there is no job at all."""
     try:
         job = FrozenJob.from_json(store.read(JOB))
-    except FileNotFoundError as error:
-        raise OutputError(f"{JOB}: expected the output of a t5enc job, got a folder without it") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OutputError(f"{JOB}: expected the output folder of a t5enc job, got none that holds it") from error
     sizes = {name: size for name, size in store.list() if is_shard(name)}
     records = _read_manifest(store)
     if isinstance(records, Problem):

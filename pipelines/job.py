@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -19,6 +20,13 @@ from t5enc.storage import check_storage_dtype
 
 FORMAT_VERSION = 1
 CaptionChoice = Literal["all", "first"]
+# What a field's declared type lets in, and how that is called. Other types have checks of their own.
+TYPES: dict[str, tuple[Any, str]] = {
+    "str": ((str, os.PathLike), "a string"),
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "true or false"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +64,8 @@ class EncodeJob:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.inputs, str):
-            raise ConfigError(f"inputs: expected a list of files, folders or globs, got the string {self.inputs!r}")
+        for entry in fields(self):
+            _check_type(entry.name, getattr(self, entry.name), str(entry.type))
         if not self.inputs:
             raise ConfigError("inputs: expected at least one file, folder or glob, got none")
         check_storage_dtype(self.storage_dtype)
@@ -102,6 +110,19 @@ class EncodeJob:
         """The part that describes the encoder."""
         names = {entry.name for entry in fields(EncoderOptions)} & {entry.name for entry in fields(self)}
         return EncoderOptions(**{name: getattr(self, name) for name in names})
+
+
+def _check_type(name: str, value: Any, declared: str) -> None:
+    """ConfigError for a value of another type than declared: a YAML file may hold any."""
+    if declared.startswith("Sequence") and value is not None:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{name}: expected a list of strings, got {value!r}")
+        for item in value:
+            _check_type(name, item, "str")
+    kinds, expected = TYPES.get(declared.removesuffix(" | None"), (object, ""))
+    is_fine = isinstance(value, kinds) and (kinds is bool or kinds is object or not isinstance(value, bool))
+    if not is_fine and not (value is None and declared.endswith(" | None")):
+        raise ConfigError(f"{name}: expected {expected}, got {value!r}")
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

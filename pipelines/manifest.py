@@ -193,6 +193,7 @@ def finish(
     if not is_finished:
         store.replace(MANIFEST, manifest)
         store.replace(SUCCESS, _make_success(units, records, fingerprint, manifest))
+    store.sweep()
 
 
 def _check_committed(units: Sequence[Unit], records: Mapping[str, UnitRecord], sizes: Mapping[str, int]) -> None:

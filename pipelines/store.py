@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow
 import pyarrow.fs
 
 from t5enc.errors import OutputError
-from t5enc.output import TEMPORARY, find_filesystem
+from t5enc.output import MANIFEST, PLAN, TEMPORARY, find_filesystem
 
 
 class Store(Protocol):
@@ -48,6 +49,9 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
+
+    def sweep(self) -> None:
+        """Remove what killed writers of shards left behind; for when every planned shard is stored."""
 
 
 def open_store(path: str) -> Store:
@@ -85,27 +89,22 @@ class LocalStore:
     def size(self, name: str) -> int | None:
         """The object's size in bytes, or None."""
         try:
-            return (self.root / name).stat().st_size
+            status = (self.root / name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def create(self, name: str, data: Any) -> bool:
         """Store an object unless its name is taken."""
         if self.size(name) is not None:
             return False
         with self._written_aside(name, data) as temporary:
-            try:
-                link_new(temporary, self.root / name)
-            except FileExistsError:
-                return False
-        _sync_folder((self.root / name).parent)
-        return True
+            return link_new(temporary, self.root / name)
 
     def replace(self, name: str, data: Any) -> None:
         """Store an object, whatever was there before."""
         with self._written_aside(name, data) as temporary:
             os.replace(temporary, self.root / name)
-        _sync_folder((self.root / name).parent)
 
     def move(self, name: str, target: str) -> None:
         """Rename an object."""
@@ -117,44 +116,66 @@ class LocalStore:
         """Remove an object."""
         (self.root / name).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove shards that were never linked; a writer at work on one finds its name taken."""
+        for path in (self.root / TEMPORARY).glob("*.parquet.*"):
+            if path.stem not in (MANIFEST, PLAN):
+                path.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def _written_aside(self, name: str, data: Any) -> Iterator[Path]:
-        """The data in a synced temporary file, which is gone afterwards whatever happens."""
-        temporary = self.root / TEMPORARY / f"{Path(name).name}.{uuid.uuid4().hex}"
+        """The data in a synced temporary file, to be named; the name is synced, and the file gone, afterwards."""
+        path = self.root / name
+        temporary = self.root / TEMPORARY / f"{path.name}.{uuid.uuid4().hex}"
         try:
-            for folder in (temporary.parent, (self.root / name).parent):
-                folder.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            yield temporary
+            self._make_folder(temporary.parent)
+            self._make_folder(path.parent)
+            try:
+                _write_synced(temporary, data)
+                yield temporary
+                _sync_folder(path.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
-            raise _explain(error, self.root / name) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            raise _explain(error, path) from error
+
+    def _make_folder(self, folder: Path) -> None:
+        """A folder survives a power cut once the one above it is synced."""
+        if folder == self.root:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            self._make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+            _sync_folder(folder.parent)
 
 
-def link_new(temporary: Path, target: Path) -> None:
-    """Give a file a second name that must be free; where links are not to be had, copy into a new file's place."""
+def link_new(temporary: Path, target: Path) -> bool:
+    """Give a file a second name; False where that is taken.
+
+    Where the filesystem has no links the file is renamed after a look: two writers at the same moment may then both
+    succeed, and what they write under one name is the same rows.
+    """
     try:
         os.link(temporary, target)
-    except FileExistsError:
-        raise
     except OSError:
         if target.exists():
-            raise FileExistsError(target) from None
+            return False
         os.rename(temporary, target)
+    return True
 
 
-def _explain(error: OSError, path: Path) -> Exception:
-    """FileExistsError is the protocol's own; whatever else a disk says becomes an OutputError."""
-    if isinstance(error, FileExistsError):
-        return error
+def _explain(error: OSError, path: Path) -> OutputError:
     if error.errno == errno.ENOSPC:
-        free = shutil.disk_usage(path.anchor if not path.parent.exists() else path.parent).free
+        free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free
         return OutputError(f"{path}: the disk is full ({free / 1e6:.1f} MB free); make room and run the job again")
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def _write_synced(path: Path, data: Any) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -178,14 +199,17 @@ class RemoteStore:
 
     def list(self) -> Iterator[tuple[str, int]]:
         """(name, size) of every object."""
+        _forget_listings(self.filesystem)
         selector = pyarrow.fs.FileSelector(self.root, recursive=True, allow_not_found=True)
-        for info in self.filesystem.get_file_info(selector):
+        with _explained(self.root):
+            infos = self.filesystem.get_file_info(selector)
+        for info in infos:
             if info.is_file:
                 yield info.path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/"), info.size
 
     def read(self, name: str) -> bytes:
         """The object's bytes."""
-        with self.filesystem.open_input_file(self._path(name)) as stream:
+        with _explained(self._path(name)), self.filesystem.open_input_file(self._path(name)) as stream:
             return stream.read()  # type: ignore[no-any-return]
 
     def open(self, name: str) -> Any:
@@ -194,7 +218,8 @@ class RemoteStore:
 
     def size(self, name: str) -> int | None:
         """The object's size in bytes, or None."""
-        info = self.filesystem.get_file_info([self._path(name)])[0]
+        with _explained(self._path(name)):
+            info = self.filesystem.get_file_info([self._path(name)])[0]
         return info.size if info.is_file else None
 
     def create(self, name: str, data: Any) -> bool:
@@ -207,23 +232,40 @@ class RemoteStore:
     def replace(self, name: str, data: Any) -> None:
         """Store an object, whatever was there before."""
         path = self._path(name)
-        try:
+        with _explained(path):
             self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error}") from error
 
     def move(self, name: str, target: str) -> None:
         """Rename an object."""
-        self.filesystem.create_dir(self._path(target).rpartition("/")[0], recursive=True)
-        with contextlib.suppress(FileNotFoundError):
+        with _explained(self._path(target)), contextlib.suppress(FileNotFoundError):
+            self.filesystem.create_dir(self._path(target).rpartition("/")[0], recursive=True)
             self.filesystem.move(self._path(name), self._path(target))
 
     def delete(self, name: str) -> None:
         """Remove an object."""
-        with contextlib.suppress(FileNotFoundError):
+        with _explained(self._path(name)), contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self._path(name))
+
+    def sweep(self) -> None:
+        """Nothing: an object that was not written whole is not there."""
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read or written: {error}") from error
+
+
+def _forget_listings(filesystem: Any) -> None:
+    """A listing that fsspec kept from earlier does not show what others have written since."""
+    if isinstance(filesystem, pyarrow.fs.PyFileSystem) and isinstance(filesystem.handler, pyarrow.fs.FSSpecHandler):
+        filesystem.handler.fs.invalidate_cache()

@@ -1,56 +1,78 @@
 """Runs a job's driver as a child process, so that its sudden end is told, with what to do about it.
 
 When Ray's head dies, the driver dies with it in one line of C++; a kill leaves no line at all. The child says how
-it ended on a pipe of its own; silence means that it was lost. It holds the read end of a second pipe and ends
-itself when that closes, so that it never outlives this process.
+it ended on a pipe of its own; silence means that it was lost. It ends itself when its standard input closes, so
+that it never outlives this process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import IO, Any
 
 from pipelines.job import EncodeJob
 from t5enc.errors import DriverError, T5encError
 
 INTERRUPTED = 130
-# Ray's C++ parts warn on stderr about every pool of actors; what matters reaches the driver as an exception.
-QUIET_RAY = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+# What Ray's C++ parts write to stderr at every start of a pool of actors; everything else passes.
+RAY_CHATTER = re.compile(rb"core_worker\.cc:\d+: Actor .* has constructor arguments in the object store")
 
 
 def supervise(job: EncodeJob, command: list[str] | None = None) -> int:
     """Run the job in a child process and return its exit code; DriverError where the child was lost."""
     ours, theirs = os.pipe()
+    terminal = os.dup(2)
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.supervise", str(theirs)],
+        [sys.executable, "-m", "pipelines.supervise", str(theirs), str(terminal)],
         stdin=subprocess.PIPE,
-        pass_fds=[theirs],
-        env=QUIET_RAY | os.environ,
+        stderr=subprocess.PIPE,
+        pass_fds=[theirs, terminal],
     )
     os.close(theirs)
-    handlers = _forward_signals(child)
-    try:
-        assert child.stdin is not None
-        pickle.dump(job, child.stdin)
-        child.stdin.flush()
-        with os.fdopen(ours, "rb") as status:
-            said = status.read()
-        code = child.wait()
-    except BrokenPipeError:
-        said, code = b"", child.wait()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    os.close(terminal)
+    filtering = threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True)
+    filtering.start()
+    said, code = _talk(child, job, ours)
+    filtering.join(timeout=1.0)
     if not said:
         raise DriverError(explain_loss(code, command or sys.argv))
     return int(said)
+
+
+def _talk(child: subprocess.Popen[bytes], job: EncodeJob, status: int) -> tuple[bytes, int]:
+    """Hand the job over; what the child said when it ended, and its exit code."""
+    handlers = _forward_signals(child)
+    assert child.stdin is not None
+    try:
+        with os.fdopen(status, "rb") as pipe:
+            pickle.dump(job, child.stdin)
+            child.stdin.flush()
+            return pipe.read(), child.wait()
+    except BrokenPipeError:
+        return b"", child.wait()
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _pass_on(stderr: IO[bytes]) -> None:
+    """Everything the child's libraries write to stderr, but for Ray's chatter."""
+    with stderr:
+        for line in stderr:
+            if not RAY_CHATTER.search(line):
+                sys.stderr.write(line.decode(errors="replace"))
+                sys.stderr.flush()
 
 
 def _forward_signals(child: subprocess.Popen[bytes]) -> dict[int, Any]:
@@ -67,7 +89,9 @@ def explain_loss(code: int, command: list[str]) -> str:
     return f"the driver {how} without a word; what it committed is kept. To go on, run:\n  {again}"
 
 
-def _main(status: int) -> None:
+def _main(status: int, terminal: int) -> None:
+    """The child: Python's own stderr is the terminal, file descriptor 2 goes through the parent."""
+    sys.stderr = os.fdopen(terminal, "w", buffering=1)
     job = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
@@ -105,4 +129,4 @@ def _run(job: EncodeJob) -> int:
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
+    _main(int(sys.argv[1]), int(sys.argv[2]))

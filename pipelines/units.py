@@ -11,6 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.sources import SourceFile
+from t5enc.output import LOG, MANIFEST, PLAN, STALE, TEMPORARY
+
+# Sources of these names (a captions file called manifest.parquet) get a folder of another name in the output. It
+# may be a second source's folder too: shards of different units never have the same name.
+RESERVED = (LOG, MANIFEST, PLAN, STALE, TEMPORARY)
+RENAMED = "source_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +45,8 @@ class Unit:
     @property
     def name(self) -> str:
         """The shard's name: sorting names sorts rows."""
-        return f"{self.source}/{self.first_row:012d}-{self.id}.parquet"
+        folder = f"{RENAMED}{self.source}" if self.source.partition("/")[0] in RESERVED else self.source
+        return f"{folder}/{self.first_row:012d}-{self.id}.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,3 +51,6 @@ class MemoryStore:
     def delete(self, name: str) -> None:
         """Remove an object."""
         self.objects.pop(name, None)
+
+    def sweep(self) -> None:
+        """Nothing is left behind in memory."""

@@ -11,14 +11,13 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from typing import Any, cast
 from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -33,6 +32,7 @@ from t5enc.errors import DriverError, JobMismatchError, OutputError
 from t5enc.output import JOB, LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard, read_manifest_names
 from tests.pipelines.memory_store import MemoryStore
 from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
+from tests.pipelines.turns import take_turns
 
 SOURCES = ("a.parquet", "a/b.parquet", "manifest.parquet")
 SHARDS: dict[tuple[str, bool, int], tuple[UnitRecord, bytes]] = {}
@@ -45,7 +45,7 @@ class Killed(BaseException):
 class Mortal:
     """A store whose user is killed before operation number `after`, and at every later one."""
 
-    def __init__(self, store: MemoryStore, after: int | None) -> None:
+    def __init__(self, store: Store, after: int | None) -> None:
         self.store = store
         self.left = -1 if after is None else after
         self.lock = threading.Lock()
@@ -91,7 +91,9 @@ def _list_finished(success: bytes | None, manifest: bytes | None) -> tuple[str, 
     return None if names is None else tuple(names)
 
 
-def encode(job: FrozenJob, unit: Unit, version: str, *, dies: bool = False, rounding: int = 0) -> tuple[UnitRecord, bytes]:
+def encode(
+    job: FrozenJob, unit: Unit, version: str, *, dies: bool = False, rounding: int = 0
+) -> tuple[UnitRecord, bytes]:
     """A unit's shard, made once; its name tells job, input and rows."""
     key = (unit.name, dies, rounding)
     if key not in SHARDS:
@@ -181,7 +183,7 @@ class Protocol(RuleBasedStateMachine):
         except JobMismatchError as error:
             assert is_other
             assert not overwrite
-            assert error.differences.keys() == {"max_length"}
+            assert error.differences.keys() == {"max_length"}  # noqa: PT017
             assert self.store.objects == before
             return None
         assert overwrite or not is_other
@@ -194,7 +196,9 @@ class Protocol(RuleBasedStateMachine):
         return driver
 
     @precondition(lambda self: any(driver.commit.left for driver in self.drivers))
-    @rule(data=st.data(), rounding=st.integers(0, 1), dies=st.booleans(), fate=st.sampled_from(["told", "lost", "late"]))
+    @rule(
+        data=st.data(), rounding=st.integers(0, 1), dies=st.booleans(), fate=st.sampled_from(["told", "lost", "late"])
+    )
     def commit_unit(self, data: st.DataObject, rounding: int, dies: bool, fate: str) -> None:
         """A worker encodes a unit: its driver hears of it, or dies first, or the worker itself is late."""
         driver = data.draw(st.sampled_from([d for d in self.drivers if d.commit.left]))
@@ -319,7 +323,9 @@ class Protocol(RuleBasedStateMachine):
         assert self.finished is not None
         units = self.finished.commit.units
         assert names == list(units)
-        assert json.loads(self.store.read(SUCCESS))["fingerprint"] == FrozenJob.from_json(self.store.read(JOB)).fingerprint
+        frozen = self._frozen()
+        assert frozen is not None
+        assert json.loads(self.store.read(SUCCESS))["fingerprint"] == frozen.fingerprint
         for name, unit in units.items():
             shard = self.store.objects.get(name)
             if shard is not None and read_captions_of(shard) is not None:
@@ -370,7 +376,53 @@ def is_parquet(data: bytes) -> bool:
         return False
 
 
-TestProtocol = pytest.mark.filterwarnings("error")(Protocol.TestCase)
+TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(
-    max_examples=400, stateful_step_count=30, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=250, stateful_step_count=30, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@settings(max_examples=250, deadline=None, database=None)
+@given(
+    order=st.lists(st.integers(0, 1), max_size=80),
+    killed_after=st.tuples(*[st.none() | st.integers(0, 30)] * 2),
+    committed=st.integers(0, 3),
+    roundings=st.permutations([0, 1]),
+)
+def test_two_drivers_of_one_job_may_interleave_at_every_operation(
+    order: list[int], killed_after: tuple[int | None, ...], committed: int, roundings: list[int]
+) -> None:
+    store = MemoryStore()
+    files = [plan_file(SOURCES[0], 4), plan_file(SOURCES[1], 2)]
+    earlier = begin_commit(store, make_job(), files)
+    for unit in list(earlier.units.values())[:committed]:
+        commit_shard(store, *encode(earlier.frozen, unit, "1"))
+
+    def check() -> None:
+        names = list_finished(store)
+        assert names is None or (names == list(earlier.units) and set(names) <= set(store.objects))
+
+    users = [
+        partial(run_to_the_end, files=files, killed_after=after, rounding=rounding)
+        for after, rounding in zip(killed_after, roundings, strict=True)
+    ]
+    errors = take_turns(store, users, iter(order), check)
+    assert all(isinstance(error, Killed | None) for error in errors)
+    if errors != [None, None]:
+        run_to_the_end(store, files=files)
+    assert list_finished(store) == list(earlier.units)
+    assert check_output(store, deep=True) == []
+    assert not any(name.startswith(STALE) for name in store.objects)
+
+
+def run_to_the_end(
+    store: Store, *, files: list[PlannedFile], killed_after: int | None = None, rounding: int = 0
+) -> None:
+    """A whole run of the usual job."""
+    store = cast(Store, Mortal(store, killed_after))
+    commit = begin_commit(store, make_job(), files)
+    for unit in commit.left:
+        record, shard = encode(commit.frozen, unit, "1", rounding=rounding)
+        commit.records[unit.name] = commit_shard(store, record, shard)
+        append_log(store, [commit.records[unit.name]])
+    conclude_commit(store, commit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,3 +40,16 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         return known[key]
 
     return make_once
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """For tests that compile: skips where there is no C++ compiler, and imports Inductor, which warns of itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import torch._inductor.compile_fx
+        from torch._inductor.cpp_builder import get_cpp_compiler
+    try:
+        get_cpp_compiler()
+    except torch._inductor.exc.InvalidCxxCompiler:
+        pytest.skip("compiled Flex on a CPU needs a C++ compiler (g++ or clang++)")

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,20 +14,6 @@ Ids = NDArray[np.int32]
 
 # What packing may change: sums in another order.
 ROUNDING = 2e-5
-
-
-def has_compiler() -> bool:
-    """Whether Inductor finds a C++ compiler."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        return bool(get_cpp_compiler())
-    except InvalidCxxCompiler:
-        return False
-
-
-needs_compiler = pytest.mark.skipif(not has_compiler(), reason="compiled Flex on a CPU needs g++ or clang++")
 
 
 def random_ids(lengths: Iterable[int], *, vocab_size: int = 300, seed: int = 0) -> list[Ids]:

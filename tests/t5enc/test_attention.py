@@ -20,7 +20,6 @@ from t5enc.attention import (
     plan_sdpa,
     position_bias,
 )
-from tests.t5enc.reference import needs_compiler
 
 HEADS, DIM, REACH = 3, 16, 40
 LENGTHS = [1, 2, 2, 2, 7, 30, 65, 65, 80]
@@ -31,7 +30,7 @@ CompiledFlex = Callable[[Tensor, PositionBias, AttentionPlan, int], Tensor]
 
 
 @pytest.fixture(scope="module")
-def compiled_flex() -> CompiledFlex:
+def compiled_flex(compiler: None) -> CompiledFlex:
     """attend_flex as the encoder runs it; one graph for all tests of one shape and dtype."""
     compiled: CompiledFlex = torch.compile(attend_flex, fullgraph=True, dynamic=False)
     return compiled
@@ -106,7 +105,6 @@ def test_the_dense_bias_is_made_for_the_longest_document_only() -> None:
     assert position_bias(table, plan_flex([5], 16, block_size=64, device=CPU), torch.float32).dense is None
 
 
-@needs_compiler
 @pytest.mark.parametrize("seed", range(4))
 def test_flex_equals_sdpa_and_the_formula_in_any_order(seed: int, compiled_flex: CompiledFlex) -> None:
     order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -118,13 +116,11 @@ def test_flex_equals_sdpa_and_the_formula_in_any_order(seed: int, compiled_flex:
     torch.testing.assert_close(found[: len(expected)].double(), expected, rtol=0, atol=2e-6)
 
 
-@needs_compiler
 def test_flex_gives_zeros_to_tokens_of_no_document(compiled_flex: CompiledFlex) -> None:
     qkv, table = draw(TOTAL)
     assert not run_flex(compiled_flex, qkv, table, LENGTHS[:4])[sum(LENGTHS[:4]) :].any()
 
 
-@needs_compiler
 @pytest.mark.parametrize("part", ["query and key", "query", "value"])
 @pytest.mark.parametrize("value", [1e20, math.inf, math.nan])
 def test_flex_shows_scores_out_of_range_as_nan(part: str, value: float, compiled_flex: CompiledFlex) -> None:

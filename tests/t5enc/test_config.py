@@ -114,7 +114,7 @@ def test_a_field_that_would_be_modelled_wrongly_is_refused_by_name(field: str, v
 def test_two_names_of_one_field_must_agree() -> None:
     same = {"model_type": "t5", "num_layers": 3, "num_hidden_layers": 3}
     assert EncoderConfig.from_hf(same).num_layers == 3
-    with pytest.raises(ConfigError, match="^num_layers and num_hidden_layers: expected one value, got 3 and 4"):
+    with pytest.raises(ConfigError, match=r"^num_layers and num_hidden_layers: expected one value, got 3 and 4"):
         EncoderConfig.from_hf(same | {"num_hidden_layers": 4})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -94,7 +95,7 @@ def test_rungs_are_the_budget_and_its_halves(budget: int) -> None:
     rungs = make_rungs(budget)
     assert rungs[-1] == budget
     assert SMALLEST_RUNG <= rungs[0] < 2 * SMALLEST_RUNG
-    assert all(large // 2 == small for small, large in zip(rungs, rungs[1:], strict=False))
+    assert all(large // 2 == small for small, large in pairwise(rungs))
 
 
 def test_a_budget_below_the_smallest_rung_is_refused() -> None:

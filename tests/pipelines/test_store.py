@@ -1,0 +1,318 @@
+"""Stores: objects appear whole or not at all, and the first writer of a name wins."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import fsspec
+import pyarrow.fs as pafs
+import pytest
+
+from pipelines import store as store_module
+from pipelines.store import LocalStore, RemoteStore, Store, open_store
+from t5enc.errors import OutputError
+from t5enc.output import MANIFEST, TEMPORARY
+from tests.pipelines.memory_store import MemoryStore
+
+WRITERS = 8
+FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+@pytest.fixture(params=["memory", "local", "fsspec", "subtree", "foreign"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """Every kind of store, and the stand-in that the protocol is tested with."""
+    if request.param == "memory":
+        yield MemoryStore()
+    elif request.param == "local":
+        yield open_store(str(tmp_path / "out"))
+    elif request.param == "subtree":
+        yield RemoteStore(pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "out")
+    elif request.param == "foreign":
+        yield RemoteStore(pafs.LocalFileSystem(), str(tmp_path / "out"))
+    else:
+        yield open_store(f"memory://{tmp_path.name}/out")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "out")
+
+
+def names(store: Store) -> set[str]:
+    return {name for name, _ in store.list()}
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_store_that_is_empty_has_nothing(store: Store) -> None:
+    assert names(store) == set()
+    assert store.size("a") is None
+    with pytest.raises(FileNotFoundError):
+        store.read("a")
+    with pytest.raises(FileNotFoundError):
+        store.open("a")
+    store.delete("a")
+
+
+def test_create_stores_what_it_is_given_once(store: Store) -> None:
+    assert store.create("a/b.parquet/1.parquet", b"first")
+    assert not store.create("a/b.parquet/1.parquet", b"second")
+    assert store.read("a/b.parquet/1.parquet") == b"first"
+    assert dict(store.list()) == {"a/b.parquet/1.parquet": 5}
+    assert store.size("a/b.parquet/1.parquet") == 5
+
+
+def test_replace_stores_what_it_is_given_whatever_was_there(store: Store) -> None:
+    store.replace("a", b"first")
+    store.replace("a", memoryview(b"second one"))
+    assert store.read("a") == b"second one"
+
+
+def test_open_reads_a_part(store: Store) -> None:
+    store.replace("a", bytes(range(100)))
+    with store.open("a") as file:
+        assert file.size() == 100
+        assert file.read_at(3, 50) == b"\x32\x33\x34"
+
+
+def test_move_and_delete_do_not_mind_what_is_gone(store: Store) -> None:
+    store.create("a/b", b"x")
+    store.move("a/b", "_stale/a/b.1")
+    assert names(store) == {"_stale/a/b.1"}
+    assert store.read("_stale/a/b.1") == b"x"
+    if not isinstance(store, RemoteStore):
+        store.move("a/b", "_stale/a/b.2")
+    store.delete("_stale/a/b.1")
+    store.delete("_stale/a/b.1")
+    assert names(store) == set()
+
+
+@pytest.mark.parametrize("name", ["sprache=über/日本 語.parquet/0-π.parquet", "100%/a b#?&.parquet", "x" * 120])
+def test_names_are_taken_as_they_stand(store: Store, name: str) -> None:
+    assert store.create(name, b"x")
+    assert names(store) == {name}
+    assert store.read(name) == b"x"
+
+
+def test_a_folder_is_no_object(store: Store) -> None:
+    store.create("a/b", b"x")
+    assert store.size("a") is None
+
+
+def test_a_local_folder_opens_as_a_local_store_and_a_uri_as_a_remote_one(tmp_path: Path) -> None:
+    assert isinstance(open_store(str(tmp_path)), LocalStore)
+    assert isinstance(open_store(tmp_path.as_uri()), LocalStore)
+    assert isinstance(open_store("memory://bucket"), RemoteStore)
+
+
+def test_one_of_many_threads_creates(local: LocalStore) -> None:
+    barrier = Barrier(WRITERS)
+
+    def write(number: int) -> bool:
+        barrier.wait()
+        return local.create("a/b", str(number).encode() * 1000)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        won = list(pool.map(write, range(WRITERS)))
+    assert won.count(True) == 1
+    assert local.read("a/b") == str(won.index(True)).encode() * 1000
+    assert files(local.root) == ["a/b"]
+
+
+@FORKS
+def test_one_of_several_processes_creates(local: LocalStore) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_race, args=(local, barrier, results, str(n))) for n in range(3)]
+    for process in processes:
+        process.start()
+    won = dict(results.get() for _ in processes)
+    for process in processes:
+        process.join()
+    assert [won[local.read(f"a/{round}").decode()][round] for round in range(20)] == [True] * 20
+    assert sum(map(sum, won.values())) == 20
+
+
+def _race(local: LocalStore, barrier: Any, results: Any, who: str) -> None:
+    won = []
+    for number in range(20):
+        barrier.wait()
+        won.append(local.create(f"a/{number}", who.encode()))
+    results.put((who, won))
+
+
+@FORKS
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "link"])
+def test_a_writer_that_is_killed_leaves_nothing_but_a_temporary_file(
+    local: LocalStore, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    _die_at(monkeypatch, step)
+    process = multiprocessing.get_context("fork").Process(target=local.create, args=("a/0.parquet", b"x" * 100))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert names(local) == set()
+    assert all(name.startswith(TEMPORARY) for name in files(local.root))
+    monkeypatch.undo()
+    assert local.create("a/0.parquet", b"whole")
+    assert local.read("a/0.parquet") == b"whole"
+
+
+def _die_at(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def die(*_: Any) -> None:
+        os._exit(9)
+
+    if step == "open":
+        monkeypatch.setattr(store_module, "_write_synced", die)
+    elif step == "write":
+        monkeypatch.setattr(store_module, "_write_synced", lambda path, data: (path.write_bytes(data[:3]), die()))
+    else:
+        monkeypatch.setattr(os, step, die)
+
+
+def test_sweep_removes_what_killed_writers_of_shards_left_and_no_more(local: LocalStore) -> None:
+    local.create("a/0.parquet", b"x")
+    for name in ("0.parquet.1234", "1.parquet.5678", f"{MANIFEST}.9abc", "_job.json.def0"):
+        (local.root / TEMPORARY / name).write_bytes(b"torn")
+    local.sweep()
+    assert files(local.root) == ["_tmp/_job.json.def0", f"_tmp/{MANIFEST}.9abc", "a/0.parquet"]
+
+
+def test_a_writer_whose_temporary_file_was_swept_away_finds_its_name_taken(
+    local: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def sweep_and_link(source: Path, target: Path) -> None:
+        LocalStore(local.root).replace("a/0.parquet", b"another's")
+        local.sweep()
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", sweep_and_link)
+    assert not local.create("a/0.parquet", b"late")
+    assert local.read("a/0.parquet") == b"another's"
+
+
+def test_data_are_synced_before_they_are_named_and_the_name_after(
+    local: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    _record(monkeypatch, store_module, "_sync_folder", seen, lambda folder: folder.name)
+    _record(monkeypatch, store_module, "_write_synced", seen, lambda path, _: path.stem)
+    _record(monkeypatch, os, "link", seen, lambda _, target: target.stem)
+    local.create("a/b/first.parquet", b"x")
+    assert seen[:3] == ["_sync_folder out", "_sync_folder out", "_sync_folder a"], (
+        "new folders, each in the one above it"
+    )
+    assert seen[3:] == ["_write_synced first.parquet", "link first", "_sync_folder b"]
+    seen.clear()
+    local.create("a/b/second.parquet", b"x")
+    assert seen == ["_write_synced second.parquet", "link second", "_sync_folder b"]
+
+
+def _record(
+    monkeypatch: pytest.MonkeyPatch, module: Any, name: str, seen: list[str], describe: Callable[..., str]
+) -> None:
+    real = getattr(module, name)
+
+    def record(*args: Any) -> Any:
+        seen.append(f"{name} {describe(*args)}")
+        return real(*args)
+
+    monkeypatch.setattr(module, name, record)
+
+
+@pytest.mark.parametrize("write", [LocalStore.create, LocalStore.replace])
+def test_a_full_disk_is_an_output_error_and_leaves_no_debris(
+    local: LocalStore, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Any]
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match=r"a/b: the disk is full \(.* MB free\); make room and run the job again"):
+        write(local, "a/b", b"x")
+    monkeypatch.undo()
+    assert files(local.root) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
+def test_a_disk_that_fills_up_keeps_what_is_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.system(f"mount -t tmpfs -o size=256k tmpfs {folder} 2>/dev/null") != 0:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        local = LocalStore(folder / "out")
+        assert local.create("a/0.parquet", bytes(100_000))
+        with pytest.raises(OutputError, match="the disk is full"):
+            local.create("a/1.parquet", bytes(400_000))
+        assert files(local.root) == ["a/0.parquet"]
+    finally:
+        os.system(f"umount {folder}")
+
+
+def test_a_write_that_is_refused_is_an_output_error(local: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match=r"a/b: cannot be written: Permission denied"):
+        local.replace("a/b", b"x")
+
+
+def test_an_output_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match=r"out/_job.json: cannot be written: File exists"):
+        open_store(str(tmp_path / "out")).create("_job.json", b"x")
+    with pytest.raises(OutputError, match="cannot be written: File exists"):
+        open_store(str(tmp_path / "out")).create("a/b", b"x")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_a_filesystem_without_links_is_written_all_the_same(
+    local: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert local.create("a/b", b"first")
+    assert not local.create("a/b", b"second")
+    monkeypatch.setattr(local, "size", lambda name: None)
+    assert not local.create("a/b", b"third"), "another writer came between the look and the link"
+    assert local.read("a/b") == b"first"
+    assert files(local.root) == ["a/b"]
+
+
+def test_a_remote_write_that_fails_is_an_output_error() -> None:
+    class Refusing(pafs.FSSpecHandler):  # type: ignore[misc]
+        def open_output_stream(self, path: str, metadata: Any) -> Any:
+            raise PermissionError("access denied")
+
+        def get_file_info(self, paths: list[str]) -> Any:
+            raise OSError("no credentials")
+
+    remote = RemoteStore(pafs.PyFileSystem(Refusing(fsspec.filesystem("memory"))), "bucket")
+    with pytest.raises(OutputError, match="bucket/a: cannot be read or written: access denied"):
+        remote.replace("a", b"x")
+    with pytest.raises(OutputError, match="bucket/a: cannot be read or written: no credentials"):
+        remote.size("a")
+
+
+def test_a_remote_listing_is_never_an_old_one(tmp_path: Path) -> None:
+    """fsspec keeps listings; others write meanwhile."""
+    filesystem = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file"))
+    forgotten: list[bool] = []
+    filesystem.invalidate_cache = lambda *_: forgotten.append(True)
+    list(RemoteStore(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), "").list())
+    assert forgotten == [True]

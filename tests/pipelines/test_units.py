@@ -1,0 +1,108 @@
+"""Units: what their ids depend on, and that spans and units cover a file exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.units import MOST_READS_OF_A_GROUP, PlannedFile, Unit, cut_spans, list_units
+from t5enc.output import is_shard
+from tests.pipelines.small_jobs import plan_file
+
+SIZES = st.integers(1, 50)
+
+
+def cut(*files: PlannedFile, rows: int = 3, fingerprint: str = "job") -> list[Unit]:
+    return list(list_units(files, rows_per_unit=rows, fingerprint=fingerprint))
+
+
+def change_file(planned: PlannedFile, **changes: Any) -> PlannedFile:
+    return replace(planned, file=replace(planned.file, **changes))
+
+
+@given(rows=st.integers(0, 200), per_unit=SIZES)
+def test_units_cover_every_row_once_in_order(rows: int, per_unit: int) -> None:
+    units = cut(plan_file(rows=rows), rows=per_unit)
+    covered = [row for unit in units for row in range(unit.first_row, unit.first_row + unit.num_rows)]
+    assert covered == list(range(rows))
+    assert all(unit.num_rows == per_unit for unit in units[:-1])
+
+
+@given(groups=st.lists(st.integers(1, 60), max_size=6), per_unit=SIZES, per_span=st.integers(1, 9))
+def test_units_are_the_same_wherever_spans_end(groups: list[int], per_unit: int, per_span: int) -> None:
+    planned = plan_file(rows=sum(groups), groups=tuple(groups))
+    spans = list(cut_spans(planned, rows_per_unit=per_unit, units_per_span=per_span))
+    units = [unit for span in spans for unit in span.units(rows_per_unit=per_unit, fingerprint="job")]
+    assert units == cut(planned, rows=per_unit)
+
+
+@given(groups=st.lists(st.integers(1, 500), min_size=1, max_size=4), per_unit=SIZES, per_span=st.integers(1, 9))
+def test_no_row_group_is_read_over_and_over(groups: list[int], per_unit: int, per_span: int) -> None:
+    planned = plan_file(rows=sum(groups), groups=tuple(groups))
+    spans = list(cut_spans(planned, rows_per_unit=per_unit, units_per_span=per_span))
+    stop = 0
+    for rows in groups:
+        start, stop = stop, stop + rows
+        inside = [span for span in spans if start < span.first_row < stop]
+        assert len(inside) <= MOST_READS_OF_A_GROUP
+
+
+def test_a_span_has_as_many_units_as_asked_for() -> None:
+    spans = list(cut_spans(plan_file(rows=20, groups=(5,) * 4), rows_per_unit=3, units_per_span=2))
+    assert [(span.first_row, span.num_rows) for span in spans] == [(0, 6), (6, 6), (12, 6), (18, 2)]
+
+
+def test_an_id_does_not_depend_on_where_the_file_lies() -> None:
+    assert cut(change_file(plan_file(), path="/elsewhere/a.parquet")) == cut(plan_file())
+
+
+def test_an_id_does_not_depend_on_how_the_file_is_laid_out_or_cut() -> None:
+    assert cut(plan_file(groups=(1, 3))) == cut(plan_file())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        change_file(plan_file(), source="b.parquet"),
+        change_file(plan_file(), size=1001),
+        replace(plan_file(), digest="2"),
+    ],
+)
+def test_an_id_depends_on_name_size_and_content(other: PlannedFile) -> None:
+    assert not {unit.id for unit in cut(other)} & {unit.id for unit in cut(plan_file())}
+
+
+def test_an_id_depends_on_the_job_and_the_rows() -> None:
+    units = cut(plan_file(rows=6)) + cut(plan_file(rows=6), rows=2) + cut(plan_file(rows=6), fingerprint="other")
+    assert len({unit.id for unit in units}) == len(units)
+
+
+def test_an_id_is_the_same_in_every_version() -> None:
+    """Or a job that was begun with an older version would begin anew."""
+    assert [unit.name for unit in cut(plan_file("année/a.parquet", rows=4))] == [
+        "année/a.parquet/000000000000-69bc9638e31d582a.parquet",
+        "année/a.parquet/000000000003-a9c064a2e6ca5e05.parquet",
+    ]
+
+
+@given(rows=st.integers(1, 300), per_unit=SIZES)
+def test_names_sort_as_rows_do(rows: int, per_unit: int) -> None:
+    names = [unit.name for unit in cut(plan_file(rows=rows), rows=per_unit)]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("source", ["manifest.parquet", "_plan.parquet", "_stale/a.parquet", "_tmp/b", "_manifest/a"])
+def test_a_source_never_takes_a_name_that_the_output_needs(source: str) -> None:
+    units = cut(plan_file(source), plan_file(f"source_{source}"))
+    assert all(unit.name.startswith(f"source_{source}/") and is_shard(unit.name) for unit in units)
+    assert len({unit.name for unit in units}) == len(units)
+    assert {unit.source for unit in units} == {source, f"source_{source}"}
+
+
+@pytest.mark.parametrize("source", ["a/manifest.parquet", "_x=1/a.parquet", "manifest.parquet.d/a.parquet"])
+def test_any_other_source_is_its_folder(source: str) -> None:
+    assert all(unit.name.startswith(f"{source}/") for unit in cut(plan_file(source)))
