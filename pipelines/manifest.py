@@ -77,7 +77,7 @@ def read_records(store: Store, units: Mapping[str, Unit], *, retry_errors: bool 
     there = [name for name in units if name in sizes]
     known = {name: logged[name] for name in there if name in logged and logged[name].size == sizes[name]}
     found = known | _read_footers(store, [name for name in there if name not in known])
-    kept = {name: record for name in there if (record := found[name]) and not (retry_errors and record.died)}
+    kept = {name: found[name] for name in there if name in found and not (retry_errors and found[name].died)}
     aside = [name for name in there if name not in kept]
     strike_out(store, [name for name in units if name in logged and name not in kept and name not in aside])
     if aside:
@@ -86,9 +86,11 @@ def read_records(store: Store, units: Mapping[str, Unit], *, retry_errors: bool 
     return kept
 
 
-def _read_footers(store: Store, names: Sequence[str]) -> dict[str, UnitRecord | None]:
+def _read_footers(store: Store, names: Sequence[str]) -> dict[str, UnitRecord]:
+    """Records of those shards that are not damaged."""
     with ThreadPoolExecutor(16) as pool:
-        return dict(zip(names, pool.map(partial(read_footer_record, store), names), strict=True))
+        records = zip(names, pool.map(partial(read_footer_record, store), names), strict=True)
+        return {name: record for name, record in records if record is not None}
 
 
 def read_footer_record(store: Store, name: str) -> UnitRecord | None:
@@ -110,14 +112,24 @@ def read_log(store: Store) -> dict[str, UnitRecord]:
 
     It saves reading footers and decides nothing: whatever it does not say, a shard's footer does.
     """
-    objects = [name for name, _ in store.list() if name.startswith(f"{LOG}/")]
-    try:
-        struck_out = {gone for name in objects if name.endswith(STRUCK_OUT) for gone in json.loads(store.read(name))}
-    except ValueError:
+    struck_out = read_struck_out(store)
+    if struck_out is None:
         return {}
-    lines = [line for name in objects if name.endswith(NOTED) for line in store.read(name).splitlines()]
+    lines = [line for name in _list_log(store, NOTED) for line in store.read(name).splitlines()]
     records = [record for line in lines if (record := _parse(line)) is not None]
     return {record.name: record for record in records if record.name not in struck_out}
+
+
+def read_struck_out(store: Store) -> set[str] | None:
+    """Names that were struck out of the log, None where a damaged list may have held any."""
+    try:
+        return {name for entry in _list_log(store, STRUCK_OUT) for name in json.loads(store.read(entry))}
+    except ValueError:
+        return None
+
+
+def _list_log(store: Store, kind: str) -> list[str]:
+    return [name for name, _ in store.list() if name.startswith(f"{LOG}/") and name.endswith(kind)]
 
 
 def _parse(line: bytes) -> UnitRecord | None:
@@ -173,14 +185,16 @@ def finish(
     store: Store,
     files: Iterable[PlannedFile],
     units: Sequence[Unit],
-    records: Mapping[str, UnitRecord],
+    records: dict[str, UnitRecord],
     fingerprint: str,
 ) -> None:
     """End a job: shards outside the plan aside, then the plan, the manifest, and `_SUCCESS`. Can be repeated.
 
-    An output that says all this already stays finished throughout. DriverError where a shard is not there, or not
-    as its record says.
+    An output that says all this already stays finished throughout. A shard that was put aside since its record was
+    made has another record now. DriverError where a shard is not there, or not as its record says.
     """
+    struck_out = read_struck_out(store)
+    records = records | _read_footers(store, [u.name for u in units if struck_out is None or u.name in struck_out])
     sizes = {name: size for name, size in store.list() if is_shard(name)}
     _check_committed(units, records, sizes)
     manifest = _make_manifest(units, records, fingerprint)

@@ -43,20 +43,19 @@ def serialize_shard(table: pa.Table, record: UnitRecord, job: FrozenJob) -> pa.B
 
 
 def hash_content(table: pa.Table) -> str:
-    """Hash of a shard's rows: their keys, embeddings and errors, whatever else is kept."""
+    """Hash of a shard's rows, however they are chunked: their keys, embeddings and errors, whatever else is kept."""
     digest = hashlib.sha256()
     for field in SCHEMA:
-        for chunk in table.column(field.name).chunks:
-            _update(digest, chunk)
+        _update(digest, table.column(field.name))
     return digest.hexdigest()
 
 
-def _update(digest: Any, chunk: pa.Array) -> None:
-    if chunk.type == pa.large_binary():
-        for value in chunk:
+def _update(digest: Any, column: pa.ChunkedArray) -> None:
+    if column.type == pa.large_binary():
+        for value in column:
             digest.update(value.as_buffer() or b"")
     else:
-        digest.update(json.dumps(chunk.to_pylist()).encode())
+        digest.update(json.dumps(column.to_pylist()).encode())
 
 
 def _rows_per_group(table: pa.Table) -> int:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from t5enc.errors import ConfigError
 
 SMALLEST_RUNG = 16
+# Streams without a static shape have rows in steps of this many, short ones in steps of the smallest rung.
+ROW_STEP = 64
+SHORT_STREAM = 512
 
 
 def pack_sorted(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -79,3 +82,12 @@ def pick_rung(length: int, rungs: Sequence[int]) -> int:
         if length <= rung:
             return rung
     return -(-length // rungs[-1]) * rungs[-1]
+
+
+def round_rows(length: int) -> int:
+    """Rows of a stream that holds `length` tokens and is not compiled.
+
+    Any number would do, but oneDNN keeps megabytes of kernels for every number that it has met.
+    """
+    step = SMALLEST_RUNG if length <= SHORT_STREAM else ROW_STEP
+    return -(-length // step) * step

@@ -25,7 +25,7 @@ from t5enc.encoder import Encoder
 from t5enc.errors import InputError, PrecisionError
 from t5enc.linear import can_pack
 from t5enc.options import EncoderOptions
-from t5enc.packing import make_rungs, pack_full, pack_sorted, pick_rung
+from t5enc.packing import make_rungs, pack_full, pack_sorted, pick_rung, round_rows
 from t5enc.repeatability import find_floor
 from t5enc.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
 from t5enc.weights import load_encoder
@@ -223,7 +223,7 @@ class TextEncoder:
         return plan_flex(lengths, pick_rung(used, self._rungs), block_size=size, device=self.device)
 
     def _pad(self, used: int) -> int:
-        return max(used, self._floor)
+        return max(round_rows(used), self._floor)
 
     def _forward(self, texts: Sequence[TokenIds], plan: AttentionPlan) -> Tensor:
         """(tokens, M) float32; the stream's padding is cut off again."""

@@ -102,7 +102,7 @@ def encode(
     return SHARDS[key]
 
 
-@dataclass
+@dataclass(repr=False)
 class Driver:
     """A run as far as the store can tell."""
 
@@ -110,6 +110,9 @@ class Driver:
     versions: dict[str, str]
     had_nothing_to_do: bool
     unlogged: list[UnitRecord] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Driver({self.versions}, generation {self.commit.frozen.generation}, left {len(self.commit.left)})"
 
     def expected_captions(self, unit: Unit) -> tuple[str, ...]:
         rows = range(unit.first_row, unit.first_row + unit.num_rows)

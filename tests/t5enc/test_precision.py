@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from t5enc.attention import plan_sdpa
 from t5enc.errors import ConfigError
@@ -37,6 +39,11 @@ def load_ours(folder: Path, dtype: torch.dtype) -> TextEncoder:
     return TextEncoder.from_pretrained(folder, tokenizer="byt5", dtype=str(dtype))
 
 
+def far(found: Iterable[Tensor], expected: list[Tensor]) -> float:
+    """Relative L2 distance over all tokens: that of a single short text is a matter of luck."""
+    return distance([torch.cat(list(found))], [torch.cat(expected)])
+
+
 @pytest.mark.parametrize("family", ["t5_v1_0", "t5_v1_1", "umt5"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_16_bit_is_nearer_to_float32_than_transformers_is(dtype: torch.dtype, family: str, tmp_path: Path) -> None:
@@ -44,18 +51,16 @@ def test_16_bit_is_nearer_to_float32_than_transformers_is(dtype: torch.dtype, fa
     change_weights(tmp_path, lambda name, tensor: tensor.bfloat16().float())
     texts = random_ids(LENGTHS)
     expected = reference(load_theirs(tmp_path, family, torch.float32), texts)
-    theirs = distance(reference(load_theirs(tmp_path, family, dtype), texts), expected)
-    ours = distance(load_ours(tmp_path, dtype).encode_tokens(texts), expected)
-    assert ours < theirs
+    theirs = reference(load_theirs(tmp_path, family, dtype), texts)
+    ours = load_ours(tmp_path, dtype).encode_tokens(texts)
+    assert far(ours, expected) < far(theirs, expected)
 
 
 @pytest.mark.parametrize("family", ["t5_v1_0", "t5_v1_1"])
 def test_float16_holds_feed_forward_outputs_beyond_its_range(family: str, tmp_path: Path) -> None:
-    make_checkpoint(family, tmp_path, num_layers=8)
-    gains = {"wi.weight": 200, "wi_1.weight": 200, "wo.weight": 300}
-    change_weights(
-        tmp_path, lambda name, tensor: tensor * next((gain for end, gain in gains.items() if name.endswith(end)), 1)
-    )
+    make_checkpoint(family, tmp_path)
+    gains = {"wi": 200, "wi_1": 200, "wo": 300}
+    change_weights(tmp_path, lambda name, tensor: (tensor * gains.get(name.split(".")[-2], 1)).bfloat16().float())
     texts = random_ids(LENGTHS)
     theirs = load_theirs(tmp_path, family, torch.float32)
     largest = []
@@ -63,8 +68,8 @@ def test_float16_holds_feed_forward_outputs_beyond_its_range(family: str, tmp_pa
         block.layer[1].DenseReluDense.register_forward_hook(lambda *args: largest.append(args[2].abs().max().item()))
     expected = reference(theirs, texts)
     assert max(largest) > 2 * torch.finfo(torch.float16).max
-    assert not distance(reference(theirs.half(), texts), expected) < 2e-2
-    assert distance(load_ours(tmp_path, torch.float16).encode_tokens(texts), expected) < 2e-3
+    assert not far(reference(theirs.half(), texts), expected) < 2e-2
+    assert far(load_ours(tmp_path, torch.float16).encode_tokens(texts), expected) < 2e-3
 
 
 def test_the_residual_stream_is_float32_whatever_computes(tmp_path: Path) -> None:

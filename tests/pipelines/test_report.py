@@ -1,0 +1,63 @@
+"""The report of a run: rates, exit codes, text and JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from pipelines.ledger import Ledger, Progress
+from pipelines.manifest import sum_records
+from pipelines.report import EncodeReport
+from tests.pipelines.test_suspects import make_record
+
+
+def make_report(died: int = 0, unreadable: dict[str, str] | None = None) -> EncodeReport:
+    progress = Progress(captions=20, tokens=900, units=1, ready_at=5.0, ended_at=8.0, busy_seconds=2.0)
+    return EncodeReport(
+        output="out",
+        totals=sum_records([make_record(died)]),
+        unreadable=unreadable or {},
+        progress=replace(progress, busy_cpu_seconds=3.0),
+        is_finished=not unreadable,
+    )
+
+
+def test_rates_are_of_the_running_phase() -> None:
+    report = make_report()
+    assert report.run_seconds == 3.0
+    assert report.tokens_per_second == 300.0
+    assert report.cores_used == 1.5
+
+
+@pytest.mark.parametrize(
+    ("report", "code"),
+    [(make_report(), 0), (make_report(died=2), 3), (make_report(died=2, unreadable={"a": "a: torn"}), 4)],
+)
+def test_the_exit_code_says_the_worst(report: EncodeReport, code: int) -> None:
+    assert report.exit_code == code
+
+
+def test_the_text_names_what_was_not_read_and_what_to_do() -> None:
+    text = str(make_report(unreadable={"a.parquet": "a.parquet: torn"}))
+    assert "not read: a.parquet: torn" in text
+    assert "run the same command again" in text
+
+
+def test_the_json_holds_totals_rates_and_versions() -> None:
+    content = json.loads(make_report().to_json())
+    assert content["totals"]["captions"] == 20
+    assert content["tokens_per_second"] == 300.0
+    assert {"torch", "ray", "t5enc"} <= set(content["versions"])
+
+
+def test_a_ledger_lets_a_unit_begin_twice_and_forgets_it_when_it_ends() -> None:
+    ledger = Ledger()
+    assert [ledger.begin("u") for _ in range(3)] == [True, True, False]
+    ledger.note("u", [1, 2])
+    assert ledger.take_note("u") == [1, 2]
+    assert ledger.take_note("u") == []
+    ledger.end("u", {"captions": 4, "tokens": 40})
+    assert ledger.begin("u")
+    assert (ledger.read().captions, ledger.read().tokens, ledger.read().units) == (4, 40, 1)

@@ -1,0 +1,158 @@
+"""Shards as bytes: what is in them, how they are laid out, and the hash of their rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines import sinks
+from pipelines.manifest import RECORD_KEY, UnitRecord
+from pipelines.sinks import hash_content, serialize_shard
+from t5enc.embeddings import Embeddings
+from t5enc.errors import OutputError
+from t5enc.output import load_embeddings
+from t5enc.storage import METADATA_KEY, CaptionKeys, build_table
+from tests.pipelines.small_jobs import DIM, make_job
+
+ROWS = 50
+
+
+def build(rows: int = ROWS, *, kept: pa.Table | None = None, errors: dict[int, str] | None = None) -> pa.Table:
+    lengths = torch.arange(1, rows + 1)
+    values = torch.arange(int(lengths.sum()) * DIM, dtype=torch.float16).reshape(-1, DIM) / 64
+    return build_table(
+        pa.table({"id": np.arange(rows), "caption": [f"text {row}" for row in range(rows)]}) if kept is None else kept,
+        CaptionKeys(source="a.parquet", rows=np.arange(rows), caption_indices=np.zeros(rows, np.int32)),
+        Embeddings.from_lengths(values, lengths),
+        storage="float16",
+        truncated=np.zeros(rows, bool),
+        errors=[(errors or {}).get(row) for row in range(rows)],
+    )
+
+
+def describe(table: pa.Table, **changes: Any) -> UnitRecord:
+    zeros = dict.fromkeys(("first_row", "errors", "died", "truncated", "tokens", "longest"), 0)
+    record = UnitRecord(
+        name="a.parquet/0-1.parquet",
+        source="a.parquet",
+        input_rows=len(table),
+        captions=len(table),
+        encoded=len(table),
+        content=hash_content(table),
+        **zeros,
+    )
+    return replace(record, **changes)
+
+
+def serialize(table: pa.Table) -> bytes:
+    return serialize_shard(table, describe(table), make_job()).to_pybytes()  # type: ignore[no-any-return]
+
+
+def read(data: bytes) -> pa.Table:
+    return pq.read_table(pa.BufferReader(data))
+
+
+def test_a_shard_holds_its_rows() -> None:
+    table = build(errors={3: "null caption"})
+    again = read(serialize(table))
+    assert again.replace_schema_metadata(None) == table.replace_schema_metadata(None)
+    assert again.schema.names[:2] == ["id", "caption"]
+
+
+def test_a_shard_can_be_read_by_itself(tmp_path: Any) -> None:
+    table = build(errors={3: "null caption"})
+    (tmp_path / "shard.parquet").write_bytes(serialize(table))
+    rows, embeddings = load_embeddings(tmp_path / "shard.parquet")
+    assert rows["caption"].to_pylist() == [f"text {row}" for row in range(ROWS)]
+    assert embeddings.lengths.tolist() == [0 if row == 3 else row + 1 for row in range(ROWS)]
+    assert embeddings[1].tolist() == (torch.arange(DIM, 3 * DIM).reshape(2, DIM) / 64).tolist()
+
+
+def test_the_footer_holds_the_record_and_the_job() -> None:
+    table, job = build(), make_job(weights="abc")
+    metadata = pq.read_metadata(pa.BufferReader(serialize_shard(table, describe(table), job))).metadata
+    assert json.loads(metadata[RECORD_KEY]) == asdict(describe(table))
+    form = json.loads(metadata[METADATA_KEY])
+    assert (form["storage_dtype"], form["dim"], form["fingerprint"]) == ("float16", DIM, job.fingerprint)
+    assert form["job"] == job.identity
+
+
+@pytest.mark.parametrize("captions", [ROWS - 1, ROWS + 1])
+def test_a_shard_with_another_number_of_rows_than_recorded_never_comes_to_be(captions: int) -> None:
+    table = build()
+    with pytest.raises(OutputError, match=f"a.parquet/0-1.parquet: expected {captions} rows in the shard, got {ROWS}"):
+        serialize_shard(table, describe(table, captions=captions), make_job())
+
+
+def test_row_groups_are_of_a_size_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = build()
+    assert pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups == 1
+    monkeypatch.setattr(sinks, "ROW_GROUP_BYTES", table.nbytes // 5)
+    groups = pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups
+    assert groups == 5
+    monkeypatch.setattr(sinks, "ROW_GROUP_BYTES", 1)
+    assert pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups == ROWS
+
+
+def test_an_empty_table_is_a_shard_too() -> None:
+    assert len(read(serialize(build(0)))) == 0
+
+
+def test_embeddings_are_stored_as_they_are_and_texts_compressed() -> None:
+    group = pq.read_metadata(pa.BufferReader(serialize(build()))).row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert columns["text_embedding_bytes"].compression == "UNCOMPRESSED"
+    assert "RLE_DICTIONARY" not in columns["text_embedding_bytes"].encodings
+    assert columns["text_embedding_bytes"].statistics is None
+    assert columns["caption"].compression == "ZSTD"
+    assert columns["id"].statistics.max == ROWS - 1
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[1, 2], None, []]),
+        pa.array([{"a": 1, "b": "x"}] * 3),
+        pa.array([None] * 3, pa.null()),
+        pa.array([b"x", None, b""]),
+        pa.array([1.5, None, 2.5]),
+        pa.array(["x", "y", "x"]).dictionary_encode(),
+        pa.array([[["a"], []]] * 3),
+    ],
+    ids=lambda column: str(column.type).partition("<")[0],
+)
+def test_kept_columns_of_any_type_come_back(column: pa.Array) -> None:
+    table = build(3, kept=pa.table({"a.b": column, "ü": [1, 2, 3]}))
+    assert read(serialize(table)).select(["a.b", "ü"]).to_pylist() == table.select(["a.b", "ü"]).to_pylist()
+
+
+def test_the_hash_is_of_rows_and_not_of_chunks() -> None:
+    table = build(errors={2: "null caption"})
+    pieces = pa.concat_tables([table.slice(0, 2), table.slice(2, 1), table.slice(3)])
+    assert hash_content(pieces) == hash_content(table)
+
+
+def test_the_hash_of_a_shard_of_several_row_groups_is_that_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinks, "ROW_GROUP_BYTES", 1000)
+    table = build()
+    data = serialize(table)
+    assert pq.read_metadata(pa.BufferReader(data)).num_row_groups > 1
+    assert hash_content(read(data)) == hash_content(table)
+
+
+def test_the_hash_changes_with_every_column_of_the_embedding() -> None:
+    table = build(4, errors={2: "null caption"})
+    seen = {hash_content(table)}
+    for name in table.column_names[2:]:
+        at = table.column_names.index(name)
+        changed = table.set_column(at, name, table[name].take([0, 1, 3, 2]))
+        seen.add(hash_content(changed))
+    constant = {"text_embedding_source", "text_embedding_caption_index", "text_embedding_dtype"}
+    assert len(seen) == 1 + len(table.column_names[2:]) - len(constant) - 1

@@ -1,0 +1,320 @@
+"""Texts to embeddings: as transformers has them, in the order given, identical ones once, bad ones by name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from t5enc.builtin import sample_captions
+from t5enc.errors import ConfigError, InputError, PrecisionError
+from t5enc.text_encoder import EncoderCounters, TextEncoder, group_identical
+from tests.families import FAMILIES, make_checkpoint
+from tests.t5enc.conftest import Make
+from tests.t5enc.reference import ROUNDING, distance, random_ids, reference
+
+LENGTHS = [*range(1, 30), 63, 64, 65, 127, 128, 129, 255, 256, 257, 400, 511, 512, 513, 599, 600]
+RUNGS = (16, 32, 64)
+BAD_TOKEN = 77
+LAYERS = FAMILIES["t5_v1_1"]["num_layers"]
+
+
+def load(folder: Path, **options: Any) -> TextEncoder:
+    """An encoder of a checkpoint without tokenizer, which then reads bytes."""
+    return TextEncoder.from_pretrained(folder, tokenizer="byt5", **options)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> TextEncoder:
+    """builtin:tiny; tests reset its counters."""
+    return TextEncoder.from_pretrained("builtin:tiny", max_length=32, token_budget=64)
+
+
+@pytest.fixture(scope="module")
+def flex(make: Make, compiler: None) -> TextEncoder:
+    """umt5 through compiled Flex, with few rungs."""
+    return load(make("umt5").folder, attention="flex", max_length=64, token_budget=RUNGS[-1])
+
+
+@pytest.mark.parametrize("budget", [600, 4096])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_of_1_to_600_tokens_in_any_order_equal_transformers(family: str, budget: int, make: Make) -> None:
+    folder, model = make(family)
+    encoder = load(folder, max_length=600, token_budget=budget)
+    texts = random_ids(LENGTHS)
+    random.Random(budget).shuffle(texts)
+    assert distance(encoder.encode_tokens(texts), reference(model, texts)) < ROUNDING
+
+
+def test_texts_equal_transformers_with_its_own_tokenizer(tmp_path: Path) -> None:
+    import transformers
+
+    from t5enc.builtin import write_builtin
+
+    write_builtin("tiny-umt5", tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    model = transformers.UMT5EncoderModel.from_pretrained(tmp_path)
+    captions = ["", *sample_captions()[:40]]
+    ids = [np.array(tokenizer(caption)["input_ids"], dtype=np.int32) for caption in captions]
+    embeddings = TextEncoder.from_pretrained(tmp_path).encode(captions)
+    assert distance(embeddings, reference(model, ids)) < ROUNDING
+
+
+def test_flex_equals_transformers_alone_and_in_company(flex: TextEncoder, make: Make) -> None:
+    texts = random_ids([1, 2, 5, 5, 15, 16, 17, 31, 33, 50, 63, 64])
+    expected = reference(make("umt5").model, texts)
+    assert distance(flex.encode_tokens(texts), expected) < ROUNDING
+    assert distance((flex.encode_tokens([text])[0] for text in texts), expected) < ROUNDING
+
+
+def test_flex_compiles_no_more_graphs_than_there_are_rungs(flex: TextEncoder) -> None:
+    for seed in range(30):
+        lengths = np.random.RandomState(seed).randint(1, 64, size=1 + seed % 7)
+        flex.encode_tokens(random_ids(lengths, seed=seed))
+    assert flex.compiled_graphs <= len(RUNGS)
+    flex.warm_up(all_rungs=True)
+    assert flex.compiled_graphs == len(RUNGS)
+
+
+def test_sdpa_compiles_nothing(tiny: TextEncoder) -> None:
+    tiny.encode(["a red bird"])
+    assert tiny.compiled_graphs == 0
+
+
+def test_identical_texts_are_encoded_once_and_stored_for_each(tiny: TextEncoder) -> None:
+    tiny.counters = EncoderCounters()
+    texts = ["a bird", "two birds", "a bird", "a bird", "two birds"]
+    embeddings = tiny.encode(texts)
+    counters = tiny.counters
+    assert (counters.texts, counters.computed_texts) == (5, 2)
+    assert counters.tokens == len(embeddings.values)
+    assert counters.useful_tokens == len(embeddings[0]) + len(embeddings[1])
+    for copy, original in ((2, 0), (3, 0), (4, 1)):
+        assert torch.equal(embeddings[copy], embeddings[original])
+
+
+def test_equal_lists_are_grouped_in_order_of_appearance() -> None:
+    a, b, c = (np.array(ids, dtype=np.int32) for ids in ([1], [1, 2], [2]))
+    assert group_identical([b, a, b, c, a]) == [[0, 2], [1, 4], [3]]
+    assert group_identical([]) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_embeddings_are_in_the_order_of_the_texts(seed: int, tiny: TextEncoder) -> None:
+    captions = sample_captions()[:60]
+    order = random.Random(seed).choices(range(len(captions)), k=80)
+    in_order = tiny.encode(captions)
+    shuffled = tiny.encode([captions[index] for index in order])
+    assert distance(shuffled, [in_order[index] for index in order]) < ROUNDING
+
+
+def test_no_stream_is_larger_than_the_budget_and_each_is_announced(tiny: TextEncoder) -> None:
+    ids = tiny.tokenize(sample_captions()[:50]).ids
+    ids += ids[:5]
+    streams: list[list[int]] = []
+    tiny.counters = EncoderCounters()
+    tiny.encode_ragged(ids, on_stream=streams.append)
+    assert sorted(index for stream in streams for index in stream) == list(range(50))
+    assert all(sum(len(ids[index]) for index in stream) <= 64 for stream in streams)
+    assert tiny.counters.streams == len(streams)
+    assert tiny.counters.fill == 1.0
+
+
+def test_the_fill_of_padded_streams_counts_their_padding(flex: TextEncoder) -> None:
+    flex.counters = EncoderCounters()
+    assert flex.counters.fill == 1.0
+    flex.encode_tokens(random_ids([5, 12]))
+    assert (flex.counters.useful_tokens, flex.counters.stream_tokens) == (17, 32)
+    assert flex.counters.fill == 17 / 32
+
+
+def test_warming_up_is_not_counted(tiny: TextEncoder) -> None:
+    tiny.counters = EncoderCounters()
+    tiny.warm_up(all_rungs=True)
+    assert tiny.counters == EncoderCounters()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, None])
+def test_values_come_in_the_dtype_asked_for(dtype: torch.dtype | None, tiny: TextEncoder) -> None:
+    ids = tiny.tokenize(["a bird", "two birds"]).ids
+    values = tiny.encode_ragged(ids, dtype=dtype, device="cpu").embeddings.values
+    assert values.dtype == (dtype or torch.float32)
+    assert torch.equal(values, tiny.encode_tokens(ids).values.to(values.dtype))
+
+
+def test_a_text_that_is_too_long_is_cut_and_keeps_its_end_token(tiny: TextEncoder) -> None:
+    text = "a bird in a tree " * 30
+    tokenized = tiny.tokenize([text, "a bird"])
+    assert tokenized.truncated.tolist() == [True, False]
+    assert len(tokenized.ids[0]) == 32
+    assert tokenized.ids[0][-1] == tokenized.ids[1][-1] == tiny.tokenizer.eos_id
+    assert tiny.encode([text]).lengths.tolist() == [32]
+
+
+def test_the_empty_text_is_its_end_token(tiny: TextEncoder) -> None:
+    embeddings = tiny.encode(["", "a bird"])
+    assert embeddings.lengths[0] == 1
+    assert distance([embeddings[0]], [tiny.encode_tokens([[tiny.tokenizer.eos_id]]).values]) < ROUNDING
+
+
+def test_no_texts_give_no_embeddings(tiny: TextEncoder) -> None:
+    embeddings = tiny.encode([])
+    assert len(embeddings) == 0
+    assert embeddings.values.shape == (0, 64)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, lambda ids: np.array(ids, dtype=np.uint16)])
+def test_ids_may_come_in_any_kind_of_sequence(kind: Callable[[list[int]], Sequence[int]], tiny: TextEncoder) -> None:
+    assert torch.equal(tiny.encode_tokens([kind([5, 6, 1])]).values, tiny.encode_tokens([[5, 6, 1]]).values)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([[5], []], r"ids\[1\]: expected 1 to 32 token ids, got shape \(0,\)"),
+        ([[5], [5] * 33], r"ids\[1\]: expected 1 to 32 token ids, got shape \(33,\)"),
+        ([[[5]]], r"ids\[0\]: expected 1 to 32 token ids, got shape \(1, 1\)"),
+        ([5], r"ids\[0\]: expected 1 to 32 token ids, got shape \(\)"),
+        ([[[5], [5, 6]]], r"ids\[0\]: expected a flat list of token ids, got "),
+        ([[1000]], r"ids\[0\]: expected ids from 0 to 999, got 1000"),
+        ([[5, -1]], r"ids\[0\]: expected ids from 0 to 999, got -1"),
+        ([[2**32 + 5]], r"ids\[0\]: expected ids from 0 to 999, got 4294967301"),
+        ([[2**80]], r"ids\[0\]: expected integers, got object"),
+        ([[5, 6.5]], r"ids\[0\]: expected integers, got float64"),
+        ([["a"]], r"ids\[0\]: expected integers, got <U1"),
+        ([[True]], r"ids\[0\]: expected integers, got bool"),
+        ([[None]], r"ids\[0\]: expected integers, got object"),
+    ],
+)
+def test_ids_that_are_none_are_refused_by_index(ids: Any, message: str, tiny: TextEncoder) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        tiny.encode_tokens(ids)
+
+
+def test_what_is_no_text_is_refused_by_index(tiny: TextEncoder) -> None:
+    with pytest.raises(InputError, match=r"^texts\[1\]: expected a string, got NoneType"):
+        tiny.encode(["a", None])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"^texts: expected a list of strings, got one string"):
+        tiny.encode("a bird")
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^max_len: no such option; expected one of model, "):
+        TextEncoder.from_pretrained("builtin:tiny", max_len=5)
+
+
+def test_an_encoder_says_what_it_was_resolved_to(tiny: TextEncoder) -> None:
+    assert (tiny.options.device, tiny.options.dtype, tiny.options.attention) == ("cpu", "float32", "sdpa")
+    assert tiny.dtype == torch.float32
+    assert tiny.config.model_dim == 64
+
+
+def test_every_dtype_runs_on_every_cpu(make: Make) -> None:
+    texts = random_ids([3, 20])
+    expected = reference(make().model, texts)
+    for dtype in ("float32", "bfloat16", "float16"):
+        embeddings = load(make().folder, dtype=dtype).encode_tokens(texts)
+        assert embeddings.values.dtype == getattr(torch, dtype)
+        assert distance(embeddings, expected) < 3e-2
+
+
+def keep_alone(weights: dict[str, Tensor]) -> None:
+    """Make the first channel of the residual the bad token's own: no other token has it, no layer writes to it."""
+    weights["shared.weight"][:, 0] = 0
+    weights["shared.weight"][BAD_TOKEN] = torch.eye(1, weights["shared.weight"].shape[1])[0] * 8
+    for name, tensor in weights.items():
+        if name.endswith((".o.weight", ".wo.weight")):
+            tensor[0] = 0
+
+
+def overflow_embedding(weights: dict[str, Tensor]) -> None:
+    weights["shared.weight"][BAD_TOKEN] = torch.inf
+
+
+def overflow_norm(weights: dict[str, Tensor]) -> None:
+    weights["shared.weight"][BAD_TOKEN] = 1e30
+
+
+def overflow_logits(weights: dict[str, Tensor]) -> None:
+    keep_alone(weights)
+    for part in "qk":
+        weights[f"encoder.block.{LAYERS - 1}.layer.0.SelfAttention.{part}.weight"][:, 0] = 1e19
+
+
+def overflow_feed_forward(weights: dict[str, Tensor]) -> None:
+    keep_alone(weights)
+    for part in ("wi_0", "wi_1"):
+        weights[f"encoder.block.1.layer.1.DenseReluDense.{part}.weight"][:, 0] = 1e25
+
+
+OVERFLOWS = [overflow_embedding, overflow_norm, overflow_logits, overflow_feed_forward]
+
+
+def spoil(folder: Path, overflow: Callable[[dict[str, Tensor]], None]) -> Any:
+    """A checkpoint in which one token overflows; returns transformers' model of it."""
+    import transformers
+
+    make_checkpoint("t5_v1_1", folder)
+    weights = load_file(folder / "model.safetensors")
+    overflow(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return transformers.T5EncoderModel.from_pretrained(folder)
+
+
+def assert_fails_alone(encoder: TextEncoder, model: Any, tolerance: float) -> None:
+    good = random_ids([4, 4, 7, 9], vocab_size=BAD_TOKEN)
+    bad = np.array([5, BAD_TOKEN, 6, 1], dtype=np.int32)
+    texts = [good[0], bad, good[1], good[2], bad, good[3]]
+    encoded = encoder.encode_ragged(texts)
+    assert set(encoded.failed) == {1, 4}
+    assert encoder.counters.retried_streams == 1
+    neighbours = [encoded.embeddings[index] for index in (0, 2, 3, 5)]
+    assert distance(neighbours, reference(model, good)) < tolerance
+    with pytest.raises(PrecisionError, match=r"^2 text\(s\) could not be encoded: texts\[1\]: activations left the ra"):
+        encoder.encode_tokens(texts)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", ROUNDING), ("bfloat16", 3e-2)])
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_a_text_that_overflows_fails_alone(
+    overflow: Callable[[dict[str, Tensor]], None], dtype: str, tolerance: float, tmp_path: Path
+) -> None:
+    model = spoil(tmp_path, overflow)
+    assert_fails_alone(load(tmp_path, dtype=dtype), model, tolerance)
+
+
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_a_text_that_overflows_fails_alone_in_a_flex_stream(
+    overflow: Callable[[dict[str, Tensor]], None], tmp_path: Path, compiler: None
+) -> None:
+    model = spoil(tmp_path, overflow)
+    encoder = load(tmp_path, attention="flex", max_length=64, token_budget=64)
+    assert_fails_alone(encoder, model, ROUNDING)
+
+
+def test_float16_fails_where_float32_would_not(tmp_path: Path) -> None:
+    def overflow_float16(weights: dict[str, Tensor]) -> None:
+        keep_alone(weights)
+        for part in ("wi_0", "wi_1"):
+            weights[f"encoder.block.1.layer.1.DenseReluDense.{part}.weight"][:, 0] = 2e4
+
+    model = spoil(tmp_path, overflow_float16)
+    assert_fails_alone(load(tmp_path, dtype="float16"), model, 5e-3)
+    bad = [[5, BAD_TOKEN, 6, 1]]
+    assert not load(tmp_path).encode_ragged(bad).failed
+
+
+def test_an_embedding_that_its_dtype_cannot_hold_says_so(tmp_path: Path) -> None:
+    def enlarge(weights: dict[str, Tensor]) -> None:
+        weights["encoder.final_layer_norm.weight"] *= 1e6
+
+    spoil(tmp_path, enlarge)
+    encoded = load(tmp_path).encode_ragged([[5, 6, 1]], dtype=torch.float16)
+    assert encoded.failed == {0: "embedding is out of the range of float16"}
