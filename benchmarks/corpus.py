@@ -73,9 +73,9 @@ def _draw_distinct(draw: random.Random, source: Sequence[str], count: int) -> li
 
 
 def make_short_texts(files: Sequence[Path] | None, count: int) -> list[str]:
-    """Distinct texts of one to twenty words and a number."""
+    """Distinct texts of one to eight words and a number."""
     prompts, draw = draw_prompts(files, 300), random.Random(0)
-    return [f"{' '.join(draw.choice(prompts).split()[: draw.randint(1, 20)])} {index}" for index in range(count)]
+    return [f"{' '.join(draw.choice(prompts).split()[: draw.randint(1, 8)])} {index}" for index in range(count)]
 
 
 def quieten() -> None:

@@ -65,12 +65,13 @@ class Ledger:
         self.progress.settings = settings
         self.progress.ready_at = self.progress.ready_at or time.monotonic()
 
-    def begin(self, unit_id: str) -> bool:
-        """Whether a unit may be encoded now; no, once it was in hand at too many deaths."""
-        if self.attempts[unit_id] >= ATTEMPTS:
-            return False
+    def find_suspects(self, unit_ids: list[str]) -> list[str]:
+        """Those of these units that were in hand at too many deaths to be begun once more."""
+        return [unit_id for unit_id in unit_ids if self.attempts[unit_id] >= ATTEMPTS]
+
+    def begin(self, unit_id: str) -> None:
+        """A unit is about to be read, tokenized and encoded."""
         self.attempts[unit_id] += 1
-        return True
 
     def note(self, unit_id: str, captions: list[int]) -> None:
         """These captions of the unit are about to be computed."""

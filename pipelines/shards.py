@@ -43,7 +43,7 @@ class PreparedUnit:
 class Caution:
     """How to encode a unit that is suspected of killing its process.
 
-    Captions `alone` get a stream of their own, `dead` ones none.
+    Captions `alone` get a stream of their own, `dead` ones and all of the same text none.
     """
 
     alone: frozenset[int] = frozenset()
@@ -92,7 +92,9 @@ def encode_carefully(
     note: Callable[[Unit, list[int]], None],
 ) -> tuple[PreparedUnit, EncodedTexts]:
     """Tokenize and encode a suspected unit, noting what is in hand before each step that could be the last."""
-    captions = [i for i, text in enumerate(prepared.batch.texts) if text is not None and i not in caution.dead]
+    texts = prepared.batch.texts
+    killers = {texts[index] for index in caution.dead}
+    captions = [i for i, text in enumerate(texts) if text is not None and text not in killers]
     together = [i for i in captions if i not in caution.alone]
     parts: dict[int, torch.Tensor] = {}
     failed: dict[int, str] = {}
@@ -106,7 +108,7 @@ def encode_carefully(
         encoded = encoder.encode_ragged(ids, dtype=dtype, device="cpu", on_stream=note_stream)
         parts |= dict(zip(group, encoded.embeddings, strict=True))
         failed |= {group[place]: reason for place, reason in encoded.failed.items()}
-    for index in caution.dead:
+    for index in [i for i, text in enumerate(texts) if text in killers]:
         prepared.errors[index] = DIED
     empty = torch.empty(0, encoder.config.model_dim, dtype=dtype)
     rows = [parts.get(index, empty) for index in range(len(prepared.ids))]

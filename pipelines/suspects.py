@@ -16,7 +16,7 @@ from pipelines.shards import Caution
 from pipelines.units import Span, Unit
 from pipelines.worker import SpanResult, SpanWorker
 from t5enc.actor import EncoderActor
-from t5enc.errors import OutputError, T5encError
+from t5enc.errors import OutputError, SourceError, T5encError
 from t5enc.options import EncoderOptions
 
 # Deaths in a row that teach nothing: before any caption was in hand.
@@ -46,6 +46,8 @@ def encode_suspect(cluster: Cluster, options: EncoderOptions, worker: SpanWorker
         outcome = _attempt(cluster, options, worker, span, unit, caution)
         if isinstance(outcome, UnitRecord):
             return SpanResult(kind="unit", record=outcome)
+        if isinstance(outcome, SourceError):
+            return SpanResult(kind="unreadable", span=span, reason=str(outcome))
         if isinstance(outcome, T5encError):
             return SpanResult(kind="fatal", reason=str(outcome), exit_code=outcome.exit_code)
         silent = 0 if outcome else silent + 1

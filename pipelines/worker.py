@@ -96,8 +96,6 @@ class SpanWorker:
         """Encode what is not done of a span; what goes wrong is a result, so that its neighbours are kept."""
         try:
             yield from self._run(actor, task)
-        except SourceError as error:
-            yield SpanResult(kind="unreadable", span=task.span, reason=str(error))
         except T5encError as error:
             yield SpanResult(kind="fatal", reason=str(error), exit_code=error.exit_code)
 
@@ -105,11 +103,8 @@ class SpanWorker:
         pending: Future[UnitRecord] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
             for prepared in prefetch(self.prepare(actor, task)):
-                if isinstance(prepared, UnitRecord):
-                    yield SpanResult(kind="unit", record=prepared)
-                    continue
-                if not self._begin(prepared.unit):
-                    yield SpanResult(kind="suspect", span=task.span, unit=prepared.unit)
+                if isinstance(prepared, SpanResult):
+                    yield prepared
                     continue
                 meter = Meter(actor)
                 encoded = actor.submit(encode_unit, prepared, self._dtype).result()
@@ -122,30 +117,38 @@ class SpanWorker:
 
     def run_suspect(self, actor: EncoderActor, span: Span, unit: Unit, caution: Caution) -> UnitRecord:
         """Encode one unit that is suspected of killing its process, noting each stream before it runs."""
+        record = self._find_record(unit)
+        if record is not None:
+            return record
         alone = dataclasses.replace(span, first_row=unit.first_row, num_rows=unit.num_rows)
-        for prepared in self.prepare(actor, SpanTask(span=alone), tokenize=False):
-            if isinstance(prepared, UnitRecord):
-                return prepared
-            careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self._note)
-            return self.commit(*careful.result(), {})
-        raise SourceError(
-            f"{unit.source}: expected rows {unit.first_row} to {unit.first_row + unit.num_rows}, got none"
-        )
+        batch = next(self._read(alone, {unit.first_row: unit}))
+        prepared = prepare_unit(unit, batch, actor.encoder, tokenize=False)
+        careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self._note)
+        return self.commit(*careful.result(), {})
 
-    def prepare(
-        self, actor: EncoderActor, task: SpanTask, *, tokenize: bool = True
-    ) -> Iterator[PreparedUnit | UnitRecord]:
-        """Read and tokenize a span's units in order; of those that another run just committed, the record."""
-        store = open_store(self.output)
+    def prepare(self, actor: EncoderActor, task: SpanTask) -> Iterator[PreparedUnit | SpanResult]:
+        """Read and tokenize a span's units in order; results for those that are not to be encoded here and now."""
         cut = task.span.units(rows_per_unit=self.job.rows_per_shard, fingerprint=self.job.fingerprint)
         units = {unit.first_row: unit for unit in cut if unit.first_row not in task.done}
+        suspects = self._find_suspects(units.values())
         for row, unit in list(units.items()):
-            record = read_footer_record(store, unit.name) if store.size(unit.name) is not None else None
-            if record is not None:
+            record = self._find_record(unit)
+            if record is not None or unit.id in suspects:
                 del units[row]
-                yield record
-        for batch in self._read(task.span, units):
-            yield prepare_unit(units[batch.first_row], batch, actor.encoder, tokenize=tokenize)
+                kind: Literal["unit", "suspect"] = "suspect" if record is None else "unit"
+                yield SpanResult(kind=kind, record=record, span=task.span, unit=unit)
+        try:
+            batches = self._read(task.span, units)
+            for unit in units.values():
+                self._begin(unit)
+                yield prepare_unit(unit, next(batches), actor.encoder)
+        except SourceError as error:
+            yield SpanResult(kind="unreadable", span=task.span, reason=str(error))
+
+    def _find_record(self, unit: Unit) -> UnitRecord | None:
+        """The record of a unit that another run committed since this one began."""
+        store = open_store(self.output)
+        return read_footer_record(store, unit.name) if store.size(unit.name) is not None else None
 
     def _read(self, span: Span, units: dict[int, Unit]) -> Iterator[Any]:
         return read_captions(
@@ -172,10 +175,16 @@ class SpanWorker:
     def _dtype(self) -> torch.dtype:
         return working_dtype(self.job.storage_dtype)
 
-    def _begin(self, unit: Unit) -> bool:
+    def _find_suspects(self, units: Iterable[Unit]) -> list[str]:
         import ray
 
-        return ray.get(self.ledger.begin.remote(unit.id))  # type: ignore[no-any-return]
+        return ray.get(self.ledger.find_suspects.remote([unit.id for unit in units]))  # type: ignore[no-any-return]
+
+    def _begin(self, unit: Unit) -> None:
+        """Noted before any of it is read: reading and tokenizing can kill, too."""
+        import ray
+
+        ray.get(self.ledger.begin.remote(unit.id))
 
     def _note(self, unit: Unit, captions: list[int]) -> None:
         import ray

@@ -1,7 +1,7 @@
 """The same bits in any company: how many rows a product needs before its rows stop depending on their number.
 
-Matrix libraries pick another kernel for very few rows, and with it another order of summation. From some number
-of rows on, which depends on the CPU and the shapes, every row's bits are its own. Streams padded to that floor
+Matrix libraries pick another kernel for few rows, and with it another order of summation. From some number of
+rows on, which depends on the CPU and the shapes, every row's bits are its own. Streams padded to that floor
 make a text's embedding bitwise independent of its company, on one CPU type with one number of threads.
 """
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from t5enc.encoder import Encoder
 from t5enc.errors import ConfigError
 from t5enc.layers import Block
+from t5enc.packing import round_rows
 
-SMALLEST_FLOOR = 16
 HIGHEST_FLOOR = 128
 # Products of fewer rows than this are tried on several runs of rows: in 16 bit, rounding hides most differences.
 TRIED_ROWS = 64
@@ -24,7 +24,7 @@ TRIED_ROWS = 64
 def find_floor(encoder: Encoder, budget: int) -> int:
     """The fewest rows from which on a block's products give each row the bits that it has in a full stream.
 
-    At least SMALLEST_FLOOR, below which libraries have kernels of their own. ConfigError where there is none.
+    Only what `round_rows` gives is tried. ConfigError where there is no such number.
     """
     block = encoder.blocks[0]
     assert isinstance(block, Block)
@@ -39,13 +39,13 @@ def find_floor(encoder: Encoder, budget: int) -> int:
             f"deterministic: expected products whose rows do not depend on their number on this CPU, got products "
             f"of {floor - 1} rows that differ; with MKL, set MKL_CBWR to the CPU's own mode and STRICT"
         )
-    return max(floor, SMALLEST_FLOOR)
+    return floor
 
 
 def _sizes(budget: int) -> list[int]:
-    """Numbers of rows to try: all small ones, every seventh up to twice the highest floor, some up to the budget."""
-    sizes = [*range(SMALLEST_FLOOR, 40), *range(40, 2 * HIGHEST_FLOOR, 7), 300, 384, 511, budget // 2 + 1, budget - 1]
-    return [size for size in sizes if size < budget]
+    """Numbers of rows to try: all up to twice the highest floor, and some up to the budget."""
+    wanted = [*range(1, 2 * HIGHEST_FLOOR), 300, 400, 500, budget // 2, budget - 1]
+    return sorted({round_rows(size) for size in wanted if round_rows(size) < budget})
 
 
 def _gives_bits(block: Block, rows: Tensor, size: int, expected: Tensor, dtype: torch.dtype) -> bool:

@@ -148,7 +148,7 @@ def _read_chunk(chunk: pa.Array, storage: str, dim: int) -> Embeddings:
     tokens, remainder = np.divmod(offsets - offsets[0], size)
     if remainder.any():
         raise OutputError(f"{PREFIX}bytes: expected multiples of {size} bytes ({storage}, {dim} wide), got others")
-    raw = np.frombuffer(data or b"", np.uint8)[offsets[0] : offsets[-1]].reshape(-1, size)
+    raw = np.frombuffer(data or bytearray(), np.uint8)[offsets[0] : offsets[-1]].reshape(-1, size)
     return Embeddings(from_bytes(raw, storage, dim), torch.from_numpy(tokens))
 
 

@@ -170,6 +170,7 @@ class TextEncoder:
         self._count(lengths, len(distinct))
         return EncodedTexts(Embeddings(values, torch.from_numpy(offsets)), dict(sorted(failed.items())))
 
+    @torch.no_grad()
     def warm_up(self, *, all_rungs: bool = False) -> None:
         """Run the largest stream once, and with `all_rungs` every stream length there is; not counted."""
         counters, self.counters = self.counters, EncoderCounters()
@@ -223,7 +224,7 @@ class TextEncoder:
         return plan_flex(lengths, pick_rung(used, self._rungs), block_size=size, device=self.device)
 
     def _pad(self, used: int) -> int:
-        return max(round_rows(used), self._floor)
+        return round_rows(max(used, self._floor))
 
     def _forward(self, texts: Sequence[TokenIds], plan: AttentionPlan) -> Tensor:
         """(tokens, M) float32; the stream's padding is cut off again."""

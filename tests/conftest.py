@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Time is a benchmark's matter.
+settings.register_profile("t5enc", deadline=None)
+settings.load_profile("t5enc")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

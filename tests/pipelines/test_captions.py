@@ -89,9 +89,7 @@ def read_column(path: Path, column: pa.Array, **options: Any) -> CaptionBatch:
     table = pa.table({"caption": column, "number": pa.array(range(len(column)), pa.int32())})
     (batch,) = read(whole(LOCAL, write(path / "a.parquet", table)), rows_per_unit=1000, **options)
     assert batch.kept.num_rows == len(batch.texts) == len(batch.reasons) == len(batch.rows)
-    assert all(
-        (text is None) != (reason is None) for text, reason in zip(batch.texts, batch.reasons, strict=True)
-    )
+    assert all((text is None) != (reason is None) for text, reason in zip(batch.texts, batch.reasons, strict=True))
     assert batch.kept["number"].to_pylist() == batch.rows.tolist()
     return batch
 
@@ -133,9 +131,7 @@ def test_every_text_type_reads_alike(tmp_path: Path, type_: pa.DataType) -> None
 
 @pytest.mark.parametrize("type_", [pa.string(), pa.large_string()], ids=str)
 @pytest.mark.parametrize("use_dictionary", [True, False])
-def test_bytes_that_are_no_text_spoil_their_row_only(
-    tmp_path: Path, type_: pa.DataType, use_dictionary: bool
-) -> None:
+def test_bytes_that_are_no_text_spoil_their_row_only(tmp_path: Path, type_: pa.DataType, use_dictionary: bool) -> None:
     column = in_strings([b"good", b"caf\xe9", None, b"\xed\xa0\x80", "ñ".encode()], type_)
     for values in (column, column.dictionary_encode(), column.cast(pa.binary())):
         batch = read_column(tmp_path, values)
@@ -228,7 +224,7 @@ def test_text_of_an_extension_type_is_text(tmp_path: Path) -> None:
 captions = st.none() | st.text(max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lists=st.lists(st.none() | st.lists(captions, max_size=4), min_size=1, max_size=40),
     rows_per_unit=st.integers(1, 45),
@@ -238,9 +234,7 @@ def test_every_caption_comes_once_and_in_order(
     lists: list[list[str | None] | None], rows_per_unit: int, row_group_size: int
 ) -> None:
     sink = io.BytesIO()
-    table = pa.table(
-        {"caption": pa.array(lists, pa.list_(pa.string())), "id": [f"id {i}" for i in range(len(lists))]}
-    )
+    table = pa.table({"caption": pa.array(lists, pa.list_(pa.string())), "id": [f"id {i}" for i in range(len(lists))]})
     pq.write_table(table, sink, row_group_size=row_group_size)
     filesystem = OneFile(sink.getvalue())
     file = SourceFile(source="a", path="a", size=len(sink.getvalue()), partitions=())
@@ -259,9 +253,7 @@ def test_every_caption_comes_once_and_in_order(
         )
     ]
     assert got == [
-        (row, index, text, f"id {row}")
-        for row, texts in enumerate(lists)
-        for index, text in enumerate(texts or [None])
+        (row, index, text, f"id {row}") for row, texts in enumerate(lists) for index, text in enumerate(texts or [None])
     ]
 
 
@@ -279,9 +271,7 @@ def test_a_span_is_cut_into_units_of_equal_rows(
     batches = read(span, rows_per_unit=10)
     assert [batch.first_row for batch in batches] == list(range(first_row, first_row + num_rows, 10))
     assert all(batch.num_rows == 10 for batch in batches[:-1])
-    assert np.concatenate([batch.rows for batch in batches]).tolist() == list(
-        range(first_row, first_row + num_rows)
-    )
+    assert np.concatenate([batch.rows for batch in batches]).tolist() == list(range(first_row, first_row + num_rows))
     for batch in batches:
         assert batch.texts == [f"caption {row}" for row in batch.rows]
         assert batch.kept["number"].to_pylist() == batch.rows.tolist()

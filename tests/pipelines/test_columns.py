@@ -60,9 +60,7 @@ def test_a_file_column_wins_over_a_partition_of_its_name() -> None:
 
 def test_a_list_of_names_keeps_exactly_those() -> None:
     schema = pa.schema({"caption": pa.string(), "image": pa.binary(), "id": pa.int64()})
-    assert schema_of(schema, ["lang", "image"], FILE) == pa.schema(
-        {"lang": pa.string(), "image": pa.binary()}
-    )
+    assert schema_of(schema, ["lang", "image"], FILE) == pa.schema({"lang": pa.string(), "image": pa.binary()})
     assert schema_of(schema, []) == pa.schema([])
 
 
@@ -111,8 +109,7 @@ def test_a_missing_text_column_lists_the_columns_there() -> None:
     with pytest.raises(SourceError) as caught:
         schema_of(schema, text="meta.caption")
     assert str(caught.value) == (
-        "a.parquet: expected a text column 'meta.caption', "
-        "got only text (string), meta (struct<caption: string>)"
+        "a.parquet: expected a text column 'meta.caption', got only text (string), meta (struct<caption: string>)"
     )
 
 
@@ -199,9 +196,7 @@ def test_types_that_cannot_be_cast_are_named(tmp_path: Path, column: pa.Array, e
 
 
 def test_a_text_column_missing_in_a_later_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        SourceError, match=r"b\.parquet: expected a text column 'caption', got only c \(string\)"
-    ):
+    with pytest.raises(SourceError, match=r"b\.parquet: expected a text column 'caption', got only c \(string\)"):
         read_kept(tmp_path / "b.parquet", pa.table({"c": ["x"]}), pa.schema({}))
 
 

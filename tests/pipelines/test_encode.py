@@ -78,9 +78,7 @@ def test_a_checkpoint_of_every_family_gives_what_transformers_gives(family: str,
     captions = sample_captions()[:40]
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"caption": captions}), tmp_path / "in" / "a.parquet")
-    encode_parquet(
-        job(tmp_path / "in", tmp_path / "out", model=str(model_folder), tokenizer=str(tokenizer_folder))
-    )
+    encode_parquet(job(tmp_path / "in", tmp_path / "out", model=str(model_folder), tokenizer=str(tokenizer_folder)))
     _, embeddings = load_embeddings(tmp_path / "out")
     ids = TextEncoder.from_pretrained(model_folder, tokenizer=str(tokenizer_folder)).tokenize(captions).ids
     for got, tokens in zip(embeddings, ids, strict=True):

@@ -91,9 +91,7 @@ def test_what_is_not_parquet_is_named(tmp_path: Path, cut: Any, expected: str) -
 
 def test_a_file_that_changed_or_went_is_named(tmp_path: Path) -> None:
     file = write(tmp_path / "a", ["a red bird"])
-    with pytest.raises(
-        SourceError, match=r"a\.parquet: changed during the run: expected 7 bytes as listed, got"
-    ):
+    with pytest.raises(SourceError, match=r"a\.parquet: changed during the run: expected 7 bytes as listed, got"):
         read_footer(LOCAL, listed(tmp_path / "a", size=7))
     (tmp_path / "a").unlink()
     with pytest.raises(SourceError, match=r"captions/a\.parquet: expected a readable file, got"):

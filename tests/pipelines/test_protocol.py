@@ -43,11 +43,12 @@ class Killed(BaseException):
 
 
 class Mortal:
-    """A store whose user is killed before operation number `after`, and at every later one."""
+    """A store whose user is killed before operation number `after`, if it does not end before; `check` after each."""
 
-    def __init__(self, store: Store, after: int | None) -> None:
+    def __init__(self, store: Store, after: int | None = None, check: Callable[[], None] = lambda: None) -> None:
         self.store = store
         self.left = -1 if after is None else after
+        self.check = check
         self.lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -58,7 +59,9 @@ class Mortal:
                 if self.left == 0:
                     raise Killed
                 self.left -= 1
-            return operation(*args)
+                result = operation(*args)
+                self.check()
+                return result
 
         return run
 
@@ -152,14 +155,14 @@ class Protocol(RuleBasedStateMachine):
         max_length=st.sampled_from([512, 512, 512, 77]),
         overwrite=st.sampled_from([False, False, False, True]),
         retry_errors=st.booleans(),
-        killed_after=st.none() | st.integers(0, 9),
+        killed_after=st.none() | st.integers(0, 25),
     )
     def begin(self, max_length: int, overwrite: bool, retry_errors: bool, killed_after: int | None) -> None:
         """A driver starts on the inputs as they are now."""
         wanted = make_job(max_length=max_length)
         self._begin(wanted, overwrite=overwrite, retry_errors=retry_errors, killed_after=killed_after)
 
-    @rule(rounding=st.integers(0, 1), retry_errors=st.booleans(), killed_after=st.none() | st.integers(0, 9))
+    @rule(rounding=st.integers(0, 1), retry_errors=st.booleans(), killed_after=st.none() | st.integers(0, 25))
     def run_again(self, rounding: int, retry_errors: bool, killed_after: int | None) -> None:
         """The same command once more, to its end, where it may be killed."""
         wanted = self._frozen() or make_job()
@@ -178,7 +181,7 @@ class Protocol(RuleBasedStateMachine):
         before, listed, found = dict(self.store.objects), list_finished(self.store), self._frozen()
         is_other = found is not None and found.identity != wanted.identity
         files = sorted(self.files.values(), key=lambda planned: planned.file.source)
-        mortal = cast(Store, Mortal(self.store, killed_after))
+        mortal = self._mortal(killed_after)
         try:
             commit = begin_commit(mortal, wanted, files, overwrite=overwrite, retry_errors=retry_errors)
         except Killed:
@@ -192,11 +195,26 @@ class Protocol(RuleBasedStateMachine):
         assert overwrite or not is_other
         left = {name for name in commit.units if is_to_do(before.get(name), retry_errors=retry_errors)}
         assert {unit.name for unit in commit.left} == left, "exactly what is not committed is left to encode"
-        if not left and not overwrite:
+        if overwrite and found is not None:
+            assert left == set(commit.units), "a new generation encodes everything anew"
+        if left:
+            assert list_finished(self.store) is None, "an output with work left is not finished"
+        elif not overwrite:
             assert list_finished(self.store) == listed, "a run with nothing to do leaves a finished output finished"
         driver = Driver(commit, {planned.file.source: planned.digest for planned in files}, not left)
         self.drivers.append(driver)
         return driver
+
+    def _mortal(self, killed_after: int | None) -> Store:
+        """The store for a driver, which at no moment touches what `_SUCCESS` vouches for."""
+        before = dict(self.store.objects)
+
+        def check() -> None:
+            for name in list_finished(self.store) or ():
+                assert self.store.objects.get(name) == before.get(name)
+            self._check_owner()
+
+        return cast(Store, Mortal(self.store, killed_after, check))
 
     @precondition(lambda self: any(driver.commit.left for driver in self.drivers))
     @rule(
@@ -258,7 +276,7 @@ class Protocol(RuleBasedStateMachine):
         self.drivers.remove(data.draw(st.sampled_from(self.drivers)))
 
     @precondition(lambda self: any(not driver.commit.left for driver in self.drivers))
-    @rule(data=st.data(), killed_after=st.none() | st.integers(0, 9))
+    @rule(data=st.data(), killed_after=st.none() | st.integers(0, 25))
     def conclude(self, data: st.DataObject, killed_after: int | None) -> None:
         """A driver with nothing left to do ends its job."""
         self._conclude(data.draw(st.sampled_from([d for d in self.drivers if not d.commit.left])), killed_after)
@@ -268,7 +286,7 @@ class Protocol(RuleBasedStateMachine):
         before, listed, names = dict(self.store.objects), list_finished(self.store), list(driver.commit.units)
         is_untouched = listed == names and all(before.get(name) == self.vouched[name] for name in names)
         try:
-            conclude_commit(cast(Store, Mortal(self.store, killed_after)), driver.commit)
+            conclude_commit(self._mortal(killed_after), driver.commit)
         except Killed:
             pass
         except DriverError:
@@ -326,13 +344,18 @@ class Protocol(RuleBasedStateMachine):
         assert self.finished is not None
         units = self.finished.commit.units
         assert names == list(units)
-        frozen = self._frozen()
-        assert frozen is not None
-        assert json.loads(self.store.read(SUCCESS))["fingerprint"] == frozen.fingerprint
+        self._check_owner()
         for name, unit in units.items():
             shard = self.store.objects.get(name)
             if shard is not None and read_captions_of(shard) is not None:
                 assert read_captions_of(shard) == self.finished.expected_captions(unit)
+
+    def _check_owner(self) -> None:
+        """`_SUCCESS` is that of the job."""
+        frozen = self._frozen()
+        if list_finished(self.store) is not None:
+            assert frozen is not None
+            assert json.loads(self.store.read(SUCCESS))["fingerprint"] == frozen.fingerprint
 
     @invariant()
     def nothing_published_is_lost(self) -> None:
@@ -381,11 +404,11 @@ def is_parquet(data: bytes) -> bool:
 
 TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(
-    max_examples=250, stateful_step_count=30, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=250, stateful_step_count=30, database=None, suppress_health_check=list(HealthCheck)
 )
 
 
-@settings(max_examples=250, deadline=None, database=None)
+@settings(max_examples=250, database=None)
 @given(
     order=st.lists(st.integers(0, 1), max_size=80),
     killed_after=st.tuples(*[st.none() | st.integers(0, 30)] * 2),

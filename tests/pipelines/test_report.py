@@ -52,12 +52,20 @@ def test_the_json_holds_totals_rates_and_versions() -> None:
     assert {"torch", "ray", "t5enc"} <= set(content["versions"])
 
 
-def test_a_ledger_lets_a_unit_begin_twice_and_forgets_it_when_it_ends() -> None:
+def test_a_unit_in_hand_at_two_deaths_is_a_suspect_until_it_ends() -> None:
     ledger = Ledger()
-    assert [ledger.begin("u") for _ in range(3)] == [True, True, False]
+    ledger.begin("u")
+    ledger.begin("v")
+    assert ledger.find_suspects(["u", "v", "w"]) == []
+    ledger.begin("u")
+    assert ledger.find_suspects(["u", "v", "w"]) == ["u"]
+    ledger.end("u", {"captions": 4, "tokens": 40})
+    assert ledger.find_suspects(["u", "v", "w"]) == []
+    assert (ledger.read().captions, ledger.read().tokens, ledger.read().units) == (4, 40, 1)
+
+
+def test_a_note_is_taken_once() -> None:
+    ledger = Ledger()
     ledger.note("u", [1, 2])
     assert ledger.take_note("u") == [1, 2]
     assert ledger.take_note("u") == []
-    ledger.end("u", {"captions": 4, "tokens": 40})
-    assert ledger.begin("u")
-    assert (ledger.read().captions, ledger.read().tokens, ledger.read().units) == (4, 40, 1)

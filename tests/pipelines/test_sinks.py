@@ -18,7 +18,7 @@ from pipelines.sinks import hash_content, serialize_shard
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError
 from t5enc.output import load_embeddings
-from t5enc.storage import METADATA_KEY, CaptionKeys, build_table
+from t5enc.storage import METADATA_KEY, SCHEMA, CaptionKeys, build_table
 from tests.pipelines.small_jobs import DIM, make_job
 
 ROWS = 50
@@ -95,8 +95,7 @@ def test_row_groups_are_of_a_size_in_bytes(monkeypatch: pytest.MonkeyPatch) -> N
     table = build()
     assert pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups == 1
     monkeypatch.setattr(sinks, "ROW_GROUP_BYTES", table.nbytes // 5)
-    groups = pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups
-    assert groups == 5
+    assert 5 <= pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups <= 6
     monkeypatch.setattr(sinks, "ROW_GROUP_BYTES", 1)
     assert pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups == ROWS
 
@@ -147,12 +146,20 @@ def test_the_hash_of_a_shard_of_several_row_groups_is_that_of_its_rows(monkeypat
     assert hash_content(read(data)) == hash_content(table)
 
 
-def test_the_hash_changes_with_every_column_of_the_embedding() -> None:
-    table = build(4, errors={2: "null caption"})
-    seen = {hash_content(table)}
-    for name in table.column_names[2:]:
-        at = table.column_names.index(name)
-        changed = table.set_column(at, name, table[name].take([0, 1, 3, 2]))
-        seen.add(hash_content(changed))
-    constant = {"text_embedding_source", "text_embedding_caption_index", "text_embedding_dtype"}
-    assert len(seen) == 1 + len(table.column_names[2:]) - len(constant) - 1
+@pytest.mark.parametrize("name", SCHEMA.names)
+def test_the_hash_changes_with_every_column_of_the_embedding(name: str) -> None:
+    table = build(4)
+    reverse = table[name].take([3, 2, 1, 0])
+    others = {
+        "text_embedding_source": pa.array(["b.parquet"] * 4),
+        "text_embedding_caption_index": pa.array([0, 1, 0, 0], pa.int32()),
+        "text_embedding_dtype": pa.array(["int8"] * 4),
+        "text_embedding_truncated": pa.array([False, True, False, False]),
+        "text_embedding_error": pa.array([None, "null caption", None, None]),
+    }
+    changed = table.set_column(table.column_names.index(name), name, others.get(name, reverse))
+    assert hash_content(changed) != hash_content(table)
+
+
+def test_the_hash_does_not_cover_what_is_kept_of_the_input() -> None:
+    assert hash_content(build(4, kept=pa.table({"id": [7, 8, 9, 10]}))) == hash_content(build(4))

@@ -69,9 +69,7 @@ def test_a_folder_is_its_own_root_and_hidden_names_are_passed_over(tree: Path) -
     assert all(file.size == Path(file.path).stat().st_size for file in inputs.files())
 
 
-def test_every_spelling_of_a_folder_gives_the_same_sources(
-    tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_spelling_of_a_folder_gives_the_same_sources(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree.parent)
     for given in ("captions", "captions/", "./captions", "captions/../captions//", str(tree), tree.as_uri()):
         assert sources(given) == EVERYTHING, given
@@ -99,9 +97,7 @@ def test_a_single_file_has_its_folder_as_root_whatever_its_name(tree: Path) -> N
         ("year=2023/*.md", "year=2023", ["readme.md"]),
     ],
 )
-def test_a_glob_has_its_longest_plain_folder_as_root(
-    tree: Path, pattern: str, root: str, expected: list[str]
-) -> None:
+def test_a_glob_has_its_longest_plain_folder_as_root(tree: Path, pattern: str, root: str, expected: list[str]) -> None:
     inputs = open_inputs([f"{tree}/{pattern}"])
     assert inputs.root == f"{tree}/{root}".rstrip("/")
     assert [file.source for file in inputs.files()] == expected
@@ -128,9 +124,7 @@ def test_several_inputs_have_their_deepest_common_folder_as_root(tree: Path) -> 
 
 
 def test_a_file_reached_twice_is_listed_once(tree: Path) -> None:
-    assert (
-        sources(tree, f"{tree}/*.parquet", tree / "year=2023", tree / "z.parquet", f"{tree}/") == EVERYTHING
-    )
+    assert sources(tree, f"{tree}/*.parquet", tree / "year=2023", tree / "z.parquet", f"{tree}/") == EVERYTHING
 
 
 @pytest.mark.parametrize(
@@ -148,9 +142,7 @@ def test_odd_names_are_found_as_folder_as_file_and_by_uri(tmp_path: Path, name: 
 
 
 def test_hive_segments_become_partitions(tmp_path: Path) -> None:
-    write(
-        tmp_path / "lang=en%2Fgb" / "none=__HIVE_DEFAULT_PARTITION__" / "_shard=a=b" / "plain" / "x=1.parquet"
-    )
+    write(tmp_path / "lang=en%2Fgb" / "none=__HIVE_DEFAULT_PARTITION__" / "_shard=a=b" / "plain" / "x=1.parquet")
     (file,) = open_inputs([str(tmp_path)]).files()
     assert file.partitions == (("lang", "en/gb"), ("none", None), ("_shard", "a=b"))
     (below,) = open_inputs([f"{tmp_path}/lang=en%2Fgb/*/*/*/*.parquet"]).files()

@@ -14,7 +14,7 @@ from pipelines.shards import Caution
 from pipelines.sources import SourceFile
 from pipelines.suspects import encode_suspect, learn
 from pipelines.units import Span, Unit
-from t5enc.errors import OutputError, SourceError
+from t5enc.errors import OutputError, SourceError, T5encError
 
 FILE = SourceFile(source="a.parquet", path="/a.parquet", size=1, partitions=())
 SPAN = Span(file=FILE, digest="d", first_row=0, num_rows=20)
@@ -74,7 +74,14 @@ def test_a_death_before_any_caption_teaches_nothing_and_is_not_repeated_for_ever
         encode_suspect(None, None, None, SPAN, UNIT)  # type: ignore[arg-type]
 
 
-def test_an_error_that_is_no_death_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suspects, "_attempt", lambda *arguments: SourceError("a.parquet: gone"))
+@pytest.mark.parametrize(
+    ("error", "kind"), [(SourceError("a.parquet: gone"), "unreadable"), (OutputError("the disk is full"), "fatal")]
+)
+def test_an_error_that_is_no_death_is_what_it_would_be_anywhere(
+    monkeypatch: pytest.MonkeyPatch, error: T5encError, kind: str
+) -> None:
+    monkeypatch.setattr(suspects, "_attempt", lambda *arguments: error)
     result = encode_suspect(None, None, None, SPAN, UNIT)  # type: ignore[arg-type]
-    assert (result.kind, result.reason, result.exit_code) == ("fatal", "a.parquet: gone", 4)
+    assert (result.kind, result.reason) == (kind, str(error))
+    assert result.exit_code == (error.exit_code if kind == "fatal" else 1)
+    assert kind == "fatal" or result.span == SPAN

@@ -8,13 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import settings
 
 from tests.families import make_checkpoint
-
-# Time is a benchmark's matter.
-settings.register_profile("t5enc", deadline=None)
-settings.load_profile("t5enc")
 
 
 class Made(NamedTuple):

@@ -1,0 +1,342 @@
+"""What an actor does with a span, without Ray: a ledger in this process, an encoder that can be made to die."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import worker as worker_module
+from pipelines.footers import read_footer
+from pipelines.job import FrozenJob
+from pipelines.ledger import ATTEMPTS, Ledger
+from pipelines.manifest import UnitRecord, read_footer_record
+from pipelines.shards import Caution
+from pipelines.sources import open_inputs
+from pipelines.store import LocalStore
+from pipelines.suspects import learn
+from pipelines.units import PlannedFile, Unit
+from pipelines.worker import Meter, SpanResult, SpanTask, SpanWorker, prefetch
+from t5enc.errors import OutputError, SourceError
+from t5enc.storage import read_column
+from tests.pipelines.fake_encoder import DIM, TOO_LARGE, Death, FakeActor, FakeEncoder, decode
+from tests.pipelines.small_jobs import make_job
+
+TEXTS = [f"caption {row}" for row in range(8)]
+
+
+class Near:
+    """A Ray actor that is an object in this process."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self.actor, name))
+
+
+@dataclass
+class Setting:
+    """A file of captions, its job of three rows a shard, and who works on it."""
+
+    planned: PlannedFile
+    job: FrozenJob
+    ledger: Ledger
+    store: LocalStore
+
+    @property
+    def task(self) -> SpanTask:
+        return SpanTask(span=self.planned.span(0, self.planned.num_rows))
+
+    @property
+    def units(self) -> list[Unit]:
+        return list(self.task.span.units(rows_per_unit=3, fingerprint=self.job.fingerprint))
+
+    def worker(self, on_error: str = "keep") -> SpanWorker:
+        return SpanWorker(self.job, str(self.store.root), pafs.LocalFileSystem(), Near(self.ledger), on_error)
+
+    def run(self, encoder: FakeEncoder, task: SpanTask | None = None, **options: str) -> list[SpanResult]:
+        actor: Any = FakeActor(encoder)
+        return list(self.worker(**options).run(actor, task or self.task))
+
+    def stored(self) -> dict[int, list[str]]:
+        """What the embeddings of each shard are of, by its first row."""
+        found = {}
+        for unit in self.units:
+            if self.store.size(unit.name) is not None:
+                table = pq.read_table(pa.BufferReader(self.store.read(unit.name)))
+                embeddings = read_column(table["text_embedding_bytes"], "float16", DIM)
+                found[unit.first_row] = [decode(rows[:, 0].tolist()) if len(rows) else "" for rows in embeddings]
+        return found
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fetched is here already."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda value: value))
+
+
+def lay_out(folder: Path, texts: Sequence[str | None] = TEXTS) -> Setting:
+    path = folder / "in" / "a.parquet"
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"caption": pa.array(texts, pa.string())}), path)
+    (file,) = open_inputs([str(path)]).files()
+    footer = read_footer(pafs.LocalFileSystem(), file)
+    planned = PlannedFile(
+        file=file, num_rows=footer.num_rows, row_group_rows=footer.row_group_rows, digest=footer.digest
+    )
+    return Setting(planned, replace(make_job(rows_per_shard=3), dim=DIM), Ledger(), LocalStore(folder / "out"))
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return lay_out(tmp_path)
+
+
+def rows_of(results: Sequence[SpanResult], kind: str) -> list[int]:
+    found = [result for result in results if result.kind == kind]
+    return [result.record.first_row if result.record else result.unit.first_row for result in found if result.unit or result.record]
+
+
+def test_a_span_becomes_a_shard_a_unit_in_order(setting: Setting) -> None:
+    results = setting.run(FakeEncoder())
+    assert rows_of(results, "unit") == [0, 3, 6]
+    assert setting.stored() == {0: TEXTS[:3], 3: TEXTS[3:6], 6: TEXTS[6:]}
+    for result, unit in zip(results, setting.units, strict=True):
+        assert result.record == read_footer_record(setting.store, unit.name)
+
+
+def test_the_ledger_hears_what_was_gained(setting: Setting) -> None:
+    setting.run(FakeEncoder(failing=[TEXTS[4]]))
+    progress = setting.ledger.read()
+    assert (progress.units, progress.input_rows, progress.captions, progress.errors) == (3, 8, 8, 1)
+    assert progress.tokens == progress.useful_tokens - len(TEXTS[4]) - 1
+    assert progress.busy_seconds == 3
+    assert progress.size == sum(size for _, size in setting.store.list())
+    assert setting.ledger.attempts == {}
+
+
+def test_units_that_are_done_are_not_read(setting: Setting) -> None:
+    encoder = FakeEncoder()
+    results = setting.run(encoder, replace(setting.task, done=frozenset({0, 6})))
+    assert rows_of(results, "unit") == [3]
+    assert encoder.streams == [TEXTS[3:6]]
+
+
+def test_a_unit_that_another_run_committed_meanwhile_is_not_encoded_again(setting: Setting) -> None:
+    first = setting.run(FakeEncoder(failing=[TEXTS[0]]), replace(setting.task, done=frozenset({3, 6})))
+    encoder = FakeEncoder()
+    results = setting.run(encoder)
+    assert [text for stream in encoder.streams for text in stream] == TEXTS[3:]
+    assert results[0].record == first[0].record
+
+
+def test_a_writer_that_is_late_reports_what_is_there(setting: Setting) -> None:
+    (first,) = setting.run(FakeEncoder(failing=[TEXTS[0]]), replace(setting.task, done=frozenset({3, 6})))
+    worker, actor = setting.worker(), FakeActor(FakeEncoder())
+    worker._find_record = lambda unit: None  # type: ignore[method-assign]
+    (late,) = worker.run(actor, replace(setting.task, done=frozenset({3, 6})))  # type: ignore[arg-type]
+    assert late.record == first.record
+    assert late.record is not None
+    assert late.record.errors == 1
+
+
+def test_tasks_and_results_travel_as_pickles(setting: Setting) -> None:
+    batch = pa.table({"task": [pickle.dumps(setting.task)]})
+    table = setting.worker()(FakeActor(FakeEncoder()), batch)  # type: ignore[arg-type]
+    results = [pickle.loads(data) for data in table["result"].to_pylist()]
+    assert rows_of(results, "unit") == [0, 3, 6]
+
+
+def test_what_is_committed_before_a_file_turns_out_to_be_damaged_is_told(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = worker_module.read_captions
+
+    def read_two(*args: Any, **options: Any) -> Iterator[Any]:
+        batches = read(*args, **options)
+        yield next(batches)
+        yield next(batches)
+        raise SourceError("a.parquet: row group 0: expected readable pages")
+
+    monkeypatch.setattr(worker_module, "read_captions", read_two)
+    results = setting.run(FakeEncoder())
+    assert rows_of(results, "unit") == [0, 3]
+    (bad,) = [result for result in results if result.kind == "unreadable"]
+    assert (bad.span, bad.reason) == (setting.task.span, "a.parquet: row group 0: expected readable pages")
+
+
+def test_a_file_that_changed_since_it_was_planned_is_named(setting: Setting, tmp_path: Path) -> None:
+    lay_out(tmp_path, ["changed"] * 8)
+    (result,) = setting.run(FakeEncoder())
+    assert result.kind == "unreadable"
+    assert "a.parquet: changed during the run" in result.reason
+    assert setting.stored() == {}
+
+
+def test_a_disk_that_is_full_ends_the_run(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> bool:
+        raise OutputError("out: the disk is full")
+
+    monkeypatch.setattr(LocalStore, "create", refuse)
+    *_, result = setting.run(FakeEncoder())
+    assert (result.kind, result.reason, result.exit_code) == ("fatal", "out: the disk is full", 2)
+
+
+@pytest.mark.parametrize("bad", [None, "worse"])
+def test_a_caption_without_embedding_fails_the_run_where_asked_to(tmp_path: Path, bad: str | None) -> None:
+    setting = lay_out(tmp_path, ["good", bad])
+    (result,) = setting.run(FakeEncoder(failing=["worse"]), on_error="fail")
+    reason = "null caption" if bad is None else TOO_LARGE
+    assert result.kind == "fatal"
+    assert result.reason == f"a.parquet, row 1: {reason} (on_error is fail)"
+    assert setting.stored() == {}
+
+
+def run_to_death(setting: Setting, encoder: FakeEncoder, most: int = 20) -> tuple[list[SpanResult], int]:
+    """What Ray does: repeat the task in a new process until it ends; results, and how many processes died."""
+    for deaths in range(most):
+        try:
+            return setting.run(encoder), deaths
+        except Death:
+            continue
+    raise AssertionError("the task dies for ever")
+
+
+def test_a_unit_that_kills_is_left_to_be_encoded_alone(setting: Setting) -> None:
+    results, deaths = run_to_death(setting, FakeEncoder(killers=[TEXTS[4]]))
+    assert deaths == ATTEMPTS
+    assert 3 in rows_of(results, "suspect")
+    assert 0 in setting.stored()
+    assert sorted(rows_of(results, "suspect") + rows_of(results, "unit")) == [0, 3, 6]
+    assert all(result.span == setting.task.span for result in results if result.kind == "suspect")
+
+
+def test_a_unit_that_kills_while_it_is_tokenized_is_found_too(setting: Setting) -> None:
+    class Crashing(FakeEncoder):
+        def tokenize(self, texts: Sequence[str]) -> Any:
+            if TEXTS[0] in texts:
+                raise Death
+            return super().tokenize(texts)
+
+    results, deaths = run_to_death(setting, Crashing())
+    assert deaths == ATTEMPTS
+    assert rows_of(results, "suspect") == [0]
+    assert rows_of(results, "unit") == [3, 6]
+
+
+def test_a_unit_that_kills_while_it_is_read_is_found_too(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = worker_module.read_captions
+
+    def die(*args: Any, skip: Any, **options: Any) -> Iterator[Any]:
+        if not skip(0):
+            raise Death
+        yield from read(*args, skip=skip, **options)
+
+    monkeypatch.setattr(worker_module, "read_captions", die)
+    results, deaths = run_to_death(setting, FakeEncoder())
+    assert deaths == ATTEMPTS
+    assert rows_of(results, "suspect") == [0]
+
+
+def test_whatever_dies_every_caption_is_stored_but_those_that_kill(setting: Setting) -> None:
+    encoder = FakeEncoder(killers=[TEXTS[1], TEXTS[4]])
+    results, _ = run_to_death(setting, encoder)
+    for suspect in (result for result in results if result.kind == "suspect"):
+        assert suspect.span is not None
+        assert suspect.unit is not None
+        record = encode_alone(setting, encoder, suspect)
+        assert record == read_footer_record(setting.store, suspect.unit.name)
+    texts = ["" if row in (1, 4) else text for row, text in enumerate(TEXTS)]
+    assert setting.stored() == {0: texts[:3], 3: texts[3:6], 6: texts[6:]}
+
+
+def encode_alone(setting: Setting, encoder: FakeEncoder, suspect: SpanResult) -> UnitRecord:
+    actor: Any = FakeActor(encoder)
+    assert suspect.span is not None
+    assert suspect.unit is not None
+    caution = Caution()
+    while True:
+        try:
+            return setting.worker().run_suspect(actor, suspect.span, suspect.unit, caution)
+        except Death:
+            caution = learn(caution, setting.ledger.take_note(suspect.unit.id))
+
+
+def test_a_suspect_that_was_committed_meanwhile_is_not_encoded_again(setting: Setting) -> None:
+    results = setting.run(FakeEncoder())
+    suspect = SpanResult(kind="suspect", span=setting.task.span, unit=setting.units[0])
+    encoder = FakeEncoder()
+    assert encode_alone(setting, encoder, suspect) == results[0].record
+    assert encoder.streams == []
+
+
+def test_an_actor_says_when_it_starts_and_how_it_is_set(setting: Setting) -> None:
+    worker = setting.worker()
+    worker.starting()
+    assert (setting.ledger.read().actors_started, setting.ledger.read().actors_ready) == (1, 0)
+    worker.started(FakeActor(FakeEncoder()))  # type: ignore[arg-type]
+    assert setting.ledger.read().actors_ready == 1
+    assert setting.ledger.read().settings["attention"] == "sdpa"
+
+
+def test_an_actor_that_cannot_honour_the_frozen_dtype_refuses(setting: Setting) -> None:
+    actor = FakeActor(FakeEncoder())
+    actor.encoder.options.dtype = "bfloat16"
+    with pytest.raises(OutputError, match="the job was frozen with float32, this actor computes in bfloat16"):
+        setting.worker().started(actor)  # type: ignore[arg-type]
+
+
+def test_a_meter_reads_what_was_gained_since_it_was_made() -> None:
+    actor = FakeActor(FakeEncoder())
+    actor.encoder.counters.useful_tokens = 5
+    meter = Meter(actor)  # type: ignore[arg-type]
+    actor.encoder.counters.useful_tokens = 12
+    actor.busy_seconds = 2.0
+    gains = meter.read()
+    assert (gains["useful_tokens"], gains["busy_seconds"], gains["stream_tokens"]) == (7, 2.0, 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_prefetched_items_come_in_order(count: int) -> None:
+    assert list(prefetch(range(count))) == list(range(count))
+
+
+def test_an_error_of_the_producer_is_raised_after_what_came_before() -> None:
+    def produce() -> Iterator[int]:
+        yield 1
+        raise SourceError("gone")
+
+    items = prefetch(produce())
+    assert next(items) == 1
+    with pytest.raises(SourceError, match="gone"):
+        next(items)
+
+
+def test_no_more_is_produced_than_is_asked_for_and_one_ahead() -> None:
+    made: list[int] = []
+    ended = threading.Event()
+
+    def produce() -> Iterator[int]:
+        try:
+            for number in range(100):
+                made.append(number)
+                yield number
+        finally:
+            ended.set()
+
+    items = prefetch(produce())
+    assert next(items) == 0
+    items.close()  # type: ignore[attr-defined]
+    assert ended.wait(60)
+    assert len(made) <= 4
