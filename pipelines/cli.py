@@ -55,7 +55,7 @@ def encode(
     compile_cache: Annotated[Text, typer.Option(help="Folder for compiled kernels.")] = None,
     on_error: Annotated[Text, typer.Option(help="A caption without embedding: keep its row, or fail.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the job was; always so without --overwrite.")
+        bool, typer.Option("--resume", help="Go on where the job was, whatever the config file says.")
     ] = False,
     overwrite: Annotated[
         bool | None, typer.Option("--overwrite", help="Start anew in an output that is taken.")
@@ -73,8 +73,8 @@ def encode(
     from pipelines.job import EncodeJob
     from pipelines.supervise import supervise
 
-    job = EncodeJob.from_mapping(merge_options(given, config))
-    raise typer.Exit(supervise(job))
+    options = merge_options(given, config) | ({"overwrite": False} if resume else {})
+    raise typer.Exit(supervise(EncodeJob.from_mapping(options)))
 
 
 def plan(
@@ -139,8 +139,10 @@ def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The options of a YAML file; ConfigError where it is none."""
-    import yaml
-
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise ConfigError('config needs PyYAML, which is not installed: pip install "t5enc[data]"') from error
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

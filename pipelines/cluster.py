@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import socket
@@ -44,6 +45,12 @@ def connect(job: EncodeJob) -> Iterator[Cluster]:
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def check_installed() -> None:
+    """ConfigError, before anything is written, where Ray is missing."""
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError('encode needs Ray, which is not installed: pip install "t5enc[data]"')
 
 
 def is_connected() -> bool:
@@ -91,6 +98,8 @@ def _quieten() -> None:
 def share_out(job: EncodeJob, resources: dict[str, float], *, is_local: bool) -> Cluster:
     """Actors and their share: one a GPU, or on CPUs one of all cores unless the job says otherwise."""
     gpus = resources.get("GPU", 0.0)
+    if is_local and resolve_device(job.device).type != "cuda":
+        gpus = 0.0  # Ray counts cards that this PyTorch cannot use
     wants_gpu = (gpus > 0 and job.device in (None, "auto")) or (job.device or "").startswith("cuda")
     if wants_gpu and not gpus:
         raise ConfigError(f"device: expected GPUs in the Ray cluster, got {job.device!r} and none are there")
@@ -101,7 +110,7 @@ def _share_gpus(job: EncodeJob, gpus: float) -> Cluster:
     share = job.gpus_per_actor or 1.0
     cpus = job.cpus_per_actor or 1
     return Cluster(
-        device="cuda" if job.device in (None, "auto") else str(job.device),
+        device="cuda",  # an actor sees the card that Ray gave it, and no other
         actors=job.actor_range() or (1, max(1, int(gpus / share))),
         cpus_per_actor=cpus,
         gpus_per_actor=share,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from pipelines.cluster import Cluster, connect, is_connected
+from pipelines.cluster import Cluster, check_installed, connect, is_connected
 from pipelines.commit import Commit, begin_commit, conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.ledger import Ledger, Progress
@@ -24,10 +24,12 @@ from pipelines.units import cut_spans
 from pipelines.watch import Watch
 from pipelines.worker import SpanResult, SpanTask, SpanWorker
 from t5enc.actor import EncoderActor
-from t5enc.errors import DriverError, OutputError
+from t5enc.errors import DriverError, OutputError, T5encError
 from t5enc.options import EncoderOptions, resolve_device
 
 LOG_SECONDS = 60.0
+# So that no actor is left without work while another has minutes of it.
+SPANS_PER_ACTOR = 4
 OnProgress = Callable[[Progress, "Run"], None]
 
 
@@ -44,6 +46,7 @@ class Run:
     unreadable: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.perf_counter)
+    started_cpu: float = field(default_factory=time.process_time)
     ready: float | None = None
     rows_before: int = 0
 
@@ -60,16 +63,20 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
     and called again, it goes on where it was. Raises ConfigError, CheckpointError, SourceError or OutputError for
     what cannot be done as asked, JobMismatchError where the output holds another job.
     """
+    check_installed()
     with contextlib.ExitStack() as stack:
         # A cluster decides the device; without one this machine does, and Ray need not start if nothing is left.
         cluster = stack.enter_context(connect(job)) if job.ray_address or is_connected() else None
-        run = begin(job, torch.device(cluster.device) if cluster else resolve_device(job.device))
+        started, cpu = time.perf_counter(), time.process_time()
+        device = torch.device(cluster.device) if cluster else resolve_device(job.device)
+        run = begin(job, device, actors=cluster.actors[1] if cluster else 1)
+        run.started, run.started_cpu = started, cpu
         if run.tasks:
             encode_units(run, cluster or stack.enter_context(connect(job)), on_progress)
     return conclude(run)
 
 
-def begin(job: EncodeJob, device: torch.device) -> Run:
+def begin(job: EncodeJob, device: torch.device, *, actors: int = 1) -> Run:
     """Freeze the job, or find it frozen, and work out what is left to do."""
     preparation = prepare(job, device)
     store = open_store(job.output)
@@ -83,15 +90,16 @@ def begin(job: EncodeJob, device: torch.device) -> Run:
     )
     run = Run(job, preparation, store, commit, unreadable=dict(preparation.unreadable))
     run.rows_before = sum(record.input_rows for record in commit.records.values())
-    run.tasks = list(_cut_tasks(run))
+    run.tasks = list(_cut_tasks(run, max(actors, (job.actor_range() or (1, 1))[1])))
     return run
 
 
-def _cut_tasks(run: Run) -> Iterator[SpanTask]:
-    """Spans that hold a unit which is not committed."""
+def _cut_tasks(run: Run, actors: int) -> Iterator[SpanTask]:
+    """Spans that hold a unit which is not committed, several for each actor."""
     frozen = run.commit.frozen
     device = str(frozen.record.get("device", "cpu")).partition(":")[0]
-    most = choose_units(run.preparation.config, device, run.preparation.sample, frozen.rows_per_shard)
+    by_time = choose_units(run.preparation.config, device, run.preparation.sample, frozen.rows_per_shard)
+    most = min(by_time, -(-len(run.commit.units) // (SPANS_PER_ACTOR * actors)))
     for planned in run.preparation.files:
         for span in cut_spans(planned, rows_per_unit=frozen.rows_per_shard, units_per_span=most):
             units = list(span.units(rows_per_unit=frozen.rows_per_shard, fingerprint=frozen.fingerprint))
@@ -108,7 +116,7 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     output, filesystem = absolute_output(run.job.output), run.preparation.inputs.filesystem
     worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error)
     options = _actor_options(run, cluster)
-    with Watch(run, ledger, on_progress), _Log(run.store) as log:
+    with explained(), Watch(run, ledger, on_progress, actors=cluster.actors[1]), _Log(run.store) as log:
         for result in _map_tasks(run, cluster, options, worker):
             _take(run, log, result)
         for suspect in run.suspects:
@@ -117,13 +125,32 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
             _take(run, log, encode_suspect(cluster, options, worker, suspect.span, suspect.unit))
 
 
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Ray's errors as ours: the cause where it is one of ours, else the last line of what Ray says."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, T5encError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            raise cause from error
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise T5encError(f"an actor failed: {said[-1]}") from error
+
+
 def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
     """The frozen dtype, threads for the CPUs that an actor is given, and paths that hold in any folder."""
     options = run.job.encoder_options()
     return replace(
         options,
         model=absolute_if_local(options.model),
+        revision=run.preparation.revision,  # what was hashed, wherever the branch moves meanwhile
         tokenizer=absolute_if_local(options.tokenizer) if options.tokenizer else None,
+        compile_cache=os.path.abspath(options.compile_cache) if options.compile_cache else None,
         dtype=run.commit.frozen.identity["dtype"],
         device=cluster.device,
         num_threads=cluster.threads_per_actor,
@@ -228,7 +255,7 @@ def _make_report(run: Run, is_complete: bool) -> EncodeReport:
         unreadable=run.unreadable,
         progress=run.progress,
         wall_seconds=time.perf_counter() - run.started,
-        driver_cpu_seconds=time.process_time(),
+        driver_cpu_seconds=time.process_time() - run.started_cpu,
         spans=len(run.tasks),
         is_finished=is_complete,
     )

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.job import EncodeJob
-from pipelines.prepare import Preparation, flops_per_token, prepare, seconds_per_token
+from pipelines.prepare import SPEEDS, Preparation, flops_per_token, prepare, seconds_per_token
+from t5enc.errors import ConfigError
 from t5enc.storage import token_bytes
 
 # Bytes of a row besides its embedding and what is kept: key, shape, dtype, flags.
@@ -24,6 +25,12 @@ class Prices:
     hour: float
     terabyte_month: float
     devices: int = 1
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise ConfigError(f"devices: expected at least 1, got {self.devices}")
+        if min(self.hour, self.terabyte_month) < 0:
+            raise ConfigError(f"prices: expected none below 0, got {self.hour:g} and {self.terabyte_month:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +87,10 @@ def estimate(preparation: Preparation, tokens_per_second: float | None = None) -
 
 def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | None) -> None:
     """Prepare the job, estimate, print."""
-    found = estimate(prepare(job, torch.device(job.device or "cpu")), tokens_per_second)
+    device = torch.device("cpu" if job.device in (None, "auto") else str(job.device))
+    if tokens_per_second is not None and tokens_per_second <= 0:
+        raise ConfigError(f"tokens_per_second: expected more than 0, got {tokens_per_second:g}")
+    found = estimate(prepare(job, device_to_plan(job.device)), tokens_per_second)
     basis = "as measured" if tokens_per_second else "a rough guess; measure yours with `t5enc bench`"
     table = Table("figure", "estimate", title=f"plan for {job.model}", title_justify="left")
     for name, value in {
@@ -96,6 +106,14 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
     }.items():
         table.add_row(name, value)
     Console().print(table)
+
+
+def device_to_plan(name: str | None) -> torch.device:
+    """The device that work is sized for, which need not be here; ConfigError where there is no such kind."""
+    kind = "cpu" if name in (None, "auto") else str(name).partition(":")[0]
+    if kind not in SPEEDS:
+        raise ConfigError(f"device: expected auto, {' or '.join(SPEEDS)}, got {name!r}")
+    return torch.device(kind)
 
 
 def advise(found: Estimate, prices: Prices) -> str:

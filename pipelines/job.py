@@ -66,6 +66,10 @@ class EncodeJob:
     def __post_init__(self) -> None:
         for entry in fields(self):
             _check_type(entry.name, getattr(self, entry.name), str(entry.type))
+        object.__setattr__(self, "inputs", [os.path.expanduser(os.fspath(path)) for path in self.inputs])
+        for name in ("output", "model", "tokenizer", "compile_cache"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, os.path.expanduser(os.fspath(path)))
         if not self.inputs:
             raise ConfigError("inputs: expected at least one file, folder or glob, got none")
         check_storage_dtype(self.storage_dtype)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from pipelines.sources import SourceFile
 from pipelines.store import Store
 from pipelines.units import PlannedFile, Unit
-from t5enc.errors import DriverError
+from t5enc.errors import DriverError, OutputError
 from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard
 
 RECORD_KEY = b"t5enc.unit"
@@ -94,17 +95,33 @@ def _read_footers(store: Store, names: Sequence[str]) -> dict[str, UnitRecord]:
 
 
 def read_footer_record(store: Store, name: str) -> UnitRecord | None:
-    """A shard's own record, or None where the shard is damaged."""
+    """A shard's own record, or None where the shard is damaged or gone.
+
+    A store that does not answer is no damage: OutputError, and the shard stays.
+    """
     try:
         with store.open(name) as file:
-            metadata = pq.ParquetFile(file).metadata
             size = file.size()
+            footer = _read_footer_bytes(file, size)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(f"{name}: cannot be read: {error}") from error
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer))
         record = UnitRecord.from_json(metadata.metadata[RECORD_KEY])
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
         return None
     if metadata.num_rows != record.captions or record.name != name:
         return None
     return dataclasses.replace(record, size=size)
+
+
+def _read_footer_bytes(file: Any, size: int) -> bytes:
+    """The footer with its length and magic, as far as they are there; whether they are sound is for Parquet to say."""
+    tail = file.read_at(min(8, size), max(0, size - 8))
+    length = min(size, int.from_bytes(tail[:4], "little") + 8)
+    return bytes(file.read_at(length, size - length))
 
 
 def read_log(store: Store) -> dict[str, UnitRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +24,8 @@ from t5enc.errors import OutputError, SourceError
 from t5enc.output import find_filesystem
 from t5enc.precision import resolve_dtype
 from t5enc.storage import token_bytes
-from t5enc.text_encoder import open_model
-from t5enc.tokenizer import Tokenizer, load_tokenizer
+from t5enc.text_encoder import open_model, open_tokenizer
+from t5enc.tokenizer import Tokenizer
 
 SHARD_BYTES = 256 << 20
 SHARD_SECONDS = 20.0
@@ -59,6 +60,7 @@ class Preparation:
     unreadable: dict[str, str]
     frozen: FrozenJob
     config: EncoderConfig
+    revision: str | None
     sample: Sample
 
 
@@ -73,8 +75,9 @@ def prepare(job: EncodeJob, device: torch.device) -> Preparation:
     first, footer = footers[0]
     keep = None if job.keep_columns is None else list(job.keep_columns)
     schema = kept_schema(footer.schema, first, text_column=job.text_column, keep_columns=keep)
-    checkpoint = open_model(job.encoder_options())
-    tokenizer = load_tokenizer(job.tokenizer or checkpoint.tokenizer_source, max_length=job.max_length)
+    options = job.encoder_options()
+    checkpoint = open_model(options)
+    tokenizer = open_tokenizer(options, checkpoint)
     files = tuple(_plan_file(file, footer) for file, footer in footers)
     sample = take_sample(inputs.filesystem, files, job, schema, tokenizer)
     frozen = freeze_options(job, device, checkpoint, tokenizer, schema, sample)
@@ -84,6 +87,7 @@ def prepare(job: EncodeJob, device: torch.device) -> Preparation:
         unreadable=unreadable,
         frozen=frozen,
         config=checkpoint.config,
+        revision=checkpoint.provenance.get("commit") or job.revision,
         sample=sample,
     )
 
@@ -93,14 +97,10 @@ def _plan_file(file: SourceFile, footer: Footer) -> PlannedFile:
 
 
 def check_output(output: str, inputs: Inputs) -> None:
-    """OutputError where the output lies inside the input and would be read as such."""
+    """OutputError where the output lies in a folder that is read: the next run would take it for captions."""
     filesystem, root = find_filesystem(output)
-    if not filesystem.equals(inputs.filesystem):
-        return
-    if root == inputs.root or root.startswith(inputs.root.rstrip("/") + "/"):
-        found = [file for file in inputs.files() if file.path.startswith(root + "/")]
-        if found or root == inputs.root:
-            raise OutputError(f"output: expected a folder outside the input {inputs.root}, got {root}")
+    if filesystem.equals(inputs.filesystem) and inputs.cover(root):
+        raise OutputError(f"output: expected a folder outside the input, got {root}, which {inputs.root} holds")
 
 
 def read_footers(
@@ -133,8 +133,11 @@ def take_sample(
     rows = 0
     for planned in files:
         wanted = min(SAMPLE - rows, planned.num_rows)
-        if wanted > 0:
-            texts += _first_texts(filesystem, planned, job, schema, wanted)
+        if wanted <= 0:
+            continue
+        # A file that is damaged further in is named when its span is read; the others can be sampled.
+        with contextlib.suppress(SourceError):
+            texts += list(_first_texts(filesystem, planned, job, schema, wanted))
             rows += wanted
     tokenized = tokenizer.encode(texts)
     lengths = tuple(len(ids) for ids in tokenized.ids)

@@ -150,7 +150,7 @@ def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) ->
         encoded=len(errors) - bad,
         errors=bad,
         died=errors.count(DIED),
-        truncated=int(prepared.truncated.sum()),
+        truncated=table["text_embedding_truncated"].to_pylist().count(True),
         tokens=int(tokens.sum()),
         longest=int(tokens.max(initial=0)),
         content=hash_content(table),

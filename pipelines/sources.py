@@ -49,6 +49,12 @@ class Inputs:
         files = (_source_file(info, self.root) for info in found.values())
         return iter(sorted(files, key=lambda file: file.source))
 
+    def cover(self, path: str) -> bool:
+        """Whether a path is an input folder or lies below one, or holds an input file."""
+        folders = [item.root for item in self.resolved if _is_folder(item.info)]
+        below = any(f"{path}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
+        return below or any(file.path.startswith(f"{path}/") for file in self.files())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Input:

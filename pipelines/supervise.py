@@ -32,7 +32,7 @@ def supervise(job: EncodeJob, command: list[str] | None = None) -> int:
     ours, theirs = os.pipe()
     terminal = os.dup(2)
     child = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.supervise", str(theirs), str(terminal)],
+        [sys.executable, "-P", "-m", "pipelines.supervise", str(theirs), str(terminal)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=[theirs, terminal],
@@ -43,8 +43,10 @@ def supervise(job: EncodeJob, command: list[str] | None = None) -> int:
     filtering.start()
     said, code = _talk(child, job, ours)
     filtering.join(timeout=1.0)
+    if not said and code == -signal.SIGINT:
+        return INTERRUPTED  # before the child could say so
     if not said:
-        raise DriverError(explain_loss(code, command or sys.argv))
+        raise DriverError(explain_loss(code, command or sys.argv, is_overwriting=job.overwrite))
     return int(said)
 
 
@@ -82,10 +84,13 @@ def _forward_signals(child: subprocess.Popen[bytes]) -> dict[int, Any]:
     return previous
 
 
-def explain_loss(code: int, command: list[str]) -> str:
-    """What happened as far as an exit code tells, and the command that goes on."""
+def explain_loss(code: int, command: list[str], *, is_overwriting: bool = False) -> str:
+    """What happened as far as an exit code tells, and the command that goes on, also where it began anew."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    again = shlex.join([os.path.basename(command[0]), *(part for part in command[1:] if part != "--overwrite")])
+    program = os.path.basename(command[0])
+    start = [os.path.basename(sys.executable), "-m", "t5enc"] if program == "__main__.py" else [program]
+    options = [part for part in command[1:] if part != "--overwrite"]
+    again = shlex.join([*start, *options, *(["--resume"] if is_overwriting else [])])
     return f"the driver {how} without a word; what it committed is kept. To go on, run:\n  {again}"
 
 

@@ -74,7 +74,7 @@ def _attempt(
     )
     try:
         return ray.get(actor.encode.remote(span, unit, caution))  # type: ignore[no-any-return]
-    except ray.exceptions.RayActorError:
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError):
         return ray.get(worker.ledger.take_note.remote(unit.id))  # type: ignore[no-any-return]
     finally:
         ray.kill(actor)

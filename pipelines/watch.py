@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 READ_SECONDS = 1.0
 # Actors that died while loading, with none ever ready, before the run is given up.
-FAILED_STARTS = 5
+FAILED_STARTS = 4
 
 
 class Watch:
@@ -27,9 +27,13 @@ class Watch:
         run: Run,
         ledger: Any,
         on_progress: Callable[[Progress, Run], None] | None,
+        *,
+        actors: int,
         seconds: float = READ_SECONDS,
     ) -> None:
+        """`actors` is the most that load at once: only starts beyond that tell of deaths."""
         self.run = run
+        self.actors = actors
         self.ledger = ledger
         self.on_progress = on_progress
         self.seconds = seconds
@@ -52,10 +56,11 @@ class Watch:
     def _watch(self) -> None:
         while not self._is_over.wait(self.seconds):
             progress = self._read()
-            if progress.actors_started >= FAILED_STARTS and not progress.actors_ready:
+            deaths = progress.actors_started - self.actors
+            if deaths >= FAILED_STARTS and not progress.actors_ready:
                 self.reason = (
-                    f"{progress.actors_started} encoder processes died while loading the model and none was ever "
-                    f"ready: too little memory for it, or a broken installation; see Ray's worker logs"
+                    f"{deaths} encoder processes died while loading the model and none was ever ready: "
+                    f"too little memory for it, or a broken installation; see Ray's worker logs"
                 )
                 _thread.interrupt_main()
                 return

@@ -82,6 +82,8 @@ class SpanWorker:
         frozen = self.job.identity["dtype"]
         if options.dtype != frozen:
             raise OutputError(f"dtype: the job was frozen with {frozen}, this actor computes in {options.dtype}")
+        if actor.encoder.tokenizer.fingerprint != self.job.identity["tokenizer"]:
+            raise OutputError("tokenizer: this actor loaded another one than the job was frozen with")
         names = ("device", "dtype", "attention", "token_budget")
         self.ledger.started.remote({name: str(getattr(options, name)) for name in names})
 

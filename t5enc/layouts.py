@@ -51,8 +51,8 @@ def select_encoder(tensors: LazyTensors, where: str) -> LazyTensors:
     prefix = find_prefix(tensors, where)
     readers = {name.removeprefix(prefix): tensors.reader(name) for name in tensors if is_encoder_name(name, prefix)}
     alias = readers.pop(EMBEDDING_ALIAS, None)
-    if alias is not None:
-        readers.setdefault(EMBEDDING, alias)
+    if alias is not None:  # where both are there and differ, transformers' encoder uses its own
+        readers[EMBEDDING] = alias
     return LazyTensors(_apply_scales(readers))
 
 

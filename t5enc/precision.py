@@ -23,14 +23,22 @@ ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The compute dtype: as asked, or bfloat16 on CUDA and float32 elsewhere."""
+    """The compute dtype: as asked, or bfloat16 on CUDA (float16 on old cards) and float32 elsewhere."""
     if dtype is None or dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return _default_dtype(device)
     name = str(dtype).removeprefix("torch.")
     found = COMPUTE_DTYPES.get(ALIASES.get(name, name))
     if found is None:
         raise ConfigError(f"dtype: expected auto or one of {', '.join(COMPUTE_DTYPES)}, got {dtype!r}")
     return found
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    """Cards before Ampere only emulate bfloat16."""
+    if device.type != "cuda":
+        return torch.float32
+    is_old = torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float16 if is_old else torch.bfloat16
 
 
 def input_scale(dtype: torch.dtype) -> float:

@@ -98,7 +98,7 @@ class TextEncoder:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(options.compile_cache).expanduser())
         if options.num_threads:
             torch.set_num_threads(options.num_threads)
-        tokenizer = load_tokenizer(options.tokenizer or checkpoint.tokenizer_source, max_length=options.max_length)
+        tokenizer = open_tokenizer(options, checkpoint)
         device = torch.device(options.device or "cpu")
         dtype = getattr(torch, options.dtype or "float32")
         pack = device.type == "cpu" and options.attention == "sdpa" and can_pack(dtype)
@@ -252,6 +252,16 @@ def open_model(options: EncoderOptions) -> Checkpoint:
         subfolder=options.subfolder,
         revision=options.revision,
         variant=options.variant,
+        token=options.token,
+        local_files_only=options.local_files_only,
+    )
+
+
+def open_tokenizer(options: EncoderOptions, checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that options name, or the checkpoint's own."""
+    return load_tokenizer(
+        options.tokenizer or checkpoint.tokenizer_source,
+        max_length=options.max_length,
         token=options.token,
         local_files_only=options.local_files_only,
     )

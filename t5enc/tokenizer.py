@@ -69,6 +69,8 @@ def load_tokenizer(
     *,
     max_length: int,
     kind: Literal["auto", "sentencepiece"] = "auto",
+    token: str | None = None,
+    local_files_only: bool = False,
 ) -> Tokenizer:
     """A tokenizer from a folder, a hub id, a sentencepiece model (bytes or .model file), or "byt5" for bytes.
 
@@ -79,7 +81,9 @@ def load_tokenizer(
         raise CheckpointError("the checkpoint has no tokenizer files: give a folder or a hub id as tokenizer=")
     if source == "byt5":
         return _load_bytes(max_length)
-    found = source if isinstance(source, bytes) else find_tokenizer(source)
+    found: TokenizerSource | os.PathLike[str] = source
+    if not isinstance(source, bytes):
+        found = find_tokenizer(source, token=token, local_files_only=local_files_only)
     if isinstance(found, bytes):
         return _load_sentencepiece(found, max_length)
     assert isinstance(found, Path)

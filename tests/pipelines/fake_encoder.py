@@ -33,6 +33,7 @@ class FakeEncoder:
         self.failing = {encode_bytes(text) for text in failing}
         self.config = SimpleNamespace(model_dim=DIM)
         self.options = SimpleNamespace(device="cpu", dtype="float32", attention="sdpa", token_budget=256)
+        self.tokenizer = SimpleNamespace(fingerprint="bytes")
         self.counters = EncoderCounters()
         self.compiled_graphs = 0
         self.streams: list[list[str]] = []

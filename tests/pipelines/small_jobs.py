@@ -32,6 +32,7 @@ KEPT = pa.schema([("caption", pa.string())])
 def make_job(*, rows_per_shard: int = 2, generation: int = 1, **identity: Any) -> FrozenJob:
     """A frozen job; `identity` changes what makes it this job."""
     usual = {
+        "tokenizer": "bytes",
         "text_column": "caption",
         "caption_choice": "all",
         "dtype": "float32",

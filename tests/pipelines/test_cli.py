@@ -8,10 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import merge_options
+from pipelines.commit import begin_commit, commit_shard, conclude_commit
 from pipelines.job import EncodeJob
+from pipelines.store import open_store
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, OutputError, T5encError
 from tests.pipelines.conftest import WriteCaptions
+from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -89,6 +92,29 @@ def test_resume_and_overwrite_exclude_each_other() -> None:
         run("encode", "a", "-o", "out", "--model", "m", "--resume", "--overwrite")
 
 
+def test_resuming_goes_on_even_where_the_job_file_says_overwrite(handed_over: list[EncodeJob], tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("inputs: [a]\noutput: out\nmodel: m\noverwrite: true\n")
+    run("encode", "--config", str(tmp_path / "job.yaml"))
+    run("encode", "--config", str(tmp_path / "job.yaml"), "--resume")
+    assert [job.overwrite for job in handed_over] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "line", ["rows_per_shard: many", "keep_columns: 3", "text_column: no", "overwrite: perhaps", "inputs: captions"]
+)
+def test_a_value_of_another_type_is_refused_by_name(line: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(line)
+    with pytest.raises(ConfigError, match=f"{line.partition(':')[0]}: expected "):
+        EncodeJob.from_mapping(
+            {"inputs": ["a"], "output": "o", "model": "m"} | merge_options({}, tmp_path / "job.yaml")
+        )
+
+
+def test_the_exit_code_of_the_job_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.supervise.supervise", lambda job: 3)
+    assert run("encode", "a", "-o", "out", "--model", "m")[0] == 3
+
+
 def test_a_plan_writes_nothing_and_says_what_a_job_takes(write_captions: WriteCaptions, tmp_path: Path) -> None:
     inputs = write_captions()
     before = sorted(tmp_path.rglob("*"))
@@ -97,6 +123,59 @@ def test_a_plan_writes_nothing_and_says_what_a_job_takes(write_captions: WriteCa
     assert "310 rows" in output
     assert "as measured" in output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--devices", "0", "devices: expected at least 1, got 0"),
+        ("--hour-price", "-1", "prices: expected none below 0, got -1 and 23"),
+        ("--tokens-per-second", "0", "tokens_per_second: expected more than 0, got 0"),
+        ("--device", "tpu", "device: expected auto, cuda or cpu, got 'tpu'"),
+    ],
+)
+def test_a_plan_of_what_cannot_be_is_refused(
+    option: str, value: str, message: str, write_captions: WriteCaptions
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run("plan", str(write_captions(["a red bird"])), "--model", "builtin:tiny", option, value)
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0"])
+def test_a_plan_is_for_a_device_that_need_not_be_here(device: str, write_captions: WriteCaptions) -> None:
+    code, output = run("plan", str(write_captions(["a red bird"])), "--model", "builtin:tiny", "--device", device)
+    assert code == 0
+    assert "a rough guess" in output
+
+
+def test_a_job_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a YAML file of options, got: "):
+        merge_options({}, tmp_path / "nowhere.yaml")
+    (tmp_path / "empty.yaml").write_text("# nothing yet\n")
+    with pytest.raises(ConfigError, match="expected `option: value` lines, got NoneType"):
+        merge_options({}, tmp_path / "empty.yaml")
+
+
+@pytest.mark.parametrize(
+    ("keep", "columns"), [("none", []), ("id", ["id"]), ("id, url", ["id", "url"]), ("[id, url]", ["id", "url"])]
+)
+def test_columns_to_keep_are_a_list_or_names_with_commas(keep: str, columns: list[str], tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(f"keep-columns: {keep}")
+    assert merge_options({}, tmp_path / "job.yaml") == {"keep_columns": columns}
+
+
+def test_fsck_is_0_where_all_is_well_and_1_with_a_line_a_problem(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"))
+    commit = begin_commit(store, make_job(), [plan_file()])
+    for unit in commit.left:
+        commit.records[unit.name] = commit_shard(store, *make_unit_shard(commit.frozen, unit))
+    conclude_commit(store, commit)
+    name = next(iter(commit.units))
+    assert run("fsck", str(tmp_path / "out")) == (0, f"{tmp_path}/out: plan, shards and manifest agree\n")
+    store.delete(name)
+    for options in ([], ["--deep"]):
+        code, said = run("fsck", str(tmp_path / "out"), *options)
+        assert (code, said) == (1, f"{name}: missing\n{tmp_path}/out: 1 problem(s)\n")
 
 
 def test_fsck_of_a_folder_that_is_no_output_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import supervise as supervise_module
 from pipelines.job import EncodeJob
 from pipelines.supervise import explain_loss, supervise
 from t5enc.errors import DriverError
@@ -75,6 +76,29 @@ def test_a_polite_end_is_passed_on_to_the_driver(write_captions: WriteCaptions, 
     process.communicate(timeout=60)
     assert process.returncode != 0
     await_truth(lambda: not Path(f"/proc/{driver}").exists())
+
+
+def test_an_interrupt_is_130_and_says_that_the_job_can_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.encode.encode_parquet", interrupt)
+    assert supervise_module._run(EncodeJob(inputs=["in"], output="out", model="builtin:tiny")) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+def test_an_interrupt_before_the_driver_can_speak_is_130(write_captions: WriteCaptions, tmp_path: Path) -> None:
+    process = start(write_captions(["a red bird"]), tmp_path / "out")
+    os.kill(find_child(process.pid), signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_a_job_that_began_anew_is_resumed_whatever_its_file_says() -> None:
+    said = explain_loss(-9, ["t5enc", "encode", "--config", "job.yaml"], is_overwriting=True)
+    assert said.endswith("t5enc encode --config job.yaml --resume")
 
 
 def test_the_explanation_names_the_signal_or_the_code() -> None:

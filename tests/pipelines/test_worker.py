@@ -104,8 +104,8 @@ def setting(tmp_path: Path) -> Setting:
 
 
 def rows_of(results: Sequence[SpanResult], kind: str) -> list[int]:
-    found = [result for result in results if result.kind == kind]
-    return [result.record.first_row if result.record else result.unit.first_row for result in found if result.unit or result.record]
+    named = [result.record or result.unit for result in results if result.kind == kind]
+    return [one.first_row for one in named if one is not None]
 
 
 def test_a_span_becomes_a_shard_a_unit_in_order(setting: Setting) -> None:
@@ -294,6 +294,13 @@ def test_an_actor_that_cannot_honour_the_frozen_dtype_refuses(setting: Setting) 
     actor = FakeActor(FakeEncoder())
     actor.encoder.options.dtype = "bfloat16"
     with pytest.raises(OutputError, match="the job was frozen with float32, this actor computes in bfloat16"):
+        setting.worker().started(actor)  # type: ignore[arg-type]
+
+
+def test_an_actor_with_another_tokenizer_refuses(setting: Setting) -> None:
+    actor = FakeActor(FakeEncoder())
+    actor.encoder.tokenizer.fingerprint = "words"
+    with pytest.raises(OutputError, match="tokenizer: this actor loaded another one"):
         setting.worker().started(actor)  # type: ignore[arg-type]
 
 
