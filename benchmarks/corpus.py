@@ -44,11 +44,13 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Where prompts and token ids come from."""
-    parser.add_argument(
-        "--prompts", type=Path, nargs="+", metavar="FILE", help="text files, a prompt a line; equal parts"
-    )
+def add_prompts(parser: argparse.ArgumentParser) -> None:
+    """Where texts come from."""
+    parser.add_argument("--prompts", type=Path, nargs="+", metavar="FILE", help="a prompt a line; equally many of each")
+
+
+def add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    """Where token ids come from."""
     parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="a T5 tokenizer, or a sentencepiece .model")
 
 

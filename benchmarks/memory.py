@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from benchmarks.corpus import add_text_options, make_parser, make_short_texts
+from benchmarks.corpus import add_prompts, make_parser, make_short_texts
 from benchmarks.machine import Machine, judge, publish
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ GROWTH_TARGET = 1.1
 def main(arguments: Sequence[str] | None = None) -> None:
     """Encode both, and print."""
     parser = make_parser(__doc__)
-    add_text_options(parser)
+    add_prompts(parser)
     options = parser.parse_args(arguments)
     machine = Machine(counts_others=False)
     rows = [measure(count, options.prompts) for count in ((100, 200) if options.quick else SIZES)]

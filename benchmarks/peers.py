@@ -29,7 +29,8 @@ from benchmarks.candidates import (
     load_transformers,
 )
 from benchmarks.corpus import (
-    add_text_options,
+    add_prompts,
+    add_tokenizer,
     draw_prompts,
     find_tokenizer,
     make_checkpoint,
@@ -86,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    add_text_options(parser)
+    add_prompts(parser)
+    add_tokenizer(parser)
     parser.add_argument("--model", help="folder of a T5 checkpoint (default: t5-v1_1-base's shape, random weights)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.corpus import add_text_options, find_tokenizer, make_checkpoint, make_parser, make_short_texts
+from benchmarks.corpus import add_prompts, add_tokenizer, find_tokenizer, make_checkpoint, make_parser, make_short_texts
 from benchmarks.machine import Machine, publish
 
 SHORT_TEXTS = 5000
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    add_text_options(parser)
+    add_prompts(parser)
+    add_tokenizer(parser)
     parser.add_argument("--model", help="folder of a T5 checkpoint (default: t5-v1_1-base's shape, random weights)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -87,7 +87,6 @@ def estimate(preparation: Preparation, tokens_per_second: float | None = None) -
 
 def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | None) -> None:
     """Prepare the job, estimate, print."""
-    device = torch.device("cpu" if job.device in (None, "auto") else str(job.device))
     if tokens_per_second is not None and tokens_per_second <= 0:
         raise ConfigError(f"tokens_per_second: expected more than 0, got {tokens_per_second:g}")
     found = estimate(prepare(job, device_to_plan(job.device)), tokens_per_second)

@@ -146,7 +146,7 @@ def read_struck_out(store: Store) -> set[str] | None:
 
 
 def _list_log(store: Store, kind: str) -> list[str]:
-    return [name for name, _ in store.list() if name.startswith(f"{LOG}/") and name.endswith(kind)]
+    return [name for name, _ in store.list(LOG) if name.endswith(kind)]
 
 
 def _parse(line: bytes) -> UnitRecord | None:

@@ -26,8 +26,8 @@ from t5enc.output import MANIFEST, PLAN, TEMPORARY, find_filesystem
 class Store(Protocol):
     """Named objects under one root; names use '/'."""
 
-    def list(self) -> Iterator[tuple[str, int]]:
-        """(name, size) of every object, temporary ones apart."""
+    def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
+        """(name, size) of every object, or of those in a folder; temporary ones apart."""
 
     def read(self, name: str) -> bytes:
         """The object's bytes; FileNotFoundError where there is none."""
@@ -68,13 +68,13 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def list(self) -> Iterator[tuple[str, int]]:
+    def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """(name, size) of every object, temporary ones apart."""
-        for folder, folders, files in os.walk(self.root):
-            if Path(folder) == self.root and TEMPORARY in folders:
+        for where, folders, files in os.walk(self.root / folder):
+            if Path(where) == self.root and TEMPORARY in folders:
                 folders.remove(TEMPORARY)
             for file in files:
-                path = Path(folder, file)
+                path = Path(where, file)
                 with contextlib.suppress(FileNotFoundError):
                     yield path.relative_to(self.root).as_posix(), path.stat().st_size
 
@@ -197,10 +197,10 @@ class RemoteStore:
         self.filesystem = filesystem
         self.root = root
 
-    def list(self) -> Iterator[tuple[str, int]]:
+    def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """(name, size) of every object."""
         _forget_listings(self.filesystem)
-        selector = pyarrow.fs.FileSelector(self.root, recursive=True, allow_not_found=True)
+        selector = pyarrow.fs.FileSelector(self._path(folder).rstrip("/"), recursive=True, allow_not_found=True)
         with _explained(self.root):
             infos = self.filesystem.get_file_info(selector)
         for info in infos:

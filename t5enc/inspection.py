@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from t5enc.embeddings import Embeddings
@@ -20,7 +21,7 @@ def print_output(path: str, *, rows: int, partial: bool) -> None:
     console = Console(soft_wrap=False)
     folder = open_output(path, partial=partial)
     state = "finished" if folder.is_finished else "unfinished"
-    console.print(f"[bold]{path}[/bold]: {state}, {len(folder.shards)} shards")
+    console.print(f"{path}: {state}, {len(folder.shards)} shards", style="bold", markup=False)
     console.print(_describe_job(folder.job))
     if folder.is_finished:
         console.print(_describe_totals(folder))
@@ -32,7 +33,7 @@ def _describe_job(job: dict[str, Any]) -> Table:
     table = Table("setting", "value", title="job", title_justify="left")
     settings = job["record"] | job["identity"] | {"rows_per_shard": job["rows_per_shard"], "dim": job["dim"]}
     for name, value in settings.items():
-        table.add_row(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        table.add_row(name, escape(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return table
 
 

@@ -14,9 +14,10 @@ class MemoryStore:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
-    def list(self) -> Iterator[tuple[str, int]]:
-        """(name, size) of every object."""
-        return iter([(name, len(data)) for name, data in sorted(self.objects.items())])
+    def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
+        """(name, size) of every object, or of those in a folder."""
+        prefix = f"{folder}/" if folder else ""
+        return iter([(name, len(data)) for name, data in sorted(self.objects.items()) if name.startswith(prefix)])
 
     def read(self, name: str) -> bytes:
         """The object's bytes."""

@@ -145,7 +145,7 @@ def test_a_plan_of_what_cannot_be_is_refused(
 def test_a_plan_is_for_a_device_that_need_not_be_here(device: str, write_captions: WriteCaptions) -> None:
     code, output = run("plan", str(write_captions(["a red bird"])), "--model", "builtin:tiny", "--device", device)
     assert code == 0
-    assert "a rough guess" in output
+    assert "rough" in output
 
 
 def test_a_job_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def test_names_are_taken_as_they_stand(store: Store, name: str) -> None:
     assert store.read(name) == b"x"
 
 
+def test_a_folder_can_be_listed_by_itself(store: Store) -> None:
+    for name in ("a/b", "a/c/d", "ab", "b/a/c"):
+        store.create(name, b"x")
+    assert {name for name, _ in store.list("a")} == {"a/b", "a/c/d"}
+    assert list(store.list("nowhere")) == []
+
+
 def test_a_folder_is_no_object(store: Store) -> None:
     store.create("a/b", b"x")
     assert store.size("a") is None

@@ -16,8 +16,11 @@ from t5enc.options import EncoderOptions, resolve_device
 CONFIG = open_builtin("tiny").config
 
 
-def pretend_cuda(monkeypatch: pytest.MonkeyPatch, *, is_there: bool, has_triton: bool = True) -> None:
+def pretend_cuda(
+    monkeypatch: pytest.MonkeyPatch, *, is_there: bool, has_triton: bool = True, capability: tuple[int, int] = (9, 0)
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if has_triton else None)
 
 
@@ -32,6 +35,12 @@ def test_on_cuda_all_is_chosen_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     options = EncoderOptions(model="m").resolve(CONFIG)
     assert (options.device, options.dtype, options.attention) == ("cuda", "bfloat16", "flex")
     assert options.token_budget == 16384
+
+
+def test_cards_that_only_emulate_bfloat16_get_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_cuda(monkeypatch, is_there=True, capability=(7, 5))
+    assert EncoderOptions(model="m").resolve(CONFIG).dtype == "float16"
+    assert EncoderOptions(model="m", dtype="bfloat16").resolve(CONFIG).dtype == "bfloat16"
 
 
 def test_flex_is_not_chosen_where_it_would_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

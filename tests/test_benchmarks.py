@@ -1,0 +1,40 @@
+"""The benchmarks run: on a tiny shape, with no word on how fast."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_quickly(name: str, folder: Path) -> dict[str, Any]:
+    """The figures of a smoke run, in a process of its own as a user runs it."""
+    path = folder / "figures.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--json", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a smoke run" in done.stdout
+    return dict(json.loads(path.read_text()))
+
+
+def test_every_peer_gives_the_embeddings_of_transformers(tmp_path: Path) -> None:
+    figures = run_quickly("peers", tmp_path)
+    rows = {row["name"]: row for row in figures["rows"]}
+    ran = [row for row in rows.values() if row.get("seconds")]
+    assert {"t5enc SDPA", "transformers SDPA, sorted"} <= {row["name"] for row in ran}
+    assert all(row["error"] < 1e-5 and row["rate"] > 0 for row in ran)
+    assert all(row["note"] for name, row in rows.items() if "rate" not in row)
+    assert rows["plain products alone"]["ratio"] > 0
+
+
+def test_every_loader_loads_and_is_watched(tmp_path: Path) -> None:
+    figures = run_quickly("load", tmp_path)
+    assert [row["name"] for row in figures["rows"]][:2] == ["t5enc, packed", "t5enc"]
+    assert all(row["bytes_peak"] >= row["bytes_before"] > 0 for row in figures["rows"])
