@@ -35,7 +35,7 @@ def _root() -> None:
 def main() -> None:
     """Run a command; an error of t5enc's own ends it with its message and exit code, without a traceback."""
     try:
-        build_app()()
+        build_app()(prog_name="t5enc")
     except T5encError as error:
         report_error(error)
         sys.exit(error.exit_code)

@@ -35,7 +35,7 @@ def bench(
     attention: Annotated[str, typer.Option(help="auto, flex or sdpa.")] = "auto",
     token_budget: Annotated[int | None, typer.Option(help="Tokens a stream.")] = None,
     max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 512,
-    rounds: Annotated[int, typer.Option(help="Times the whole corpus is encoded.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Times the whole corpus is encoded.")] = 3,
 ) -> None:
     """Measure useful tokens a second, and the share of what plain matrix products reach here."""
     from t5enc.bench import run_bench

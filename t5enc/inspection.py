@@ -50,17 +50,12 @@ def _first_rows(folder: OutputFolder, rows: int) -> Table:
     table, embeddings = folder.read_shard(folder.shards[0])
     table, embeddings = table.slice(0, rows), embeddings[:rows]
     names = [name for name in table.column_names if not name.startswith(PREFIX)]
-    shown = Table("source", "row", *names, "tokens", "embedding", title="first rows", title_justify="left")
+    heads = ["source", "row", *map(escape, names), "tokens", "embedding"]
+    shown = Table(*heads, title="first rows", title_justify="left")
     for index, row in enumerate(table.to_pylist()):
-        cells = [_shorten(row[name]) for name in names]
-        tokens = str(row[f"{PREFIX}num_tokens"])
-        shown.add_row(
-            row[f"{PREFIX}source"],
-            str(row[f"{PREFIX}row"]),
-            *cells,
-            tokens,
-            _summarise(embeddings, index, row),
-        )
+        kept = [_shorten(row[name]) for name in names]
+        key, tokens = [row[f"{PREFIX}source"], str(row[f"{PREFIX}row"])], str(row[f"{PREFIX}num_tokens"])
+        shown.add_row(*map(escape, [*key, *kept, tokens, _summarise(embeddings, index, row)]))
     return shown
 
 

@@ -63,12 +63,14 @@ def to_bytes(values: Tensor, storage: str) -> NDArray[np.uint8]:
         return values.contiguous().view(torch.uint8).numpy()
     scale = values.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
     quantized = (values / scale).round().to(torch.int8)
-    return torch.cat([scale.view(torch.uint8), quantized.view(torch.uint8)], dim=1).numpy()
+    # Flat first: a column of no rows cannot be viewed as bytes.
+    scale_bytes = scale.flatten().view(torch.uint8).view(-1, SCALE_BYTES)
+    return torch.cat([scale_bytes, quantized.view(torch.uint8)], dim=1).numpy()
 
 
 def from_bytes(data: NDArray[np.uint8], storage: str, dim: int) -> Tensor:
-    """(T, bytes a token) -> (T, M) in the working dtype, without a copy unless quantized."""
-    raw = torch.from_numpy(data)
+    """(T, bytes a token) -> (T, M) in the working dtype, without a copy unless quantized or read-only."""
+    raw = torch.from_numpy(data if data.flags.writeable else data.copy())
     if storage != "int8":
         return raw.view(working_dtype(storage))
     scale = raw[:, :SCALE_BYTES].contiguous().view(torch.float32)

@@ -53,7 +53,7 @@ def attend_plainly(qkv: Tensor, table: Tensor) -> Tensor:
 
 
 def attend_each_plainly(qkv: Tensor, table: Tensor, lengths: list[int]) -> Tensor:
-    return torch.cat([attend_plainly(part, table) for part in qkv[: sum(lengths)].split(lengths)])
+    return torch.cat([attend_plainly(part, table) for part in torch.split(qkv[: sum(lengths)], lengths)])
 
 
 def run_sdpa(qkv: Tensor, table: Tensor, lengths: list[int]) -> Tensor:

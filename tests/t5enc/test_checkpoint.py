@@ -269,7 +269,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(model: Any, tmp_p
 def test_the_fingerprint_follows_the_config(model: Any, tmp_path: Path) -> None:
     first = open_checkpoint(tmp_path / "model").fingerprint(tmp_path / "cache")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    config["feed_forward_proj"] = "gated-silu"
+    config |= {"feed_forward_proj": "gated-silu", "dense_act_fn": "silu"}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     assert open_checkpoint(tmp_path / "model").fingerprint(tmp_path / "cache") != first
 

@@ -18,7 +18,7 @@ lengths = st.lists(st.integers(0, 5), max_size=8)
 def make_texts(lengths: list[int]) -> list[Tensor]:
     """One (tokens, DIM) matrix a text, no two rows alike."""
     values = torch.arange(1, sum(lengths) * DIM + 1, dtype=torch.float32).view(-1, DIM)
-    return list(values.split(lengths)) if lengths else []
+    return list(torch.split(values, lengths)) if lengths else []
 
 
 def join(texts: list[Tensor]) -> Embeddings:

@@ -33,9 +33,9 @@ def listed_blocks(counts: Tensor | None, indices: Tensor | None) -> Tensor:
 
 def in_blocks(dense: Tensor) -> Tensor:
     """(blocks, blocks, BLOCK, BLOCK), what lies beyond the stream repeated from its edge."""
-    size = -(-len(dense) // BLOCK) * BLOCK
-    grid = torch.arange(size).clamp(max=len(dense) - 1)
-    return dense[grid][:, grid].unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK)).transpose(1, 2)
+    count = -(-len(dense) // BLOCK)
+    grid = torch.arange(count * BLOCK).clamp(max=len(dense) - 1)
+    return dense[grid][:, grid].view(count, BLOCK, count, BLOCK).transpose(1, 2)
 
 
 @settings(max_examples=100)

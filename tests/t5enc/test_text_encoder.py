@@ -215,6 +215,15 @@ def test_an_encoder_says_what_it_was_resolved_to(tiny: TextEncoder) -> None:
     assert tiny.config.model_dim == 64
 
 
+def test_the_number_of_threads_is_set_where_the_model_is_loaded() -> None:
+    before = torch.get_num_threads()
+    try:
+        TextEncoder.from_pretrained("builtin:tiny", num_threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_every_dtype_runs_on_every_cpu(make: Make) -> None:
     texts = random_ids([3, 20])
     expected = reference(make().model, texts)
