@@ -29,6 +29,25 @@ RAY_CHATTER = re.compile(rb"core_worker\.cc:\d+: Actor .* has constructor argume
 
 def supervise(job: EncodeJob, command: list[str] | None = None) -> int:
     """Run the job in a child process and return its exit code; DriverError where the child was lost."""
+    interrupts: list[int] = []
+    handlers = {signal.SIGINT: signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))}
+    try:
+        said, code = _run_child(job, handlers)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if not said and (interrupts or code == -signal.SIGINT):
+        return INTERRUPTED  # before the child could say so
+    if not said:
+        raise DriverError(explain_loss(code, command or sys.argv, is_overwriting=job.overwrite))
+    return int(said)
+
+
+def _run_child(job: EncodeJob, handlers: dict[signal.Signals, Any]) -> tuple[bytes, int]:
+    """Start the child and wait for it; what it said when it ended, and its exit code.
+
+    Ctrl-C reaches the child by itself; a SIGTERM that is sent to this process alone is passed on.
+    """
     ours, theirs = os.pipe()
     terminal = os.dup(2)
     child = subprocess.Popen(
@@ -37,22 +56,18 @@ def supervise(job: EncodeJob, command: list[str] | None = None) -> int:
         stderr=subprocess.PIPE,
         pass_fds=[theirs, terminal],
     )
+    handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
     os.close(theirs)
     os.close(terminal)
     filtering = threading.Thread(target=_pass_on, args=(child.stderr,), daemon=True)
     filtering.start()
     said, code = _talk(child, job, ours)
     filtering.join(timeout=1.0)
-    if not said and code == -signal.SIGINT:
-        return INTERRUPTED  # before the child could say so
-    if not said:
-        raise DriverError(explain_loss(code, command or sys.argv, is_overwriting=job.overwrite))
-    return int(said)
+    return said, code
 
 
 def _talk(child: subprocess.Popen[bytes], job: EncodeJob, status: int) -> tuple[bytes, int]:
     """Hand the job over; what the child said when it ended, and its exit code."""
-    handlers = _forward_signals(child)
     assert child.stdin is not None
     try:
         with os.fdopen(status, "rb") as pipe:
@@ -64,8 +79,6 @@ def _talk(child: subprocess.Popen[bytes], job: EncodeJob, status: int) -> tuple[
     finally:
         with contextlib.suppress(BrokenPipeError):
             child.stdin.close()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _pass_on(stderr: IO[bytes]) -> None:
@@ -75,13 +88,6 @@ def _pass_on(stderr: IO[bytes]) -> None:
             if not RAY_CHATTER.search(line):
                 sys.stderr.write(line.decode(errors="replace"))
                 sys.stderr.flush()
-
-
-def _forward_signals(child: subprocess.Popen[bytes]) -> dict[int, Any]:
-    """Ctrl-C reaches the child by itself; what is sent to this process alone is passed on."""
-    previous: dict[int, Any] = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
-    previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-    return previous
 
 
 def explain_loss(code: int, command: list[str], *, is_overwriting: bool = False) -> str:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,11 +90,68 @@ def test_an_interrupt_is_130_and_says_that_the_job_can_go_on(
     assert "the same command goes on from there" in capsys.readouterr().err
 
 
-def test_an_interrupt_before_the_driver_can_speak_is_130(write_captions: WriteCaptions, tmp_path: Path) -> None:
-    process = start(write_captions(["a red bird"]), tmp_path / "out")
-    os.kill(find_child(process.pid), signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+JOB = EncodeJob(inputs=["in"], output="out", model="builtin:tiny")
+RunAs = Callable[[str], int]
+
+
+@pytest.fixture
+def run_as(monkeypatch: pytest.MonkeyPatch) -> RunAs:
+    """Supervise a few lines of Python in the driver's place; `status` is where it says how it ended."""
+    real = subprocess.Popen
+
+    def run(driver: str) -> int:
+        code = f"import os, signal, sys; status = int(sys.argv[1]); {driver}"
+
+        def start_instead(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
+            return real([sys.executable, "-c", code, *arguments[-2:]], **options)
+
+        monkeypatch.setattr(subprocess, "Popen", start_instead)
+        return supervise(JOB, ["t5enc", "encode", "in", "-o", "out"])
+
+    return run
+
+
+def test_what_the_driver_says_is_the_exit_code(run_as: RunAs) -> None:
+    assert run_as("sys.stdin.buffer.read(1); os.write(status, b'3')") == 3
+
+
+def test_the_driver_is_given_the_job(run_as: RunAs) -> None:
+    assert run_as("import pickle; job = pickle.load(sys.stdin.buffer); os.write(status, b'%d' % len(job.output))") == 3
+
+
+@pytest.mark.parametrize(
+    ("end", "how"), [("os._exit(7)", "ended with exit code 7"), ("os.kill(os.getpid(), 9)", "was killed by SIGKILL")]
+)
+@pytest.mark.parametrize("reads", ["", "sys.stdin.buffer.read(1); "])
+def test_a_driver_that_ends_without_a_word_is_lost(run_as: RunAs, reads: str, end: str, how: str) -> None:
+    with pytest.raises(DriverError, match=f"the driver {how} without a word") as caught:
+        run_as(reads + end)
+    assert str(caught.value).endswith("To go on, run:\n  t5enc encode in -o out")
+
+
+def test_an_interrupt_before_the_driver_can_speak_is_130(run_as: RunAs) -> None:
+    interrupt = "os.kill(os.getppid(), signal.SIGINT); signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    assert run_as(f"sys.stdin.buffer.read(1); {interrupt} os.kill(os.getpid(), signal.SIGINT)") == 130
+    assert run_as(f"sys.stdin.buffer.read(1); {interrupt} os._exit(1)") == 130
+
+
+def test_a_sigterm_reaches_the_driver(run_as: RunAs) -> None:
+    answer = "signal.signal(signal.SIGTERM, lambda *_: (os.write(status, b'6'), os._exit(0)))"
+    assert run_as(f"{answer}; sys.stdin.buffer.read(1); os.kill(os.getppid(), signal.SIGTERM); signal.pause()") == 6
+
+
+def test_signals_are_handled_as_before_when_the_job_is_over(run_as: RunAs) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run_as("os.write(status, b'0')")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_rays_chatter_is_dropped_and_everything_else_is_shown(
+    run_as: RunAs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chatter = "[core_worker.cc:12: Actor x has constructor arguments in the object store and more]"
+    run_as(f"print('first\\n{chatter}\\nlast', file=sys.stderr, flush=True); os.write(status, b'0')")
+    assert capsys.readouterr().err == "first\nlast\n"
 
 
 def test_a_job_that_began_anew_is_resumed_whatever_its_file_says() -> None:
