@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from t5enc.errors import ConfigError
 
 SMALLEST_RUNG = 16
-# Streams without a static shape have rows in steps of this many, short ones in steps of the smallest rung.
-ROW_STEP = 64
-SHORT_STREAM = 512
+# The widest step between the row counts of streams without a static shape.
+COARSEST_STEP = 128
 
 
 def pack_sorted(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -85,9 +84,9 @@ def pick_rung(length: int, rungs: Sequence[int]) -> int:
 
 
 def round_rows(length: int) -> int:
-    """Rows of a stream that holds `length` tokens and is not compiled.
+    """Rows of a stream that holds `length` tokens and is not compiled: four sizes an octave, 128 apart at most.
 
     Any number would do, but oneDNN keeps megabytes of kernels for every number that it has met.
     """
-    step = SMALLEST_RUNG if length <= SHORT_STREAM else ROW_STEP
+    step = min(COARSEST_STEP, max(SMALLEST_RUNG, 1 << max(0, (length - 1).bit_length() - 3)))
     return -(-length // step) * step

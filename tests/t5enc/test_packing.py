@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5enc.errors import ConfigError
-from t5enc.packing import SMALLEST_RUNG, make_rungs, pack_full, pack_sorted, pick_rung
+from t5enc.packing import SMALLEST_RUNG, make_rungs, pack_full, pack_sorted, pick_rung, round_rows
 
 Pack = Callable[[Sequence[int], int], list[list[int]]]
 BUDGET = 64
@@ -101,3 +101,14 @@ def test_rungs_are_the_budget_and_its_halves(budget: int) -> None:
 def test_a_budget_below_the_smallest_rung_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^token_budget: expected at least 16, got 15$"):
         make_rungs(15)
+
+
+@given(st.integers(1, 4096))
+def test_rows_are_rounded_up_by_a_quarter_at_most_and_come_in_few_sizes(length: int) -> None:
+    rows = round_rows(length)
+    assert length <= rows <= max(16, length + min(128, max(16, length // 4)))
+    assert round_rows(rows) == rows
+
+
+def test_streams_up_to_the_budget_have_few_row_counts() -> None:
+    assert len({round_rows(length) for length in range(1, 2049)}) == 28
