@@ -1,16 +1,19 @@
-"""Attention over a flat stream of documents: two functions of one signature.
+"""Attention over a flat stream of documents, two functions of one signature, and over a padded batch.
 
 T tokens in the stream, H heads, D head dim, N documents of one length, S their length, R reach of the bias.
 
 `attend_flex` is one compiled kernel under the document mask. `attend_sdpa` views documents of equal length, which
 stand side by side in the stream, as a small batch: no pads, no masks, no compiler, and the faster one on CPUs.
-There is no 1/sqrt(D) in either: T5 is trained with that factor inside its weights (Raffel et al. 2020).
+`attend_padded` is for callers who pad, B batch; it takes any mask, and dropout in training.
+There is no 1/sqrt(D) in them: T5 is trained with that factor inside its weights (Raffel et al. 2020), unless the
+config says otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,12 +23,15 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from t5enc.bias import bias_between
-from t5enc.linear import Linear, ResidualLinear
+from t5enc.config import EncoderConfig
+from t5enc.linear import Linear, add_product
 from t5enc.masks import document_mask
-from t5enc.precision import input_scale, poison
+from t5enc.precision import input_scale, poison, residual_dtype
 
 # Longer documents get their bias in rows of this many queries instead of one (H, S, S) matrix.
 DENSE_BIAS_LIMIT = 1024
+# A padded batch's bias with more elements than this is made in pieces.
+DENSE_BATCH_LIMIT = 1 << 28
 
 
 class Group(NamedTuple):
@@ -38,11 +44,22 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionPlan:
-    """Who attends to whom in one stream: a block mask for Flex, or groups of equal length for SDPA."""
+    """Who attends to whom.
+
+    In a stream: a block mask for Flex, or groups of equal length for SDPA. In a padded batch: `is_padded`, with a mask
+    that broadcasts to (B, H, S, S), of booleans or of numbers to add. `keyless` marks the queries (T,) of a Flex
+    stream that see no key and get, as softmax over equal scores has it, the mean of their row. Where `weights` is a
+    list, each layer appends its attention weights, which takes the eager path.
+    """
 
     total: int
     groups: tuple[Group, ...] = ()
     block_mask: BlockMask | None = None
+    keyless: Tensor | None = None
+    is_padded: bool = False
+    mask: Tensor | None = None
+    is_eager: bool = False
+    weights: list[Tensor] | None = None
 
     @property
     def longest(self) -> int:
@@ -54,7 +71,8 @@ class PositionBias(NamedTuple):
     """The bias of one table: over distances, and for SDPA also as a matrix that every length is a corner of."""
 
     table: Tensor  # (H, 2R + 1), float32
-    dense: Tensor | None  # (H, S, S) of the longest length up to the limit, compute dtype
+    # In the compute dtype: (H, S, S) of the longest document up to the limit, or (B or 1, H, S, S), mask included.
+    dense: Tensor | None
 
 
 def plan_flex(lengths: Sequence[int], total: int, *, block_size: int, device: torch.device) -> AttentionPlan:
@@ -76,73 +94,144 @@ def plan_sdpa(lengths: Sequence[int], total: int | None = None) -> AttentionPlan
     return AttentionPlan(total=start if total is None else total, groups=tuple(groups))
 
 
+def plan_padded(batch: int, length: int, mask: Tensor | None, *, is_eager: bool = False) -> AttentionPlan:
+    """A batch of B rows of S tokens; `mask` broadcasts to (B, H, S, S)."""
+    return AttentionPlan(total=batch * length, groups=(Group(0, batch, length),), is_padded=True, mask=mask, is_eager=is_eager)
+
+
 def position_bias(table: Tensor, plan: AttentionPlan, dtype: torch.dtype) -> PositionBias:
     """What attention needs of a (H, 2R + 1) table under this plan."""
     if plan.block_mask is not None:
         return PositionBias(table, None)
+    if plan.is_padded:
+        return PositionBias(table, _mask_bias(table, plan, dtype) if _fits_dense(table, plan) else None)
     positions = torch.arange(min(plan.longest, DENSE_BIAS_LIMIT), device=table.device)
     return PositionBias(table, bias_between(table, positions, positions).to(dtype))
 
 
-def attend_flex(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int) -> Tensor:
+def _fits_dense(table: Tensor, plan: AttentionPlan) -> bool:
+    rows = 1 if plan.mask is None or plan.mask.dim() < 4 else plan.mask.shape[0]
+    return plan.is_eager or rows * table.shape[0] * plan.longest**2 <= DENSE_BATCH_LIMIT
+
+
+def _mask_bias(table: Tensor, plan: AttentionPlan, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+    """(B or 1, H, rows, S): the bias of some queries with the mask in it.
+
+    Masked scores are the dtype's lowest number, not -inf: a query without any key then sees all of them alike.
+    """
+    keys = torch.arange(plan.longest, device=table.device)
+    bias = bias_between(table, keys[rows], keys).to(dtype)[None]
+    if plan.mask is None:
+        return bias
+    mask = plan.mask if plan.mask.dim() < 4 or plan.mask.shape[-2] == 1 else plan.mask[..., rows, :]
+    if mask.dtype == torch.bool:
+        return torch.where(mask, bias, torch.finfo(dtype).min)
+    return bias + mask.to(dtype)
+
+
+def attend_flex(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int, scale: float = 1.0) -> Tensor:
     """(T, 3 H D) -> (T, H D) under the plan's block mask.
 
     Flex on CPUs gives zeros for a row of NaN scores, which would hide an overflow. So a query, key or value too
     large for the scores turns the whole stream to NaN, and the caller encodes its texts one by one.
     """
-    table, reach = bias.table, bias.table.shape[-1] // 2
+    table, reach, keyless = bias.table, bias.table.shape[-1] // 2, plan.keyless
     query, key, value = rearrange(qkv, "t (three h d) -> three 1 h t d", three=3, h=num_heads)
 
     def add_bias(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        return score + table[head, torch.clamp(column - row, -reach, reach) + reach]
+        biased = score + table[head, torch.clamp(column - row, -reach, reach) + reach]
+        return biased if keyless is None else torch.where(keyless[row], 0.0, biased)
 
-    attended = flex_attention(query, key, value, score_mod=add_bias, block_mask=plan.block_mask, scale=1.0)
+    attended = flex_attention(query, key, value, score_mod=add_bias, block_mask=plan.block_mask, scale=scale)
     assert isinstance(attended, Tensor)
     overflow = poison(qkv.float().square().sum())
     return rearrange(attended, "1 h t d -> t (h d)") + overflow.to(qkv.dtype)
 
 
-def attend_sdpa(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int) -> Tensor:
+def attend_sdpa(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int, scale: float = 1.0) -> Tensor:
     """(T, 3 H D) -> (T, H D), group by group; tokens in no group get zeros."""
     attended = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
     for start, documents, length in plan.groups:
         rows = slice(start, start + documents * length)
         split = rearrange(qkv[rows], "(n s) (three h d) -> three n h s d", three=3, n=documents, h=num_heads)
-        result = _attend_long(split, bias.table) if length > DENSE_BIAS_LIMIT else _attend_batch(split, bias.dense)
+        is_long = length > DENSE_BIAS_LIMIT
+        result = _attend_long(split, bias.table, scale) if is_long else _attend_group(split, bias.dense, scale)
         attended[rows] = rearrange(result, "n h s d -> (n s) (h d)")
     return attended
 
 
-def _attend_batch(qkv: Tensor, dense: Tensor | None) -> Tensor:
+def _attend_group(qkv: Tensor, dense: Tensor | None, scale: float) -> Tensor:
     query, key, value = qkv
     length = query.shape[-2]
     assert dense is not None
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=dense[None, :, :length, :length], scale=1.0)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=dense[None, :, :length, :length], scale=scale)
 
 
-def _attend_long(qkv: Tensor, table: Tensor) -> Tensor:
+def _attend_long(qkv: Tensor, table: Tensor, scale: float) -> Tensor:
     """(3, N, H, S, D) -> (N, H, S, D), a block of queries at a time, so that memory grows with S alone."""
     query, key, value = qkv
     positions = torch.arange(query.shape[-2], device=table.device)
     parts = []
     for rows in torch.split(positions, DENSE_BIAS_LIMIT):
         bias = bias_between(table, rows, positions).to(query.dtype)
-        parts.append(F.scaled_dot_product_attention(query[..., rows, :], key, value, attn_mask=bias[None], scale=1.0))
+        parts.append(F.scaled_dot_product_attention(query[..., rows, :], key, value, attn_mask=bias[None], scale=scale))
     return torch.cat(parts, dim=-2)
+
+
+def attend_padded(
+    qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int, scale: float = 1.0, dropout: float = 0.0
+) -> Tensor:
+    """(B, S, 3 H D) -> (B, S, H D) with SDPA; a bias too large for all queries at once is made piece by piece."""
+    query, key, value = rearrange(qkv, "b s (three h d) -> three b h s d", three=3, h=num_heads)
+    attend = partial(F.scaled_dot_product_attention, key=key, value=value, scale=scale, dropout_p=dropout)
+    if bias.dense is not None:
+        attended = attend(query, attn_mask=bias.dense)
+    else:
+        step = max(1, DENSE_BATCH_LIMIT // (qkv.shape[0] * num_heads * plan.longest))
+        pieces = [slice(start, start + step) for start in range(0, plan.longest, step)]
+        masks = (_mask_bias(bias.table, plan, query.dtype, piece) for piece in pieces)
+        attended = torch.cat(
+            [attend(query[..., piece, :], attn_mask=mask) for piece, mask in zip(pieces, masks, strict=True)], dim=-2
+        )
+    return rearrange(attended, "b h s d -> b s (h d)")
+
+
+def attend_eager(
+    qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int, scale: float = 1.0, dropout: float = 0.0
+) -> Tensor:
+    """The same by plain products, which leaves the attention weights (B, H, S, S) in `plan.weights`."""
+    query, key, value = rearrange(qkv, "b s (three h d) -> three b h s d", three=3, h=num_heads)
+    assert bias.dense is not None
+    scores = (query @ key.transpose(-1, -2) * scale).to(residual_dtype(query.dtype)) + bias.dense
+    weights = F.dropout(scores.softmax(dim=-1), dropout).to(query.dtype)
+    if plan.weights is not None:
+        plan.weights.append(weights)
+    return rearrange(weights @ value, "b h s d -> b s (h d)")
 
 
 class Attention(nn.Module):
     """Self-attention with one product for queries, keys and values; adds its result to the residual."""
 
-    def __init__(self, model_dim: int, num_heads: int, head_dim: int) -> None:
+    def __init__(self, config: EncoderConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.qkv = Linear(model_dim, 3 * num_heads * head_dim)
-        self.output = ResidualLinear(num_heads * head_dim, model_dim)
+        self.num_heads = config.num_heads
+        self.scale = config.logit_scale
+        self.dropout = dropout
+        self.qkv = Linear(config.model_dim, 3 * config.inner_dim)
+        self.output = Linear(config.inner_dim, config.model_dim)
 
     def forward(self, hidden: Tensor, residual: Tensor, bias: PositionBias, plan: AttentionPlan) -> Tensor:
-        """(T, M) in the compute dtype and the (T, M) float32 residual -> the new residual."""
-        attend = attend_sdpa if plan.block_mask is None else attend_flex
-        attended = attend(self.qkv(hidden), bias, plan, self.num_heads)
+        """(T, M) in the compute dtype and the (T, M) residual -> the new residual; (B, S, M) if padded."""
+        attended = self.attend(self.qkv(hidden), bias, plan)
         scale = input_scale(attended.dtype)
-        return self.output(attended if scale == 1.0 else attended * scale, residual)  # type: ignore[no-any-return]
+        return add_product(
+            self.output, attended if scale == 1.0 else attended * scale, residual, self.dropout if self.training else 0.0
+        )
+
+    def attend(self, qkv: Tensor, bias: PositionBias, plan: AttentionPlan) -> Tensor:
+        """Queries, keys and values -> what attention makes of them, by the plan's own path."""
+        if plan.is_padded:
+            attend = attend_eager if plan.is_eager else attend_padded
+            return attend(qkv, bias, plan, self.num_heads, self.scale, self.dropout if self.training else 0.0)
+        attend = attend_sdpa if plan.block_mask is None else attend_flex
+        return attend(qkv, bias, plan, self.num_heads, self.scale)

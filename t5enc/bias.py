@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from t5enc.config import EncoderConfig
+from t5enc.precision import residual_dtype
 
 
 def bucket_distances(distances: Tensor, *, num_buckets: int, max_distance: int) -> Tensor:
@@ -45,16 +46,20 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        buckets = {"num_buckets": config.num_buckets, "max_distance": config.max_distance}
-        self.reach = saturation_distance(**buckets)
+        self.num_buckets, self.max_distance = config.num_buckets, config.max_distance
+        self.reach = saturation_distance(num_buckets=self.num_buckets, max_distance=self.max_distance)
         self.weight = nn.Parameter(torch.empty(config.num_biases, config.num_buckets, config.num_heads))
         # On the CPU even where the module is built on meta: a buffer made there would hold garbage later.
+        self.register_buffer("buckets", self.count_buckets(), persistent=False)
+
+    def count_buckets(self) -> Tensor:
+        """(2R + 1,) the bucket of each distance: what the buffer holds, for loaders that lose it."""
         distances = torch.arange(-self.reach, self.reach + 1, device="cpu")
-        self.register_buffer("buckets", bucket_distances(distances, **buckets), persistent=False)
+        return bucket_distances(distances, num_buckets=self.num_buckets, max_distance=self.max_distance)
 
     def forward(self) -> Tensor:
-        """(L, H, 2R + 1) in float32."""
-        return self.weight.float()[:, self.buckets].transpose(1, 2).contiguous()  # type: ignore[index]
+        """(L, H, 2R + 1) in the residual's dtype."""
+        return self.weight.to(residual_dtype(self.weight.dtype))[:, self.buckets].transpose(1, 2).contiguous()  # type: ignore[index]
 
 
 def bias_between(table: Tensor, queries: Tensor, keys: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ class EncoderConfig:
     max_distance: int = 128
     bias_per_layer: bool = False
     norm_eps: float = 1e-6
+    # T5 is trained without the usual 1/sqrt(head dim); a model trained from scratch may have it.
+    scale_logits: bool = False
 
     def __post_init__(self) -> None:
         _check_family(self.family)
@@ -81,6 +83,11 @@ class EncoderConfig:
     def inner_dim(self) -> int:
         """Width of all heads together; not always the model's width."""
         return self.num_heads * self.head_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor of the products of queries and keys."""
+        return self.head_dim**-0.5 if self.scale_logits else 1.0
 
     @property
     def num_biases(self) -> int:
@@ -108,6 +115,7 @@ class EncoderConfig:
             max_distance=_integer(config, "relative_attention_max_distance", 128),
             bias_per_layer=family == "umt5",
             norm_eps=_number(config, "layer_norm_epsilon", 1e-6),
+            scale_logits=config.get("scale_logits") is True,
         )
 
 

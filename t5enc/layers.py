@@ -1,9 +1,12 @@
 """Norm, feed-forward and block of the encoder.
 
-T tokens in the stream, M model dim, F feed-forward dim.
+T tokens in the stream (or B batch, S sequence: norms and products take any leading dimensions), M model dim, F
+feed-forward dim.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,48 +14,76 @@ from torch import Tensor, nn
 
 from t5enc.attention import Attention, AttentionPlan, PositionBias
 from t5enc.config import EncoderConfig
-from t5enc.linear import ActivatedLinear, ResidualLinear
+from t5enc.linear import Linear, activate_product, add_product
+
+RunBlock = Callable[["Block", Tensor, PositionBias, AttentionPlan, torch.dtype], Tensor]
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm without mean or bias (Zhang and Sennrich 2019), computed in float32."""
+    """Root mean square norm without mean or bias (Zhang and Sennrich 2019), computed in the residual's dtype.
+
+    A norm whose scale was multiplied into the layer that follows has no weight; `fused_scale` remembers it.
+    """
 
     def __init__(self, model_dim: int, eps: float) -> None:
         super().__init__()
+        self.shape = (model_dim,)
         self.eps = eps
-        self.weight = nn.Parameter(torch.empty(model_dim))
+        self.weight: nn.Parameter | None = nn.Parameter(torch.empty(model_dim))
+        self.register_buffer("fused_scale", None)
 
     def forward(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
-        """(T, M) float32 -> (T, M) in `dtype`."""
-        return F.rms_norm(hidden, self.weight.shape, self.weight.float(), self.eps).to(dtype)
+        """(T, M) of the residual -> (T, M) in `dtype`."""
+        scale = None if self.weight is None else self.weight.to(hidden.dtype)
+        return F.rms_norm(hidden, self.shape, scale, self.eps).to(dtype)
 
 
 class FeedForward(nn.Module):
     """Up, activate (and gate), down; adds its result to the residual."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = ActivatedLinear(
-            config.model_dim, config.ff_dim, activation=config.activation, is_gated=config.is_gated
-        )
-        self.down = ResidualLinear(config.ff_dim, config.model_dim)
+        self.activation = config.activation
+        self.pieces = 2 if config.is_gated else 1
+        self.dropout = dropout
+        self.up = Linear(config.model_dim, config.ff_dim, pieces=self.pieces)
+        self.down = Linear(config.ff_dim, config.model_dim)
 
     def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        """(T, M) in the compute dtype and the (T, M) float32 residual -> the new residual."""
-        return self.down(self.up(hidden), residual)  # type: ignore[no-any-return]
+        """(T, M) in the compute dtype and the (T, M) residual -> the new residual."""
+        dropout = self.dropout if self.training else 0.0
+        inner = activate_product(self.up, hidden, self.activation, self.pieces)
+        return add_product(self.down, F.dropout(inner, dropout) if dropout else inner, residual, dropout)
 
 
 class Block(nn.Module):
-    """One layer: norm, attention, norm, feed-forward, around a float32 residual."""
+    """One layer: norm, attention, norm, feed-forward, around the residual."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.model_dim, config.norm_eps)
-        self.attention = Attention(config.model_dim, config.num_heads, config.head_dim)
+        self.attention = Attention(config, dropout)
         self.feed_forward_norm = RMSNorm(config.model_dim, config.norm_eps)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, dropout)
 
-    def forward(self, residual: Tensor, bias: PositionBias, plan: AttentionPlan, dtype: torch.dtype) -> Tensor:
-        """(T, M) float32 -> (T, M) float32; `dtype` is what the products compute in."""
-        residual = self.attention(self.attention_norm(residual, dtype), residual, bias, plan)
-        return self.feed_forward(self.feed_forward_norm(residual, dtype), residual)  # type: ignore[no-any-return]
+    def forward(
+        self,
+        residual: Tensor,
+        bias: PositionBias,
+        plan: AttentionPlan,
+        dtype: torch.dtype,
+        run: RunBlock | None = None,
+    ) -> Tensor:
+        """(T, M) -> (T, M); `dtype` is what the products compute in, `run` a compiled `compute_block`.
+
+        What is compiled is called in here, so that hooks on blocks stay outside the graph.
+        """
+        return (run or compute_block)(self, residual, bias, plan, dtype)
+
+
+def compute_block(
+    block: Block, residual: Tensor, bias: PositionBias, plan: AttentionPlan, dtype: torch.dtype
+) -> Tensor:
+    """A block's arithmetic, with all that differs between layers passed in: what is compiled."""
+    residual = block.attention(block.attention_norm(residual, dtype), residual, bias, plan)
+    return block.feed_forward(block.feed_forward_norm(residual, dtype), residual)  # type: ignore[no-any-return]

@@ -1,6 +1,9 @@
-"""Bias-free linear layers, plain or packed for oneDNN.
+"""Bias-free linear layers, plain or packed for oneDNN, and what T5 does with their products.
 
-T tokens in the stream, I inputs, O outputs, F feed-forward dim.
+T tokens in the stream (or any leading dimensions), I inputs, O outputs, F feed-forward dim.
+
+A layer's product can be activated, gated, or added to the residual inside the layer. Any other module that maps
+(T, I) to (T, O) may stand in its place, LoRA's or a quantizer's: then the same happens to its result.
 
 On CPUs `pack()` trades a layer's weight for oneDNN's blocked layout (the operators Inductor itself calls when it
 freezes a graph). The products run faster than MKL's on many CPUs, and the activation, the gate and the residual
@@ -17,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t5enc.config import Activation
-from t5enc.precision import input_scale, linear_fp32, scale_down
+from t5enc.precision import input_scale, linear_fp32, linear_wide, scale_down
 
 ACTIVATE: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -60,15 +63,19 @@ def packed_binary(inputs: Tensor, other: Tensor, weight: Tensor, operator: str) 
     return torch.ops.mkldnn._linear_pointwise.binary(inputs, other, weight, None, operator)  # type: ignore[no-any-return]
 
 
-class Linear(nn.Module):
-    """(T, I) -> (T, O)."""
+class Linear(nn.Linear):
+    """(T, I) -> (T, O); with `residual` the sum of both, with `activation` (T, F), activated and gated.
 
-    pieces = 1
+    A layer of two `pieces` is gated: its weight holds the gate's F rows above the others, one product for both.
+    """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+    def __init__(self, in_features: int, out_features: int, *, pieces: int = 1) -> None:
+        super().__init__(in_features, out_features * pieces, bias=False)
+        self.pieces = pieces
         self.packed: list[Tensor] = []
+
+    def reset_parameters(self) -> None:
+        """Left to `initialization.py`, or to who loads the weight."""
 
     def pack(self) -> None:
         """Trade the weight for its packed form; done once, for inference on this CPU."""
@@ -76,19 +83,18 @@ class Linear(nn.Module):
             self.packed = [pack_weight(piece) for piece in self.weight.detach().chunk(self.pieces)]
             del self.weight
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, inputs: Tensor, residual: Tensor | None = None, activation: Activation | None = None
+    ) -> Tensor:
+        if residual is not None:
+            return self._add_to(residual, inputs)
+        if activation is not None:
+            return self._activate_packed(inputs, activation) if self.packed else self._activate(inputs, activation)
         if self.packed:
-            return packed_product(inputs, self.packed[0])
-        return F.linear(inputs, self.weight)
+            return torch.cat([packed_product(inputs, piece) for piece in self.packed], dim=-1)
+        return linear_wide(inputs, self.weight).to(inputs.dtype)
 
-
-class ResidualLinear(Linear):
-    """Adds its product to the float32 residual: (T, I), (T, O) -> (T, O).
-
-    In float16 the inputs arrive scaled by `input_scale`; the sum undoes it.
-    """
-
-    def forward(self, inputs: Tensor, residual: Tensor) -> Tensor:  # type: ignore[override]
+    def _add_to(self, residual: Tensor, inputs: Tensor) -> Tensor:
         alpha = 1.0 / input_scale(inputs.dtype)
         if not self.packed:
             return torch.add(residual, linear_fp32(inputs, self.weight), alpha=alpha)
@@ -96,35 +102,45 @@ class ResidualLinear(Linear):
             return packed_binary(inputs, residual, self.packed[0], "add")
         return torch.add(residual, packed_product(inputs, self.packed[0]), alpha=alpha)
 
+    def _activate(self, inputs: Tensor, activation: Activation) -> Tensor:
+        product = linear_wide(inputs, self.weight)
+        return gate_product(product, activation, self.pieces, inputs.dtype)
 
-class ActivatedLinear(Linear):
-    """The way up of a feed-forward: (T, M) -> (T, F), activated and, where gated, multiplied.
-
-    A gated layer's weight holds the gate's rows above the others: one product for both. Its result is scaled by
-    `input_scale`, ready for the ResidualLinear that follows.
-    """
-
-    def __init__(self, in_features: int, out_features: int, *, activation: Activation, is_gated: bool) -> None:
-        super().__init__(in_features, out_features * (2 if is_gated else 1))
-        self.pieces = 2 if is_gated else 1
-        self.activation: Activation = activation
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self._forward_packed(inputs) if self.packed else self._forward_plain(inputs)
-
-    def _forward_plain(self, inputs: Tensor) -> Tensor:
-        activate = ACTIVATE[self.activation]
-        gate, *up = F.linear(inputs, self.weight).chunk(self.pieces, dim=-1)
-        if inputs.dtype == torch.float32:
-            return activate(gate) * up[0] if up else activate(gate)
-        product = activate(gate.float())
-        return scale_down(product * up[0] if up else product, inputs.dtype)
-
-    def _forward_packed(self, inputs: Tensor) -> Tensor:
-        gate = packed_product(inputs, self.packed[0], self.activation)
+    def _activate_packed(self, inputs: Tensor, activation: Activation) -> Tensor:
+        gate = packed_product(inputs, self.packed[0], activation)
         if inputs.dtype == torch.float32:
             return packed_binary(inputs, gate, self.packed[1], "mul") if self.pieces == 2 else gate
         product = gate.float()
         if self.pieces == 2:
             product.mul_(packed_product(inputs, self.packed[1]))
         return scale_down(product, inputs.dtype)
+
+
+def gate_product(product: Tensor, activation: Activation, pieces: int, dtype: torch.dtype) -> Tensor:
+    """(T, pieces * F) -> (T, F) in `dtype`, scaled by `input_scale`, ready for `add_product`.
+
+    16-bit products are activated and gated in float32 and rounded once.
+    """
+    activate = ACTIVATE[activation]
+    is_narrow = product.element_size() < 4
+    gate, *up = product.chunk(pieces, dim=-1)
+    activated = activate(gate.float() if is_narrow else gate)
+    return scale_down(activated * up[0] if up else activated, product.dtype if is_narrow else dtype)
+
+
+def activate_product(layer: nn.Module, inputs: Tensor, activation: Activation, pieces: int) -> Tensor:
+    """(T, M) -> (T, F): the way up of a feed-forward through a layer or what replaces one."""
+    if isinstance(layer, Linear):
+        return layer(inputs, activation=activation)  # type: ignore[no-any-return]
+    return gate_product(layer(inputs), activation, pieces, inputs.dtype)
+
+
+def add_product(layer: nn.Module, inputs: Tensor, residual: Tensor, dropout: float = 0.0) -> Tensor:
+    """(T, I) and the residual (T, O) -> the new residual.
+
+    In float16 the inputs arrive scaled by `input_scale`; the sum undoes it.
+    """
+    if isinstance(layer, Linear) and not dropout:
+        return layer(inputs, residual=residual)  # type: ignore[no-any-return]
+    product = F.dropout(layer(inputs).to(residual.dtype), dropout)
+    return torch.add(residual, product, alpha=1.0 / input_scale(inputs.dtype))

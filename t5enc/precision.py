@@ -7,6 +7,9 @@
   never scaled: T5-XXL's `wo` has entries so small that 2^-6 would make a fifth of them subnormal.
 - On CUDA those two products give float32 results straight from the accumulator, so nothing is rounded on the way
   into the residual.
+- CPUs without float16 arithmetic only emulate its products, four times slower than float32: there both factors are
+  widened instead, which is exact, and the result is rounded once.
+- A float64 model keeps a float64 residual; it is for checking gradients.
 """
 
 from __future__ import annotations
@@ -60,13 +63,40 @@ def poison(sums: Tensor) -> Tensor:
     return torch.where(sums.isfinite(), 0.0, torch.nan)
 
 
-def has_fp32_products(inputs: Tensor) -> bool:
-    """Whether 16-bit products can give float32 results here; they have no derivative."""
-    return inputs.is_cuda and inputs.dtype != torch.float32 and not torch.is_grad_enabled()
+def residual_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What the residual stream of an encoder that computes in `dtype` is kept in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _emulates_float16() -> bool:
+    is_supported = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    return is_supported is None or not is_supported()
+
+
+EMULATES_FLOAT16 = _emulates_float16()
+
+
+def widens_products(inputs: Tensor) -> bool:
+    """Whether products of such inputs run in float32 because this CPU has no products of their own dtype."""
+    return EMULATES_FLOAT16 and inputs.dtype == torch.float16 and inputs.device.type == "cpu"
+
+
+def has_fp32_products(inputs: Tensor, weight: Tensor) -> bool:
+    """Whether 16-bit products can give float32 results here; they have no derivative, and want plain tensors."""
+    is_plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.dtype == inputs.dtype
+    return inputs.is_cuda and inputs.element_size() == 2 and is_plain and not torch.is_grad_enabled()
+
+
+def linear_wide(inputs: Tensor, weight: Tensor) -> Tensor:
+    """`inputs @ weight.T`, in float32 where this device computes it so anyway, else in the inputs' dtype."""
+    if widens_products(inputs):
+        return F.linear(inputs.float(), weight.float())
+    return F.linear(inputs, weight)
 
 
 def linear_fp32(inputs: Tensor, weight: Tensor) -> Tensor:
-    """`inputs @ weight.T` as float32, unrounded where the device can."""
-    if has_fp32_products(inputs):
-        return torch.mm(inputs, weight.t(), out_dtype=torch.float32)
-    return F.linear(inputs, weight).float()
+    """`inputs @ weight.T` in the residual's dtype, unrounded where the device can."""
+    if has_fp32_products(inputs, weight):
+        flat = torch.mm(inputs.flatten(0, -2), weight.t(), out_dtype=torch.float32)
+        return flat.unflatten(0, inputs.shape[:-1])
+    return linear_wide(inputs, weight).to(residual_dtype(inputs.dtype))

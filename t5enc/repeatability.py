@@ -13,6 +13,7 @@ from torch import Tensor
 from t5enc.encoder import Encoder
 from t5enc.errors import ConfigError
 from t5enc.layers import Block
+from t5enc.linear import add_product
 from t5enc.packing import round_rows
 
 HIGHEST_FLOOR = 128
@@ -58,5 +59,5 @@ def _gives_bits(block: Block, rows: Tensor, size: int, expected: Tensor, dtype: 
 def _run_products(block: Block, rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Everything of a block but the attention itself, which sees one document at a time anyway."""
     qkv = block.attention.qkv(block.attention_norm(rows, dtype))
-    rows = block.attention.output(qkv[:, : qkv.shape[1] // 3].contiguous(), rows)
+    rows = add_product(block.attention.output, qkv[:, : qkv.shape[1] // 3].contiguous(), rows)
     return block.feed_forward(block.feed_forward_norm(rows, dtype), rows)  # type: ignore[no-any-return]

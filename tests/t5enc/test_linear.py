@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t5enc.config import Activation
-from t5enc.linear import ACTIVATE, ActivatedLinear, Linear, ResidualLinear, can_pack
+from t5enc.linear import ACTIVATE, Linear, activate_product, add_product, can_pack
 from t5enc.precision import input_scale
 
 LayerType = TypeVar("LayerType", bound=Linear)
@@ -56,11 +56,11 @@ def test_linear(dtype: torch.dtype) -> None:
 
 
 def test_residual_linear_leaves_its_residual_as_it_is(dtype: torch.dtype) -> None:
-    layer = fill(ResidualLinear(INPUTS, OUTPUTS), dtype)
+    layer = fill(Linear(INPUTS, OUTPUTS), dtype)
 
     def run(rows: int) -> Tensor:
         residual = draw(rows, OUTPUTS, seed=3)
-        result: Tensor = layer(draw(rows, INPUTS, dtype) * input_scale(dtype), residual)
+        result = add_product(layer, draw(rows, INPUTS, dtype) * input_scale(dtype), residual)
         assert torch.equal(residual, draw(rows, OUTPUTS, seed=3))
         assert result.dtype == torch.float32
         return result
@@ -71,23 +71,44 @@ def test_residual_linear_leaves_its_residual_as_it_is(dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("is_gated", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATE)
 def test_activated_linear(activation: Activation, is_gated: bool, dtype: torch.dtype) -> None:
-    layer = fill(ActivatedLinear(INPUTS, OUTPUTS, activation=activation, is_gated=is_gated), dtype)
+    layer = fill(Linear(INPUTS, OUTPUTS, pieces=1 + is_gated), dtype)
     unscale = 1 / input_scale(dtype)
-    assert_packing_changes_nothing(layer, lambda rows: layer(draw(rows, INPUTS, dtype)) * unscale, dtype)
+
+    def run(rows: int) -> Tensor:
+        return activate_product(layer, draw(rows, INPUTS, dtype), activation, layer.pieces) * unscale
+
+    assert_packing_changes_nothing(layer, run, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("is_gated", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATE)
 def test_plain_layers_compute_their_formula(activation: Activation, is_gated: bool, dtype: torch.dtype) -> None:
-    up = fill(ActivatedLinear(INPUTS, OUTPUTS, activation=activation, is_gated=is_gated), dtype)
-    down = fill(ResidualLinear(OUTPUTS, INPUTS), dtype)
+    up = fill(Linear(INPUTS, OUTPUTS, pieces=1 + is_gated), dtype)
+    down = fill(Linear(OUTPUTS, INPUTS), dtype)
     inputs, residual = draw(9, INPUTS, dtype), draw(9, INPUTS, seed=3)
     gate, *others = (inputs.double() @ up.weight.double().T).chunk(up.pieces, dim=-1)
     product = ACTIVATE[activation](gate) * (others[0] if others else 1)
     expected = residual + product @ down.weight.double().T
-    error = (down(up(inputs), residual) - expected).norm() / expected.norm()
-    assert error < TOLERANCE[dtype]
+    found = add_product(down, activate_product(up, inputs, activation, up.pieces), residual)
+    assert (found - expected).norm() / expected.norm() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("is_gated", [False, True])
+def test_any_module_may_stand_in_for_a_linear_layer(is_gated: bool, dtype: torch.dtype) -> None:
+    """A replacement knows nothing of residuals or activations: they happen to what it gives."""
+    up = fill(Linear(INPUTS, OUTPUTS, pieces=1 + is_gated), dtype)
+    down = fill(Linear(OUTPUTS, INPUTS), dtype)
+    replaced = [torch.nn.Linear(layer.in_features, layer.out_features, bias=False) for layer in (up, down)]
+    for new, old in zip(replaced, (up, down), strict=True):
+        new.weight = old.weight
+    inputs, residual = draw(9, INPUTS, dtype), draw(9, INPUTS, seed=3)
+    found, expected = (
+        add_product(second, activate_product(first, inputs, "gelu_tanh", up.pieces), residual)
+        for first, second in (replaced, (up, down))
+    )
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 def test_packing_twice_is_packing_once() -> None:

@@ -1,0 +1,59 @@
+"""One compiled function for all blocks of an encoder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from t5enc.attention import AttentionPlan, PositionBias
+from t5enc.layers import Block, RunBlock, compute_block
+
+
+class CompiledBlock:
+    """`compute_block`, compiled once for all layers; counts the graphs that were made.
+
+    Flex takes static shapes: stream lengths come in few rungs, and every rung is one graph. Padded batches of any
+    shape are `dynamic`. The limit on recompiles is this encoder's own where torch can isolate it, and in any case far
+    above the number of graphs. Copies and pickles start anew.
+    """
+
+    LIMIT = 64
+
+    def __init__(self, *, dynamic: bool = False, options: dict[str, Any] | None = None) -> None:
+        self.graphs = 0
+        self.dynamic = dynamic
+        self.options = options or {}
+        self._run: RunBlock | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (self.dynamic, self.options)
+
+    def __call__(
+        self, block: Block, residual: Tensor, bias: PositionBias, plan: AttentionPlan, dtype: torch.dtype
+    ) -> Tensor:
+        if self._run is None:
+            self._run = self._compile()
+        return self._run(block, residual, bias, plan, dtype)
+
+    def _compile(self) -> RunBlock:
+        options: dict[str, Any] = {"recompile_limit": self.LIMIT, "isolate_recompiles": True}
+        known = inspect.signature(torch.compile).parameters
+        if "recompile_limit" not in known:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, self.LIMIT)
+        accepted = {name: value for name, value in options.items() if name in known}
+        accepted |= {"backend": self._backend, "fullgraph": True} | self.options
+        return torch.compile(compute_block, dynamic=self.dynamic, **accepted)
+
+    def _backend(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import compile_fx
+
+        self.graphs += 1
+        return cast("Callable[..., Any]", compile_fx(graph, list(inputs)))
+
+
+def _remake(dynamic: bool, options: dict[str, Any]) -> CompiledBlock:
+    return CompiledBlock(dynamic=dynamic, options=options)
