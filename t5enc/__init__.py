@@ -11,20 +11,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t5enc.actor import EncoderActor
     from t5enc.embeddings import Embeddings
+    from t5enc.hf import AutoT5EncoderModel, MT5EncoderModel, T5EncoderModel, UMT5EncoderModel
     from t5enc.options import EncoderOptions
     from t5enc.output import iter_embeddings, load_embeddings
     from t5enc.text_encoder import TextEncoder
 
 __all__ = [
+    "AutoT5EncoderModel",
     "Embeddings",
     "EncoderActor",
     "EncoderOptions",
+    "MT5EncoderModel",
+    "T5EncoderModel",
     "TextEncoder",
+    "UMT5EncoderModel",
     "iter_embeddings",
     "load_embeddings",
 ]
 
 _HOMES = {
+    "AutoT5EncoderModel": "t5enc.hf",
+    "MT5EncoderModel": "t5enc.hf",
+    "T5EncoderModel": "t5enc.hf",
+    "UMT5EncoderModel": "t5enc.hf",
     "Embeddings": "t5enc.embeddings",
     "EncoderActor": "t5enc.actor",
     "EncoderOptions": "t5enc.options",

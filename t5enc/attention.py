@@ -25,7 +25,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from t5enc.bias import bias_between
 from t5enc.config import EncoderConfig
 from t5enc.linear import Linear, add_product
-from t5enc.masks import document_mask
+from t5enc.masks import document_mask, number_batch, number_mask
 from t5enc.precision import input_scale, poison, residual_dtype
 
 # Longer documents get their bias in rows of this many queries instead of one (H, S, S) matrix.
@@ -96,7 +96,32 @@ def plan_sdpa(lengths: Sequence[int], total: int | None = None) -> AttentionPlan
 
 def plan_padded(batch: int, length: int, mask: Tensor | None, *, is_eager: bool = False) -> AttentionPlan:
     """A batch of B rows of S tokens; `mask` broadcasts to (B, H, S, S)."""
-    return AttentionPlan(total=batch * length, groups=(Group(0, batch, length),), is_padded=True, mask=mask, is_eager=is_eager)
+    return AttentionPlan(
+        total=batch * length, groups=(Group(0, batch, length),), is_padded=True, mask=mask, is_eager=is_eager
+    )
+
+
+def plan_flex_batch(
+    mask: Tensor | None, batch: int, length: int, total: int, device: torch.device
+) -> AttentionPlan | None:
+    """A batch of B rows of S tokens end to end in a stream of `total` tokens, for a mask as `plan_padded` has it.
+
+    None for a mask that differs between heads, holds numbers to add, or is no packing of documents.
+    """
+    if mask is not None and (mask.dtype != torch.bool or mask.shape[1] != 1):
+        return None
+    seen = None if mask is None else mask[:, 0].expand(batch, -1, -1).cpu().numpy()
+    numbers = number_batch(seen[:, 0] if seen is not None and seen.shape[1] == 1 else seen, batch, length, total)
+    if numbers is None:
+        return None
+    block_mask = number_mask(numbers, block_size=flex_block_size(device), device=device)
+    keyless = None if numbers.keyless is None else torch.from_numpy(numbers.keyless).to(device)
+    return AttentionPlan(total=total, block_mask=block_mask, keyless=keyless)
+
+
+def flex_block_size(device: torch.device) -> int:
+    """Smaller mask blocks skip more of a stream of short documents; CUDA's kernels want 128."""
+    return 64 if device.type == "cpu" else 128
 
 
 def position_bias(table: Tensor, plan: AttentionPlan, dtype: torch.dtype) -> PositionBias:
@@ -202,11 +227,14 @@ def attend_eager(
     """The same by plain products, which leaves the attention weights (B, H, S, S) in `plan.weights`."""
     query, key, value = rearrange(qkv, "b s (three h d) -> three b h s d", three=3, h=num_heads)
     assert bias.dense is not None
-    scores = (query @ key.transpose(-1, -2) * scale).to(residual_dtype(query.dtype)) + bias.dense
+    wide = residual_dtype(query.dtype)
+    scores = query.to(wide) @ key.to(wide).transpose(-1, -2) * scale + bias.dense
     weights = F.dropout(scores.softmax(dim=-1), dropout).to(query.dtype)
     if plan.weights is not None:
         plan.weights.append(weights)
-    return rearrange(weights @ value, "b h s d -> b s (h d)")
+    attended = rearrange(weights @ value, "b h s d -> b s (h d)")
+    assert isinstance(attended, Tensor)
+    return attended
 
 
 class Attention(nn.Module):
@@ -222,16 +250,17 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor, residual: Tensor, bias: PositionBias, plan: AttentionPlan) -> Tensor:
         """(T, M) in the compute dtype and the (T, M) residual -> the new residual; (B, S, M) if padded."""
-        attended = self.attend(self.qkv(hidden), bias, plan)
+        dropout = self.dropout if self.training else 0.0
+        attended = self._attend(self.qkv(hidden), bias, plan, dropout)
         scale = input_scale(attended.dtype)
-        return add_product(
-            self.output, attended if scale == 1.0 else attended * scale, residual, self.dropout if self.training else 0.0
-        )
+        return add_product(self.output, attended if scale == 1.0 else attended * scale, residual, dropout)
 
-    def attend(self, qkv: Tensor, bias: PositionBias, plan: AttentionPlan) -> Tensor:
+    def _attend(self, qkv: Tensor, bias: PositionBias, plan: AttentionPlan, dropout: float) -> Tensor:
         """Queries, keys and values -> what attention makes of them, by the plan's own path."""
+        heads, scale = self.num_heads, self.scale
         if plan.is_padded:
             attend = attend_eager if plan.is_eager else attend_padded
-            return attend(qkv, bias, plan, self.num_heads, self.scale, self.dropout if self.training else 0.0)
-        attend = attend_sdpa if plan.block_mask is None else attend_flex
-        return attend(qkv, bias, plan, self.num_heads, self.scale)
+            return attend(qkv, bias, plan, heads, scale, dropout)
+        if plan.block_mask is not None:
+            return attend_flex(qkv, bias, plan, heads, scale)
+        return attend_sdpa(qkv, bias, plan, heads, scale)

@@ -50,6 +50,7 @@ class RelativeBias(nn.Module):
         self.reach = saturation_distance(num_buckets=self.num_buckets, max_distance=self.max_distance)
         self.weight = nn.Parameter(torch.empty(config.num_biases, config.num_buckets, config.num_heads))
         # On the CPU even where the module is built on meta: a buffer made there would hold garbage later.
+        self.buckets: Tensor
         self.register_buffer("buckets", self.count_buckets(), persistent=False)
 
     def count_buckets(self) -> Tensor:
@@ -59,7 +60,7 @@ class RelativeBias(nn.Module):
 
     def forward(self) -> Tensor:
         """(L, H, 2R + 1) in the residual's dtype."""
-        return self.weight.to(residual_dtype(self.weight.dtype))[:, self.buckets].transpose(1, 2).contiguous()  # type: ignore[index]
+        return self.weight.to(residual_dtype(self.weight.dtype))[:, self.buckets].transpose(1, 2).contiguous()
 
 
 def bias_between(table: Tensor, queries: Tensor, keys: Tensor) -> Tensor:

@@ -57,7 +57,9 @@ class Checkpoint:
         """
         content = hash_files(list(self.files), cache_folder) if self.files else [_hash_tensors(self.tensors)]
         shape = asdict(self.config)
-        if not shape.pop("scale_logits"):  # a later field than the first fingerprints: it counts where it says something
+        if not shape.pop(
+            "scale_logits"
+        ):  # a later field than the first fingerprints: it counts where it says something
             parts: list[Any] = [shape, sorted(content)]
         else:
             parts = [shape, sorted(content), "scale_logits"]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from t5enc.attention import AttentionPlan, PositionBias, position_bias
+from t5enc.attention import AttentionPlan, position_bias
 from t5enc.bias import RelativeBias
 from t5enc.compiled import CompiledBlock
 from t5enc.config import EncoderConfig
 from t5enc.layers import Block, RMSNorm
 from t5enc.linear import Linear
 from t5enc.precision import poison
+
 
 class Encoder(nn.Module):
     """A T5-family encoder over streams of documents.

@@ -30,6 +30,7 @@ class RMSNorm(nn.Module):
         self.shape = (model_dim,)
         self.eps = eps
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(model_dim))
+        self.fused_scale: Tensor | None
         self.register_buffer("fused_scale", None)
 
     def forward(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:

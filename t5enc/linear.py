@@ -83,9 +83,7 @@ class Linear(nn.Linear):
             self.packed = [pack_weight(piece) for piece in self.weight.detach().chunk(self.pieces)]
             del self.weight
 
-    def forward(  # type: ignore[override]
-        self, inputs: Tensor, residual: Tensor | None = None, activation: Activation | None = None
-    ) -> Tensor:
+    def forward(self, inputs: Tensor, residual: Tensor | None = None, activation: Activation | None = None) -> Tensor:
         if residual is not None:
             return self._add_to(residual, inputs)
         if activation is not None:

@@ -90,3 +90,9 @@ def round_rows(length: int) -> int:
     """
     step = min(COARSEST_STEP, max(SMALLEST_RUNG, 1 << max(0, (length - 1).bit_length() - 3)))
     return -(-length // step) * step
+
+
+def round_rung(length: int) -> int:
+    """The compiled stream length for `length` tokens of a batch of any shape: four rungs an octave."""
+    step = max(SMALLEST_RUNG, 1 << max(0, (length - 1).bit_length() - 3))
+    return -(-length // step) * step

@@ -31,7 +31,7 @@ def find_floor(encoder: Encoder, budget: int) -> int:
     assert isinstance(block, Block)
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(max(budget, TRIED_ROWS), encoder.config.model_dim, generator=generator)
-    rows = rows.to(encoder.final_norm.weight.device)
+    rows = rows.to(encoder.relative_bias.weight.device)
     expected = _run_products(block, rows, encoder.dtype)
     unequal = [n for n in _sizes(len(rows)) if not _gives_bits(block, rows, n, expected, encoder.dtype)]
     floor = max(unequal, default=0) + 1

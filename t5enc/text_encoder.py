@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t5enc.attention import AttentionPlan, plan_flex, plan_sdpa
+from t5enc.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
 from t5enc.builtin import is_builtin, open_builtin
 from t5enc.checkpoint import Checkpoint, open_checkpoint
 from t5enc.config import EncoderConfig
@@ -31,8 +31,6 @@ from t5enc.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
 from t5enc.weights import load_encoder
 
 TokenIds = NDArray[np.int32]
-# Smaller mask blocks skip more of a stream of short documents; CUDA's kernels want 128.
-BLOCK_SIZES = {"cuda": 128, "cpu": 64}
 
 
 @dataclass(slots=True)
@@ -220,7 +218,7 @@ class TextEncoder:
         used = sum(lengths)
         if self.options.attention == "sdpa":
             return plan_sdpa(lengths, self._pad(used))
-        size = BLOCK_SIZES.get(self.device.type, 128)
+        size = flex_block_size(self.device)
         return plan_flex(lengths, pick_rung(used, self._rungs), block_size=size, device=self.device)
 
     def _pad(self, used: int) -> int:

@@ -23,6 +23,19 @@ EMBEDDING_NAMES = ("encoder.embed_tokens.weight", "shared.weight")
 COPY_ELEMENTS = 1 << 24
 
 
+def name_block(*, is_gated: bool) -> dict[str, tuple[str, ...]]:
+    """A block's parameter -> the Hugging Face tensors, seen from their block, that lie in it one above the other."""
+    up = ("wi_0", "wi_1") if is_gated else ("wi",)
+    return {
+        "attention_norm.weight": ("layer.0.layer_norm.weight",),
+        "attention.qkv.weight": tuple(f"layer.0.SelfAttention.{part}.weight" for part in "qkv"),
+        "attention.output.weight": ("layer.0.SelfAttention.o.weight",),
+        "feed_forward_norm.weight": ("layer.1.layer_norm.weight",),
+        "feed_forward.up.weight": tuple(f"layer.1.DenseReluDense.{part}.weight" for part in up),
+        "feed_forward.down.weight": ("layer.1.DenseReluDense.wo.weight",),
+    }
+
+
 def name_weights(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
     """Our parameter -> the Hugging Face tensors that lie in it one above the other.
 
@@ -32,23 +45,46 @@ def name_weights(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
         "final_norm.weight": ("encoder.final_layer_norm.weight",),
         "embedding.weight": EMBEDDING_NAMES[1:],
     }
-    up = ("wi_0", "wi_1") if config.is_gated else ("wi",)
     for layer in range(config.num_layers):
-        ours, theirs = f"blocks.{layer}", f"encoder.block.{layer}.layer"
-        attention, feed_forward = f"{theirs}.0.SelfAttention", f"{theirs}.1.DenseReluDense"
+        block = name_block(is_gated=config.is_gated).items()
         table |= {
-            f"{ours}.attention_norm.weight": (f"{theirs}.0.layer_norm.weight",),
-            f"{ours}.attention.qkv.weight": tuple(f"{attention}.{part}.weight" for part in "qkv"),
-            f"{ours}.attention.output.weight": (f"{attention}.o.weight",),
-            f"{ours}.feed_forward_norm.weight": (f"{theirs}.1.layer_norm.weight",),
-            f"{ours}.feed_forward.up.weight": tuple(f"{feed_forward}.{part}.weight" for part in up),
-            f"{ours}.feed_forward.down.weight": (f"{feed_forward}.wo.weight",),
+            f"blocks.{layer}.{ours}": tuple(f"encoder.block.{layer}.{part}" for part in theirs)
+            for ours, theirs in block
         }
-    table["relative_bias.weight"] = tuple(
-        f"encoder.block.{layer}.layer.0.SelfAttention.relative_attention_bias.weight"
-        for layer in range(config.num_biases)
-    )
+    table["relative_bias.weight"] = tuple(name_bias(layer) for layer in range(config.num_biases))
     return table
+
+
+def name_bias(layer: int | str) -> str:
+    """The Hugging Face name of a layer's bias table."""
+    return f"encoder.block.{layer}.layer.0.SelfAttention.relative_attention_bias.weight"
+
+
+def fuse_tensors(tensors: Mapping[str, Tensor], table: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """Tensors under Hugging Face names as those of a `table` of ours; all others as they are.
+
+    A parameter of which a part is missing stays in its parts, for the loader to name them.
+    """
+    fused = dict(tensors)
+    for ours, theirs in table.items():
+        if ours not in fused and all(part in fused for part in theirs):
+            parts = [fused.pop(part) for part in theirs]
+            fused[ours] = torch.stack(parts) if is_bias(ours) else torch.cat(parts)
+    return fused
+
+
+def split_tensors(tensors: Mapping[str, Tensor], table: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """The reverse: views of each fused tensor under its parts' names."""
+    split: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        theirs = table.get(name, (name,))
+        split |= zip(theirs, tensor.unbind() if is_bias(name) else tensor.chunk(len(theirs)), strict=True)
+    return split
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is the bias tables, which lie in it one behind the other."""
+    return name.endswith("relative_bias.weight")
 
 
 def load_encoder(

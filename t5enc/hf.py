@@ -1,0 +1,279 @@
+"""Drop-ins for transformers' encoder models: the same interface, checkpoints and numbers, fused weights inside.
+
+    from t5enc.hf import T5EncoderModel          # instead of: from transformers import T5EncoderModel
+
+Each is a subclass of transformers' class of its family. Checkpoints keep transformers' layout: `from_pretrained` and
+`save_pretrained` go through transformers' own weight converters, registered here for these classes alone. They are
+registered by class name, so the classes have names of their own, of which the public ones are aliases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import transformers
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming
+
+from t5enc.compiled import CompiledBlock
+from t5enc.errors import ConfigError
+from t5enc.initialization import initialize
+from t5enc.norm_fusion import fuse_norms, unfuse_norms
+from t5enc.options import resolve_device
+from t5enc.precision import resolve_dtype
+from t5enc.stack import FusedStack, PadOutputs
+from t5enc.weights import fuse_tensors, name_bias, name_block, split_tensors
+
+HUB_OPTIONS = ("repo_id", "commit_message", "private", "create_pr", "token", "revision", "tags")
+
+
+class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
+    """What the drop-ins have in common; `base_class` is transformers' class of the family."""
+
+    base_class: type[PreTrainedModel]
+    _no_split_modules = ("Block",)
+    _keep_in_fp32_modules = None  # the residual is float32, so no weight has to be
+    _can_compile_fullgraph = False
+
+    def __init__(self, config: Any, *, pad_outputs: PadOutputs = "same", max_seq_len: int | None = None) -> None:
+        """An untrained model; see FusedStack for the options."""
+        PreTrainedModel.__init__(self, config)  # not the base class's own, which would build its stack, too
+        config.use_cache = False
+        config.is_encoder_decoder = False
+        size = (config.vocab_size, config.d_model)
+        self.shared = nn.Embedding(*size, _weight=torch.empty(size))
+        self.encoder = FusedStack(config, pad_outputs=pad_outputs, max_seq_len=max_seq_len)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Self:
+        """As transformers has it, with the options of FusedStack; quantized models are refused."""
+        _refuse_quantization(options)
+        return super().from_pretrained(*arguments, **options)  # type: ignore[no-any-return]
+
+    def save_pretrained(self, save_directory: Any, *, push_to_hub: bool = False, **options: Any) -> None:
+        """In transformers' layout, under the name of transformers' class, norms unfused: any reader takes it."""
+        self._weight_conversions = _make_conversions(is_gated=self.encoder.shape.is_gated)
+        hub = {name: options.pop(name) for name in HUB_OPTIONS if push_to_hub and name in options}
+        state = options.pop("state_dict", None)
+        if state is None and self.has_fused_norms:
+            state = self._unfused().state_dict()
+        super().save_pretrained(save_directory, state_dict=state, **options)
+        self.config.architectures = [self.base_class.__name__]
+        _rename_architecture(Path(save_directory) / "config.json", self.base_class.__name__)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Takes this model's fused names and transformers' own."""
+        fused = fuse_tensors(state_dict, _name_parts(self))
+        return super().load_state_dict(fused, strict=strict, assign=assign)
+
+    def to_transformers(self) -> PreTrainedModel:
+        """A plain model of transformers' class with a copy of these weights."""
+        if self.encoder.shape.scale_logits:
+            raise ConfigError("scale_logits: expected a model without it, since transformers' T5 has no such scale")
+        source = self._unfused() if self.has_fused_norms else self
+        with torch.device("meta"):
+            plain = self.base_class(self.config)
+        tensors = {
+            name: tensor.clone() for name, tensor in split_tensors(source.state_dict(), _name_parts(self)).items()
+        }
+        plain.load_state_dict(tensors, assign=True)
+        plain.tie_weights()
+        return plain.train(self.training)
+
+    def compile(self, *_: Any, **options: Any) -> Self:
+        """Compile the block that all layers share; returns the model.
+
+        Batches of any shape: with SDPA shapes are dynamic, with Flex (`attn_implementation="flex_attention"`, which
+        compiles by itself) they are rounded up to one of a few. `options` are torch.compile's.
+        """
+        options.pop("dynamic", None)
+        self.encoder.compiled_padded = CompiledBlock(dynamic=True, options=options)
+        self.encoder.compiled_flex = CompiledBlock(options=options)
+        return self
+
+    @property
+    def compiled_graphs(self) -> int:
+        """Graphs compiled so far."""
+        compiled = (self.encoder.compiled_flex, self.encoder.compiled_padded)
+        return sum(one.graphs for one in compiled if one is not None)
+
+    @property
+    def has_fused_norms(self) -> bool:
+        """Whether `fuse_norms` has been called."""
+        return any(name.endswith("fused_scale") for name, _ in self.named_buffers())
+
+    def fuse_norms(self) -> Self:
+        """Multiply norm scales into the weights that follow: less work, and less accurate in 16 bit."""
+        fuse_norms(self.encoder.block)
+        return self
+
+    def unfuse_norms(self) -> Self:
+        """Undo `fuse_norms`, within rounding."""
+        unfuse_norms(self.encoder.block)
+        return self
+
+    def replace_linears(self, replace: Callable[[nn.Linear], nn.Module]) -> Self:
+        """Put `replace(layer)` in the place of every linear layer: any module from (..., I) to (..., O).
+
+        For products of other precision or quantized weights. The names of weights are then the replacement's.
+        """
+        for block in self.encoder.block:
+            for name in ("attention.qkv", "attention.output", "feed_forward.up", "feed_forward.down"):
+                layer = block.get_submodule(name)
+                assert isinstance(layer, nn.Linear)
+                block.set_submodule(name, replace(layer))
+        return self
+
+    def _unfused(self) -> Self:
+        return deepcopy(self).unfuse_norms()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if not initialize(module, self.encoder.shape, self.config.initializer_factor):
+            super()._init_weights(module)
+
+
+class FusedT5EncoderModel(FusedEncoder, transformers.T5EncoderModel):  # type: ignore[misc]
+    """T5 v1.0, v1.1, flan, UL2, ByT5 with fused weights; in all else transformers' T5EncoderModel."""
+
+    base_class = transformers.T5EncoderModel
+
+
+class FusedMT5EncoderModel(FusedEncoder, transformers.MT5EncoderModel):  # type: ignore[misc]
+    """MT5 with fused weights; in all else transformers' MT5EncoderModel."""
+
+    base_class = transformers.MT5EncoderModel
+
+
+class FusedUMT5EncoderModel(FusedEncoder, transformers.UMT5EncoderModel):  # type: ignore[misc]
+    """UMT5 and pile-T5 with fused weights; in all else transformers' UMT5EncoderModel."""
+
+    base_class = transformers.UMT5EncoderModel
+
+
+T5EncoderModel = FusedT5EncoderModel
+MT5EncoderModel = FusedMT5EncoderModel
+UMT5EncoderModel = FusedUMT5EncoderModel
+FAMILIES: dict[str, type[FusedEncoder]] = {
+    "t5": FusedT5EncoderModel,
+    "mt5": FusedMT5EncoderModel,
+    "umt5": FusedUMT5EncoderModel,
+}
+
+
+class AutoT5EncoderModel:
+    """The drop-in of a checkpoint's own family, ready to encode: the place of nai-t5-wrapper's NAIT5EncoderModel.
+
+    Unlike the drop-ins it chooses device and dtype, as that class did: CUDA where there is a card, bfloat16 there
+    (float16 on old cards) and float32 on CPUs, for inference only.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: Any,
+        *,
+        dtype: Any = None,
+        torch_dtype: Any = None,
+        device_map: Any = None,
+        use_flex_attention: bool | None = None,
+        **options: Any,
+    ) -> FusedEncoder:
+        """As the drop-ins' `from_pretrained`; `use_flex_attention` chooses Flex (None: on CUDA) or SDPA."""
+        hub = {
+            name: options[name]
+            for name in ("subfolder", "revision", "token", "cache_dir", "local_files_only")
+            if name in options
+        }
+        config = options.pop("config", None) or transformers.AutoConfig.from_pretrained(model, **hub)
+        if config.model_type not in FAMILIES:
+            raise ConfigError(f"model_type: expected one of {', '.join(FAMILIES)}, got {config.model_type!r}")
+        device = resolve_device(None)
+        uses_flex = device.type == "cuda" if use_flex_attention is None else use_flex_attention
+        options.setdefault("attn_implementation", "flex_attention" if uses_flex else "sdpa")
+        found: FusedEncoder = FAMILIES[config.model_type].from_pretrained(
+            model,
+            config=config,
+            dtype=_read_dtype(dtype or torch_dtype, device),
+            device_map=str(device) if device_map in (None, "auto") else device_map,
+            **options,
+        )
+        found.eval().requires_grad_(False)
+        return found
+
+    @classmethod
+    def from_config(cls, config: Any, **options: Any) -> FusedEncoder:
+        """An untrained model of the config's family."""
+        return FAMILIES[config.model_type](config, **options)
+
+
+def _read_dtype(dtype: Any, device: torch.device) -> Any:
+    return dtype if dtype == "auto" else resolve_dtype(dtype, device)
+
+
+def _refuse_quantization(options: Mapping[str, Any]) -> None:
+    asked = [name for name in ("quantization_config", "load_in_8bit", "load_in_4bit") if options.get(name)]
+    if asked:
+        raise ConfigError(
+            f"{asked[0]}: expected none, since quantizers of transformers replace layers that are fused here; load "
+            f"transformers' own class, or replace the linear layers of a loaded model (replace_linears)"
+        )
+
+
+def _name_parts(model: FusedEncoder) -> dict[str, tuple[str, ...]]:
+    """The model's fused parameters -> transformers' tensors that lie in each."""
+    shape = model.encoder.shape
+    table = {"encoder.relative_bias.weight": tuple(name_bias(layer) for layer in range(shape.num_biases))}
+    for layer in range(shape.num_layers):
+        block = f"encoder.block.{layer}"
+        for ours, theirs in name_block(is_gated=shape.is_gated).items():
+            table[f"{block}.{ours}"] = tuple(f"{block}.{part}" for part in theirs)
+    return table
+
+
+def _rename_architecture(path: Path, name: str) -> None:
+    if path.is_file():  # not there on ranks that do not save
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["architectures"] = [name]
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _make_conversions(*, is_gated: bool | None = None) -> list[WeightRenaming | WeightConverter]:
+    """transformers' converters for every tensor of a block and the bias tables, from the table in weights.py.
+
+    Dots are escaped and names whole, so that no pattern meets a key that it was not made for. Both kinds of
+    feed-forward can be loaded; to save, which works backwards, one has to be chosen.
+    """
+    bias = WeightConverter(
+        [name_bias("*").removeprefix("encoder.")],
+        [_escape("relative_bias.weight")],
+        operations=[MergeModulelist(dim=0)],
+    )
+    wanted = (True, False) if is_gated is None else (is_gated,)
+    pairs = sorted({pair for kind in wanted for pair in name_block(is_gated=kind).items()})
+    return [bias, *(_convert(ours, theirs) for ours, theirs in pairs)]
+
+
+def _convert(ours: str, theirs: Sequence[str]) -> WeightRenaming | WeightConverter:
+    sources, target = [_escape(part) for part in theirs], [_escape(ours)]
+    if len(sources) == 1:
+        return WeightRenaming(sources, target)
+    return WeightConverter(sources, target, operations=[Concatenate(dim=0)])
+
+
+def _escape(name: str) -> str:
+    return name.replace(".", r"\.")
+
+
+for _model_class in FAMILIES.values():
+    register_checkpoint_conversion_mapping(_model_class.__name__, _make_conversions(), overwrite=True)

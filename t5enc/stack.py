@@ -1,0 +1,277 @@
+"""The encoder behind transformers' interface: padded batches in, hidden states out, by the engine's own blocks.
+
+B batch, S sequence, M model dim, H heads, T = B * S rounded up to a rung.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from t5enc.attention import AttentionPlan, PositionBias, plan_flex_batch, plan_padded, position_bias
+from t5enc.bias import RelativeBias
+from t5enc.compiled import CompiledBlock
+from t5enc.config import EncoderConfig
+from t5enc.errors import ConfigError, InputError
+from t5enc.layers import Block, RMSNorm, RunBlock
+from t5enc.packing import round_rung
+from t5enc.precision import residual_dtype
+from t5enc.unpadding import Rows, find_rows
+
+PadOutputs = Literal["same", "zero", "skip"]
+logger = logging.getLogger(__name__)
+
+
+class FusedStack(nn.Module):
+    """What transformers' T5Stack is to its models: embedding, blocks and final norm, with fused weights.
+
+    `pad_outputs` says what stands at pads: "same" is what transformers computes there, "zero" computes no pads and
+    leaves zeros, "skip" also cuts the result to the longest row, each row's tokens first. `max_seq_len` refuses
+    longer inputs.
+    """
+
+    def __init__(self, config: Any, *, pad_outputs: PadOutputs = "same", max_seq_len: int | None = None) -> None:
+        super().__init__()
+        if pad_outputs not in ("same", "zero", "skip"):
+            raise ConfigError(f"pad_outputs: expected same, zero or skip, got {pad_outputs!r}")
+        self.config = config
+        self.shape = EncoderConfig.from_hf(config.to_dict())
+        self.pad_outputs = pad_outputs
+        self.max_seq_len = max_seq_len
+        self.embed_tokens = nn.Embedding(
+            self.shape.vocab_size,
+            self.shape.model_dim,
+            _weight=torch.empty(self.shape.vocab_size, self.shape.model_dim),
+        )
+        self.relative_bias = RelativeBias(self.shape)
+        self.block = nn.ModuleList(Block(self.shape, config.dropout_rate) for _ in range(self.shape.num_layers))
+        self.final_layer_norm = RMSNorm(self.shape.model_dim, self.shape.norm_eps)
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
+        self.compiled_flex = CompiledBlock()
+        self.compiled_padded: CompiledBlock | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the products compute in, and the dtype of the results."""
+        assert self.final_layer_norm.weight is not None
+        return self.final_layer_norm.weight.dtype
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        **_: Any,
+    ) -> BaseModelOutput:
+        """(B, S) ids or (B, S, M) embeddings, and a mask (B, S), (B, S, S) or (B, 1 or H, S, S) -> (B, S, M)."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("expected either input_ids or inputs_embeds, got both or none")
+        embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if embeds.dim() != 3:
+            raise InputError(f"expected ids of shape (batch, sequence), got embeddings {tuple(embeds.shape)}")
+        if self.max_seq_len is not None and embeds.shape[1] > self.max_seq_len:
+            raise InputError(f"expected at most max_seq_len = {self.max_seq_len} tokens, got {embeds.shape[1]}")
+        attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        run = Run(self, embeds, attention_mask, keeps_states=wanted is not False, weights=[] if attentions else None)
+        hidden = run.encode()
+        states = _select_states(run.states, hidden, wanted) if wanted is not False else None
+        return BaseModelOutput(
+            last_hidden_state=hidden,
+            hidden_states=states,
+            attentions=tuple(run.weights) if run.weights is not None else None,
+        )
+
+    def drop_out(self, hidden: Tensor) -> Tensor:
+        """Dropout as transformers has it around the blocks."""
+        return F.dropout(hidden, self.config.dropout_rate, self.training)
+
+    def run_blocks(self, hidden: Tensor, plan: AttentionPlan, run: RunBlock | None) -> Iterator[Tensor]:
+        """The residual after each block."""
+        tables = self.relative_bias()
+        bias = position_bias(tables[0], plan, self.dtype)
+        for layer, block in enumerate(self.block):
+            if layer and self.shape.bias_per_layer:
+                bias = position_bias(tables[layer], plan, self.dtype)
+            hidden = self._run_block(block, hidden, bias, plan, run)
+            yield hidden
+
+    def _run_block(
+        self, block: nn.Module, hidden: Tensor, bias: PositionBias, plan: AttentionPlan, run: RunBlock | None
+    ) -> Tensor:
+        if not (self.gradient_checkpointing and self.training):
+            return block(hidden, bias, plan, self.dtype, run)  # type: ignore[no-any-return]
+
+        def again(hidden: Tensor, *parts: Tensor | None) -> Tensor:
+            return block(hidden, PositionBias(*parts), plan, self.dtype, run)  # type: ignore[arg-type, no-any-return]
+
+        assert self._gradient_checkpointing_func is not None
+        return self._gradient_checkpointing_func(again, hidden, *bias)
+
+    def needs_grad(self, embeds: Tensor) -> bool:
+        """Whether somebody may call backward."""
+        return torch.is_grad_enabled() and (
+            embeds.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        )
+
+    def find_run(self, compiled: CompiledBlock | None) -> RunBlock | None:
+        """The compiled block, or None, said once, where hooks inside blocks would be compiled away."""
+        if compiled is None or not has_inner_hooks(self.block):
+            return compiled
+        _say_eager()
+        return None
+
+
+@lru_cache(maxsize=1)
+def _say_eager() -> None:
+    logger.warning(
+        "modules inside the encoder's blocks have hooks (offloading, for example): running without compilation"
+    )
+
+
+def has_inner_hooks(blocks: nn.ModuleList) -> bool:
+    """Whether anything inside a block, not the block itself, has hooks or another forward."""
+    inner = (module for block in blocks for module in block.modules() if module is not block)
+    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in inner)
+
+
+class Run:
+    """One call of the stack: which path it takes, and what it collects on the way."""
+
+    def __init__(
+        self,
+        stack: FusedStack,
+        embeds: Tensor,
+        mask: Tensor | None,
+        *,
+        keeps_states: bool,
+        weights: list[Tensor] | None,
+    ) -> None:
+        self.stack = stack
+        self.embeds = embeds
+        self.mask = read_mask(mask, embeds)
+        self.padding = mask if mask is not None and mask.dim() == 2 else None
+        self.keeps_states = keeps_states
+        self.weights = weights
+        self.states: list[Tensor] = []
+
+    def encode(self) -> Tensor:
+        """(B, S, M) hidden states in the model's dtype; (B, longest, M) with pads skipped."""
+        stack = self.stack
+        rows = None if stack.pad_outputs == "same" else find_rows(self.padding, self.mask)
+        if rows is not None and self._may_unpad():
+            return self._encode_rows(rows)
+        hidden = self._encode_flex() if self._may_use_flex() else None
+        if hidden is None:
+            hidden = self._encode_padded()
+        return hidden if rows is None else rows.clear_pads(hidden, skips=stack.pad_outputs == "skip")
+
+    def _may_unpad(self) -> bool:
+        return not (self.keeps_states or self.weights is not None or self.stack.training)
+
+    def _may_use_flex(self) -> bool:
+        stack = self.stack
+        is_asked = stack.config._attn_implementation == "flex_attention" and self.weights is None
+        is_able = self.embeds.device.type == "cpu" or stack.shape.head_dim >= 16
+        return is_asked and is_able and not stack.training and not stack.needs_grad(self.embeds)
+
+    def _encode_padded(self) -> Tensor:
+        stack = self.stack
+        is_eager = self.weights is not None or stack.config._attn_implementation == "eager"
+        plan = plan_padded(self.embeds.shape[0], self.embeds.shape[1], self.mask, is_eager=is_eager)
+        run = None if is_eager else stack.find_run(stack.compiled_padded)
+        return self._finish(self._run(self._start(self.embeds), replace(plan, weights=self.weights), run))
+
+    def _encode_flex(self) -> Tensor | None:
+        """None where Flex cannot run this mask, or something overflowed, which in a stream spoils all rows."""
+        stack, (batch, length) = self.stack, self.embeds.shape[:2]
+        run = stack.find_run(stack.compiled_flex)
+        total = round_rung(batch * length)
+        plan = None if run is None else plan_flex_batch(self.mask, batch, length, total, self.embeds.device)
+        if plan is None:
+            return None
+        flat = F.pad(rearrange(self.embeds, "b s m -> (b s) m"), (0, 0, 0, total - batch * length))
+        hidden = self._run(self._start(flat), plan, run)
+        if not hidden.isfinite().all():
+            self.states.clear()
+            return None
+        self.states = [self._unflatten(state, batch, length) for state in self.states]
+        return self._finish(self._unflatten(hidden, batch, length))
+
+    def _unflatten(self, flat: Tensor, batch: int, length: int) -> Tensor:
+        return rearrange(flat[: batch * length], "(b s) m -> b s m", b=batch)
+
+    def _encode_rows(self, rows: Rows) -> Tensor:
+        """Real tokens only, laid end to end."""
+        stack = self.stack
+        run, plan = None, rows.plan_groups()
+        if self._may_use_flex():
+            run = stack.find_run(stack.compiled_flex)
+            plan = rows.plan_flex(self.embeds.device) if run is not None else plan
+        flat = rows.gather(self.embeds)
+        hidden = self._run(self._start(F.pad(flat, (0, 0, 0, plan.total - len(flat)))), plan, run)
+        if run is not None and not hidden.isfinite().all():
+            hidden = self._run(self._start(flat), rows.plan_groups(), None)
+        return rows.scatter(self._finish(hidden), skips=stack.pad_outputs == "skip")
+
+    def _start(self, embeds: Tensor) -> Tensor:
+        return self.stack.drop_out(embeds).to(residual_dtype(self.stack.dtype))
+
+    def _run(self, hidden: Tensor, plan: AttentionPlan, run: RunBlock | None) -> Tensor:
+        if self.keeps_states:
+            self.states = [hidden]
+        for residual in self.stack.run_blocks(hidden, plan, run):
+            hidden = residual
+            if self.keeps_states:
+                self.states.append(hidden)
+        return hidden
+
+    def _finish(self, hidden: Tensor) -> Tensor:
+        return self.stack.drop_out(self.stack.final_layer_norm(hidden, self.stack.dtype))
+
+
+def read_mask(mask: Tensor | None, embeds: Tensor) -> Tensor | None:
+    """A mask as booleans, or numbers to add, that broadcast to (B, H, S, S); None where everything is seen.
+
+    As in transformers: 2-D is padding, 4-D is taken as it is (booleans, else numbers to add). 3-D says, query by key,
+    who sees whom.
+    """
+    if mask is None:
+        return None
+    batch, length = embeds.shape[:2]
+    expected = {2: (batch, length), 3: (batch, length, length)}.get(mask.dim())
+    is_square = mask.dim() == 4 and mask.shape[-1] == length and mask.shape[-2] in (1, length)
+    if expected is None and not (is_square and mask.shape[0] in (1, batch)):
+        raise InputError(
+            f"attention_mask: expected 2, 3 or 4 dimensions for {(batch, length)}, got {tuple(mask.shape)}"
+        )
+    if expected is not None and tuple(mask.shape) != expected:
+        raise InputError(f"attention_mask: expected {expected}, got {tuple(mask.shape)}")
+    mask = mask.to(embeds.device)
+    if mask.dim() == 4:
+        return mask
+    mask = mask.bool()
+    if not mask.is_cuda and mask.all():
+        return None
+    return rearrange(mask, "b k -> b 1 1 k") if mask.dim() == 2 else rearrange(mask, "b q k -> b 1 q k")
+
+
+def _select_states(states: list[Tensor], last: Tensor, wanted: bool | int | list[int]) -> tuple[Tensor | None, ...]:
+    """Embeddings and the residual after each block but the last, whose place the final states take."""
+    found: list[Tensor | None] = [*(state.to(last.dtype) for state in states[:-1]), last]
+    if wanted is True:
+        return tuple(found)
+    places = {place % len(found) for place in ([wanted] if isinstance(wanted, int) else wanted)}
+    return tuple(state if place in places else None for place, state in enumerate(found))
