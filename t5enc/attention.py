@@ -47,9 +47,12 @@ class AttentionPlan:
     """Who attends to whom.
 
     In a stream: a block mask for Flex, or groups of equal length for SDPA. In a padded batch: `is_padded`, with a mask
-    that broadcasts to (B, H, S, S), of booleans or of numbers to add. `keyless` marks the queries (T,) of a Flex
-    stream that see no key and get, as softmax over equal scores has it, the mean of their row. Where `weights` is a
-    list, each layer appends its attention weights, which takes the eager path.
+    that broadcasts to (B, H, S, S), of booleans or of numbers to add.
+
+    A query that sees no key gets, as softmax over equal scores has it, the mean of its row: `keyless` marks such
+    queries (T,) of a Flex stream, and `has_keys`, (B, 1, S or 1, 1), is 0 there and else 1 where the dtype is too
+    narrow for a mask to make all scores equal. Where `weights` is a list, each layer appends its attention weights,
+    which takes the eager path.
     """
 
     total: int
@@ -58,13 +61,14 @@ class AttentionPlan:
     keyless: Tensor | None = None
     is_padded: bool = False
     mask: Tensor | None = None
+    has_keys: Tensor | None = None
     is_eager: bool = False
     weights: list[Tensor] | None = None
 
     @property
     def longest(self) -> int:
         """Length of the longest document that SDPA will see."""
-        return max((group.length for group in self.groups), default=0)
+        return max([0, *(group.length for group in self.groups)])
 
 
 class PositionBias(NamedTuple):
@@ -94,10 +98,25 @@ def plan_sdpa(lengths: Sequence[int], total: int | None = None) -> AttentionPlan
     return AttentionPlan(total=start if total is None else total, groups=tuple(groups))
 
 
-def plan_padded(batch: int, length: int, mask: Tensor | None, *, is_eager: bool = False) -> AttentionPlan:
-    """A batch of B rows of S tokens; `mask` broadcasts to (B, H, S, S)."""
+def plan_padded(
+    batch: int,
+    length: int,
+    mask: Tensor | None,
+    dtype: torch.dtype,
+    *,
+    is_eager: bool = False,
+    weights: list[Tensor] | None = None,
+) -> AttentionPlan:
+    """A batch of B rows of S tokens that computes in `dtype`; `mask` broadcasts to (B, H, S, S)."""
+    is_narrow = dtype == torch.float16 and mask is not None and mask.dtype == torch.bool
     return AttentionPlan(
-        total=batch * length, groups=(Group(0, batch, length),), is_padded=True, mask=mask, is_eager=is_eager
+        total=batch * length,
+        groups=(Group(0, batch, length),),
+        is_padded=True,
+        mask=mask,
+        has_keys=mask.any(-1, keepdim=True).to(dtype) if is_narrow and mask is not None else None,
+        is_eager=is_eager,
+        weights=weights,
     )
 
 
@@ -207,7 +226,7 @@ def attend_padded(
     qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int, scale: float = 1.0, dropout: float = 0.0
 ) -> Tensor:
     """(B, S, 3 H D) -> (B, S, H D) with SDPA; a bias too large for all queries at once is made piece by piece."""
-    query, key, value = rearrange(qkv, "b s (three h d) -> three b h s d", three=3, h=num_heads)
+    query, key, value = _split_heads(qkv, plan, num_heads)
     attend = partial(F.scaled_dot_product_attention, key=key, value=value, scale=scale, dropout_p=dropout)
     if bias.dense is not None:
         attended = attend(query, attn_mask=bias.dense)
@@ -225,7 +244,7 @@ def attend_eager(
     qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int, scale: float = 1.0, dropout: float = 0.0
 ) -> Tensor:
     """The same by plain products, which leaves the attention weights (B, H, S, S) in `plan.weights`."""
-    query, key, value = rearrange(qkv, "b s (three h d) -> three b h s d", three=3, h=num_heads)
+    query, key, value = _split_heads(qkv, plan, num_heads)
     assert bias.dense is not None
     wide = residual_dtype(query.dtype)
     scores = query.to(wide) @ key.to(wide).transpose(-1, -2) * scale + bias.dense
@@ -237,6 +256,12 @@ def attend_eager(
     return attended
 
 
+def _split_heads(qkv: Tensor, plan: AttentionPlan, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, S, 3 H D) -> three times (B, H, S, D)."""
+    query, key, value = rearrange(qkv, "b s (three h d) -> three b h s d", three=3, h=num_heads)
+    return query if plan.has_keys is None else query * plan.has_keys, key, value
+
+
 class Attention(nn.Module):
     """Self-attention with one product for queries, keys and values; adds its result to the residual."""
 
@@ -246,6 +271,7 @@ class Attention(nn.Module):
         self.scale = config.logit_scale
         self.dropout = dropout
         self.qkv = Linear(config.model_dim, 3 * config.inner_dim)
+        self.qkv.gains = (1.0 if config.scale_logits else config.head_dim**-0.5, 1.0, 1.0)
         self.output = Linear(config.inner_dim, config.model_dim)
 
     def forward(self, hidden: Tensor, residual: Tensor, bias: PositionBias, plan: AttentionPlan) -> Tensor:

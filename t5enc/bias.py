@@ -46,6 +46,7 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.model_dim = config.model_dim
         self.num_buckets, self.max_distance = config.num_buckets, config.max_distance
         self.reach = saturation_distance(num_buckets=self.num_buckets, max_distance=self.max_distance)
         self.weight = nn.Parameter(torch.empty(config.num_biases, config.num_buckets, config.num_heads))

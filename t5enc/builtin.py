@@ -19,6 +19,7 @@ from torch import Tensor
 from t5enc.checkpoint import Checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
+from t5enc.layouts import describe_config
 
 ASSETS = Path(__file__).parent / "assets"
 PREFIX = "builtin:"
@@ -69,15 +70,18 @@ def write_builtin(name: str, folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     save_file(dict(checkpoint.tensors), target / "model.safetensors", metadata={"format": "pt"})
-    _write_json(target / "config.json", _describe_config(checkpoint.config))
-    if isinstance(checkpoint.tokenizer_source, bytes):
-        _write_tokenizer(target, checkpoint.tokenizer_source)
-    else:
-        _write_json(target / "tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125})
+    _write_json(target / "config.json", describe_config(checkpoint.config))
+    write_tokenizer(target, checkpoint.tokenizer_source)
 
 
-def _write_tokenizer(folder: Path, model: bytes) -> None:
-    """Both forms of it, since for UMT5 transformers reads nothing but a tokenizer.json."""
+def write_tokenizer(folder: Path, model: object) -> None:
+    """A sentencepiece model (bytes) or ByT5's tokenizer (anything else), as transformers loads it.
+
+    Both forms of a sentencepiece model, since for UMT5 transformers reads nothing but a tokenizer.json.
+    """
+    if not isinstance(model, bytes):
+        _write_json(folder / "tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125})
+        return
     from transformers import T5Tokenizer
 
     tokens = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -146,26 +150,6 @@ def _list_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
             table = f"{attention}.SelfAttention.relative_attention_bias.weight"
             shapes[table] = (config.num_buckets, config.num_heads)
     return shapes
-
-
-def _describe_config(config: EncoderConfig) -> dict[str, Any]:
-    return {
-        "model_type": config.family,
-        "architectures": [f"{config.family.upper()}EncoderModel"],
-        "vocab_size": config.vocab_size,
-        "d_model": config.model_dim,
-        "num_layers": config.num_layers,
-        "num_heads": config.num_heads,
-        "d_kv": config.head_dim,
-        "d_ff": config.ff_dim,
-        "feed_forward_proj": "gated-gelu",
-        "relative_attention_num_buckets": config.num_buckets,
-        "relative_attention_max_distance": config.max_distance,
-        "layer_norm_epsilon": config.norm_eps,
-        "tie_word_embeddings": False,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-    }
 
 
 def _tokenizer_model() -> bytes:

@@ -1,7 +1,7 @@
 """A pretrained encoder as it lies on a disk or on the hub: its config, its tensors, its tokenizer's files.
 
 Layouts: Hugging Face's (safetensors or .bin, whole or in shards), a diffusers repository, one file of
-ComfyUI's. Nothing here knows the engine: `weights.py` says which tensors must exist.
+ComfyUI's, the fused one of `t5enc convert`. Nothing here knows the engine: `weights.py` says which tensors must exist.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.folders import Folder, open_folder
 from t5enc.hashes import hash_files
-from t5enc.layouts import embedded_tokenizer, find_prefix, infer_config, is_encoder_name, select_encoder
+from t5enc.layouts import (
+    FUSED_LAYOUT,
+    LAYOUT_FIELD,
+    embedded_tokenizer,
+    find_prefix,
+    infer_config,
+    is_encoder_name,
+    select_encoder,
+)
 from t5enc.tensor_files import open_tensors
 
 # A folder for AutoTokenizer, a sentencepiece model, "byt5" for plain bytes, or None when nothing is there.
@@ -40,7 +48,10 @@ ENCODER_CLASSES = ("T5EncoderModel", "UMT5EncoderModel", "MT5EncoderModel")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model's config, tensors (Hugging Face names, not yet read) and tokenizer files."""
+    """A model's config, tensors (names of one layout, not yet read) and tokenizer files.
+
+    `hf_config` is the config.json, where there is one.
+    """
 
     name: str
     config: EncoderConfig
@@ -48,9 +59,13 @@ class Checkpoint:
     tokenizer_source: TokenizerSource
     provenance: Mapping[str, str]
     files: tuple[Path, ...] = ()
+    hf_config: Mapping[str, Any] = field(default_factory=dict)
 
     def fingerprint(self, cache_folder: Path | None = None) -> str:
         """SHA-256 of config and weights by content: the same wherever the files are.
+
+        Of files, not of numbers: what `t5enc convert` makes of a checkpoint has another fingerprint than its source,
+        though it encodes the same, so a job that began with one of them is not resumed with the other.
 
         Hashes of files are kept in `cache_folder`/hashes.json (default ~/.cache/t5enc). A model made in
         memory has no files: its tensors are hashed.
@@ -88,7 +103,7 @@ def open_checkpoint(
         return open_single_file(path)
     root = open_folder(model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
     encoder, tokenizer = _find_components(root, subfolder)
-    config = _read_config(encoder)
+    described, config = _read_config(encoder)
     files = _find_weights(encoder, variant)
     return Checkpoint(
         name=os.fspath(model),
@@ -97,6 +112,7 @@ def open_checkpoint(
         tokenizer_source=_find_tokenizer_files(tokenizer),
         provenance=encoder.provenance | {"files": ", ".join(file.name for file in files)},
         files=tuple(files),
+        hf_config=described,
     )
 
 
@@ -151,12 +167,16 @@ def _find_encoder_component(index: dict[str, Any], root: Folder) -> str:
     raise CheckpointError(f"model_index.json of {root.label}: expected a T5 encoder, got {held}")
 
 
-def _read_config(folder: Folder) -> EncoderConfig:
+def _read_config(folder: Folder) -> tuple[dict[str, Any], EncoderConfig]:
     path = folder.find("config.json")
     if path is None:
         raise CheckpointError(f"no config.json in {folder.label}")
+    described = _read_json(path)
+    layout = described.get(LAYOUT_FIELD)
+    if layout not in (None, FUSED_LAYOUT):
+        raise CheckpointError(f"{path}: {LAYOUT_FIELD}: expected {FUSED_LAYOUT}, got {layout!r} (of a newer t5enc?)")
     try:
-        return EncoderConfig.from_hf(_read_json(path))
+        return described, EncoderConfig.from_hf(described)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -217,7 +237,10 @@ def _find_tokenizer_files(folder: Folder) -> Path | None:
 def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        _hash_tensor(digest, name, tensors[name].contiguous())
     return digest.hexdigest()
+
+
+def _hash_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.flatten().view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""Commands of the library itself: inspect and bench."""
+"""Commands of the library itself: inspect, bench, verify, calibrate."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ def register(app: typer.Typer) -> None:
     """Add the library's commands."""
     app.command("inspect")(inspect)
     app.command("bench")(bench)
+    app.command("verify")(verify)
+    app.command("calibrate")(calibrate)
     app.command("version")(version)
 
 
@@ -52,6 +54,100 @@ def bench(
         }
     )
     run_bench(options, texts, rounds=rounds)
+
+
+def verify(
+    model: Annotated[str, typer.Argument(help="Hub id, folder or builtin:NAME.")],
+    texts: Annotated[
+        str | None, typer.Option(help="Text file, one caption a line; built-in samples otherwise.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Dtypes to measure, between commas.")] = "float32,bfloat16,float16",
+    subfolder: Annotated[str | None, typer.Option(help="Folder of the encoder in a repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    attention: Annotated[str, typer.Option(help="auto, flex or sdpa; transformers takes SDPA.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts a padded batch.")] = 8,
+    max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 512,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Relative L2 distance that is allowed in every dtype. Otherwise 2e-5 in float32, and in 16 bit "
+            "no quantile of real tokens above that of transformers in the same dtype.",
+        ),
+    ] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Measure nai-t5-wrapper, too.")] = False,
+    json: Annotated[str | None, typer.Option(help="File for all figures.")] = None,
+    plot: Annotated[str | None, typer.Option(help="File for a picture; needs the extra `plot`.")] = None,
+) -> None:
+    """Compare with transformers in float32: quantiles of the absolute difference, by dtype.
+
+    Ends with 1 where t5enc is past the tolerance. Meanwhile the reference's states lie in a temporary folder.
+    """
+    from rich.console import Console
+
+    from t5enc.figures import show_progress, write_json
+    from t5enc.options import EncoderOptions
+    from t5enc.precision_plot import make_figure, plot_report
+    from t5enc.precision_table import describe_report, print_report
+    from t5enc.verify import verify as run_verify
+
+    captions = _read_captions(texts)
+    if plot:
+        make_figure()  # say now that matplotlib is missing, not when all is measured
+    fields = {"model": model, "subfolder": subfolder, "revision": revision, "device": device, "max_length": max_length}
+    options = EncoderOptions.from_mapping(fields | {"attention": attention})
+    dtypes = [name.strip() for name in dtype.split(",")]
+    with show_progress() as progress:
+        report = run_verify(
+            options,
+            captions,
+            dtypes=dtypes,
+            batch_size=batch_size,
+            tolerance=tolerance,
+            peers=peers,
+            progress=progress,
+        )
+    print_report(report, Console())
+    if json:
+        write_json(json, describe_report(report))
+    if plot:
+        plot_report(report, plot)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, file or builtin:NAME.")],
+    texts: Annotated[
+        str | None, typer.Option(help="Text file, one caption a line; built-in samples otherwise.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="The dtype whose range is judged.")] = "float16",
+    subfolder: Annotated[str | None, typer.Option(help="Folder of the encoder in a repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 512,
+    json: Annotated[str | None, typer.Option(help="File for all figures.")] = None,
+) -> None:
+    """Show the largest activations of every layer, and the room that float16 leaves them."""
+    from rich.console import Console
+
+    from t5enc.calibrate import calibrate as run_calibrate
+    from t5enc.figures import write_json
+    from t5enc.headroom_table import describe_calibration, print_calibration
+    from t5enc.options import EncoderOptions
+
+    fields = {"model": model, "subfolder": subfolder, "revision": revision, "device": device, "max_length": max_length}
+    found = run_calibrate(EncoderOptions.from_mapping(fields | {"dtype": dtype}), _read_captions(texts))
+    print_calibration(found, Console())
+    if json:
+        write_json(json, describe_calibration(found))
+
+
+def _read_captions(path: str | None) -> list[str]:
+    from t5enc.bench import read_lines
+    from t5enc.builtin import sample_captions
+
+    return read_lines(path) if path else sample_captions()
 
 
 def version() -> None:

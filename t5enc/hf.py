@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import wraps
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,8 +25,9 @@ from transformers.core_model_loading import Concatenate, MergeModulelist, Weight
 
 from t5enc.compiled import CompiledBlock
 from t5enc.errors import ConfigError
+from t5enc.fused_config import read_layout
 from t5enc.initialization import initialize
-from t5enc.norm_fusion import fuse_norms, unfuse_norms
+from t5enc.norm_fusion import expect_fused_norms, fuse_norms, unfuse_norms
 from t5enc.options import resolve_device
 from t5enc.precision import resolve_dtype
 from t5enc.stack import FusedStack, PadOutputs
@@ -38,26 +40,43 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
     """What the drop-ins have in common; `base_class` is transformers' class of the family."""
 
     base_class: type[PreTrainedModel]
+    marks_config = True  # as an encoder's, which transformers does to all but UMT5's
     _no_split_modules = ("Block",)
     _keep_in_fp32_modules = None  # the residual is float32, so no weight has to be
     _can_compile_fullgraph = False
 
-    def __init__(self, config: Any, *, pad_outputs: PadOutputs = "same", max_seq_len: int | None = None) -> None:
-        """An untrained model; see FusedStack for the options."""
+    def __init__(
+        self,
+        config: Any,
+        *,
+        pad_outputs: PadOutputs = "same",
+        max_seq_len: int | None = None,
+        has_fused_norms: bool = False,
+    ) -> None:
+        """An untrained model; see FusedStack for the options. `has_fused_norms` awaits weights stored so."""
         PreTrainedModel.__init__(self, config)  # not the base class's own, which would build its stack, too
-        config.use_cache = False
-        config.is_encoder_decoder = False
+        if self.marks_config:
+            config.use_cache = False
+            config.is_encoder_decoder = False
         size = (config.vocab_size, config.d_model)
         self.shared = nn.Embedding(*size, _weight=torch.empty(size))
         self.encoder = FusedStack(config, pad_outputs=pad_outputs, max_seq_len=max_seq_len)
+        if has_fused_norms:
+            expect_fused_norms(self.encoder.block)
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Self:
-        """As transformers has it, with the options of FusedStack; quantized models are refused."""
+        """As transformers has it, with the options of FusedStack; quantized models are refused.
+
+        Also takes a folder that `t5enc convert` wrote.
+        """
         _refuse_quantization(options)
+        model = arguments[0] if arguments else options.get("pretrained_model_name_or_path")
+        options = read_layout(cls.config_class, model, options)
         return super().from_pretrained(*arguments, **options)  # type: ignore[no-any-return]
 
+    @wraps(PreTrainedModel.save_pretrained, assigned=(), updated=())  # its signature says what diffusers may ask for
     def save_pretrained(self, save_directory: Any, *, push_to_hub: bool = False, **options: Any) -> None:
         """In transformers' layout, under the name of transformers' class, norms unfused: any reader takes it."""
         self._weight_conversions = _make_conversions(is_gated=self.encoder.shape.is_gated)
@@ -73,18 +92,21 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Takes this model's fused names and transformers' own."""
-        fused = fuse_tensors(state_dict, _name_parts(self))
+        fused = fuse_tensors(state_dict, self.list_parts())
         return super().load_state_dict(fused, strict=strict, assign=assign)
 
     def to_transformers(self) -> PreTrainedModel:
         """A plain model of transformers' class with a copy of these weights."""
         if self.encoder.shape.scale_logits:
             raise ConfigError("scale_logits: expected a model without it, since transformers' T5 has no such scale")
+        offloaded = [name for name, parameter in self.named_parameters() if parameter.is_meta]
+        if offloaded:
+            raise ConfigError(f"{offloaded[0]}: expected weights in memory, got offloaded ones; remove the hooks")
         source = self._unfused() if self.has_fused_norms else self
         with torch.device("meta"):
             plain = self.base_class(self.config)
         tensors = {
-            name: tensor.clone() for name, tensor in split_tensors(source.state_dict(), _name_parts(self)).items()
+            name: tensor.clone() for name, tensor in split_tensors(source.state_dict(), self.list_parts()).items()
         }
         plain.load_state_dict(tensors, assign=True)
         plain.tie_weights()
@@ -122,6 +144,16 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         unfuse_norms(self.encoder.block)
         return self
 
+    def list_parts(self) -> dict[str, tuple[str, ...]]:
+        """Each fused parameter -> transformers' tensors that lie in it one above the other."""
+        shape = self.encoder.shape
+        table = {"encoder.relative_bias.weight": tuple(name_bias(layer) for layer in range(shape.num_biases))}
+        for layer in range(shape.num_layers):
+            block = f"encoder.block.{layer}"
+            for ours, theirs in name_block(is_gated=shape.is_gated).items():
+                table[f"{block}.{ours}"] = tuple(f"{block}.{part}" for part in theirs)
+        return table
+
     def replace_linears(self, replace: Callable[[nn.Linear], nn.Module]) -> Self:
         """Put `replace(layer)` in the place of every linear layer: any module from (..., I) to (..., O).
 
@@ -139,7 +171,7 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if not initialize(module, self.encoder.shape, self.config.initializer_factor):
+        if not initialize(module, self.config.initializer_factor):
             super()._init_weights(module)
 
 
@@ -159,6 +191,7 @@ class FusedUMT5EncoderModel(FusedEncoder, transformers.UMT5EncoderModel):  # typ
     """UMT5 and pile-T5 with fused weights; in all else transformers' UMT5EncoderModel."""
 
     base_class = transformers.UMT5EncoderModel
+    marks_config = False
 
 
 T5EncoderModel = FusedT5EncoderModel
@@ -228,17 +261,6 @@ def _refuse_quantization(options: Mapping[str, Any]) -> None:
             f"{asked[0]}: expected none, since quantizers of transformers replace layers that are fused here; load "
             f"transformers' own class, or replace the linear layers of a loaded model (replace_linears)"
         )
-
-
-def _name_parts(model: FusedEncoder) -> dict[str, tuple[str, ...]]:
-    """The model's fused parameters -> transformers' tensors that lie in each."""
-    shape = model.encoder.shape
-    table = {"encoder.relative_bias.weight": tuple(name_bias(layer) for layer in range(shape.num_biases))}
-    for layer in range(shape.num_layers):
-        block = f"encoder.block.{layer}"
-        for ours, theirs in name_block(is_gated=shape.is_gated).items():
-            table[f"{block}.{ours}"] = tuple(f"{block}.{part}" for part in theirs)
-    return table
 
 
 def _rename_architecture(path: Path, name: str) -> None:

@@ -11,47 +11,44 @@ D model dim, K head dim, H heads, F feed-forward dim. Normal distributions of me
     down                  1 / sqrt(F)
     bias tables           1 / sqrt(D)
 
-Norm scales are one. `factor` multiplies everything, as transformers' `initializer_factor` does.
+That is 1 / sqrt(inputs) for every linear layer, with a gain for queries. Norm scales are one. `factor` multiplies
+everything, as transformers' `initializer_factor` does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from t5enc.attention import Attention
 from t5enc.bias import RelativeBias
-from t5enc.config import EncoderConfig
-from t5enc.layers import FeedForward, RMSNorm
+from t5enc.layers import RMSNorm
+from t5enc.linear import Linear
 
 
-def initialize(module: nn.Module, config: EncoderConfig, factor: float = 1.0) -> bool:
+def initialize(module: nn.Module, factor: float = 1.0) -> bool:
     """Draw a module's own weights; False for a module that is none of the engine's.
 
     A parameter that transformers has marked as loaded is left alone.
     """
     if isinstance(module, RMSNorm):
         _fill(module.weight, factor)
-    elif isinstance(module, Attention):
-        query_fan = config.model_dim * (1 if config.scale_logits else config.head_dim)
-        _draw(module.qkv.weight, factor, query_fan, config.model_dim, config.model_dim)
-        _draw(module.output.weight, factor, config.inner_dim)
-    elif isinstance(module, FeedForward):
-        _draw(module.up.weight, factor, config.model_dim)
-        _draw(module.down.weight, factor, config.ff_dim)
+    elif isinstance(module, Linear):
+        _draw(module.weight, [factor * gain * module.in_features**-0.5 for gain in module.gains])
     elif isinstance(module, RelativeBias):
-        _draw(module.weight, factor, config.model_dim)
+        _draw(module.weight, [factor * module.model_dim**-0.5])
         module.buckets.copy_(module.count_buckets())
     else:
         return False
     return True
 
 
-def initialize_all(model: nn.Module, config: EncoderConfig, factor: float = 1.0) -> None:
+def initialize_all(model: nn.Module, factor: float = 1.0) -> None:
     """Draw the weights of every module of an encoder, and its embedding."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=factor)
-        initialize(module, config, factor)
+        initialize(module, factor)
 
 
 def _is_loaded(parameter: Tensor | None) -> bool:
@@ -63,9 +60,9 @@ def _fill(parameter: Tensor | None, value: float) -> None:
         nn.init.constant_(parameter, value)
 
 
-def _draw(parameter: Tensor, factor: float, *fans: int) -> None:
-    """Each of as many pieces as there are fans, one above the other, with deviation factor / sqrt(fan)."""
+def _draw(parameter: Tensor, deviations: Sequence[float]) -> None:
+    """Each of as many pieces as there are deviations, one above the other."""
     if _is_loaded(parameter):
         return
-    for piece, fan in zip(parameter.detach().chunk(len(fans)), fans, strict=True):
-        nn.init.normal_(piece, std=factor * fan**-0.5)
+    for piece, deviation in zip(parameter.detach().chunk(len(deviations)), deviations, strict=True):
+        nn.init.normal_(piece, std=deviation)

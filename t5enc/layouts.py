@@ -1,23 +1,30 @@
-"""How weight files name the tensors of an encoder: Hugging Face's way, and ComfyUI's around it.
+"""How weight files name the tensors of an encoder: Hugging Face's way, ComfyUI's around it, and our own fused one.
 
 ComfyUI keeps Hugging Face's names, at times behind a prefix and beside other models, with scales for weights
-in eight bits and with the sentencepiece model as one more tensor.
+in eight bits and with the sentencepiece model as one more tensor. The fused layout of `t5enc convert` has the names of
+`t5enc.hf`'s state dict, a tensor for each parameter of the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from t5enc.config import EncoderConfig
+from t5enc.config import ACTIVATIONS, EncoderConfig
 from t5enc.errors import CheckpointError
 from t5enc.tensor_files import LazyTensors, ReadTensor
 
 # Every T5 encoder has this tensor, and no other model does: what stands before it is the file's prefix.
 ANCHOR = "encoder.block.0.layer.0.SelfAttention.q.weight"
+# The same of the fused layout, whose config.json names layout and version.
+FUSED_ANCHOR = "encoder.block.0.attention.qkv.weight"
+FUSED_LAYOUT = "fused/1"
+LAYOUT_FIELD = "t5enc_layout"
+FUSED_NORMS_FIELD = "t5enc_fused_norms"
 EMBEDDING = "shared.weight"
 EMBEDDING_ALIAS = "encoder.embed_tokens.weight"
 BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -31,7 +38,8 @@ FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 def find_prefix(names: Mapping[str, object], where: str) -> str:
     """What stands before Hugging Face's names in this file; CheckpointError when it holds no T5 encoder."""
-    prefixes = [name.removesuffix(ANCHOR) for name in names if name.endswith(ANCHOR)]
+    anchors = (ANCHOR, FUSED_ANCHOR)
+    prefixes = [name.removesuffix(anchor) for name in names for anchor in anchors if name.endswith(anchor)]
     prefixes = [prefix for prefix in prefixes if prefix == "" or prefix.endswith(".")]
     if len(prefixes) == 1:
         return prefixes[0]
@@ -81,6 +89,8 @@ def infer_config(tensors: Mapping[str, Tensor], where: str) -> EncoderConfig:
     What they do not tell is taken to be as in T5: a gate means tanh gelu (UL2's silu cannot be seen), a bias
     table in the second block means UMT5, distances saturate at 128 and norms add 1e-6.
     """
+    if FUSED_ANCHOR in tensors:
+        raise CheckpointError(f"{where}: expected the folder that `t5enc convert` wrote, got one file of it")
     is_gated = f"{FEED_FORWARD}.wi_0.weight" in tensors
     bias_per_layer = BIAS.format(1) in tensors
     vocab_size, model_dim = _shape(tensors, EMBEDDING, where)
@@ -98,6 +108,31 @@ def infer_config(tensors: Mapping[str, Tensor], where: str) -> EncoderConfig:
         num_buckets=num_buckets,
         bias_per_layer=bias_per_layer,
     )
+
+
+def describe_config(config: EncoderConfig) -> dict[str, Any]:
+    """The config.json of an encoder that came without one, as Hugging Face has it."""
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    activation = names[config.activation]
+    gated = "gated-gelu" if config.activation == "gelu_tanh" else f"gated-{activation}"
+    described = {
+        "model_type": config.family,
+        "architectures": [f"{config.family.upper()}EncoderModel"],
+        "vocab_size": config.vocab_size,
+        "d_model": config.model_dim,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.ff_dim,
+        "feed_forward_proj": gated if config.is_gated else activation,
+        "relative_attention_num_buckets": config.num_buckets,
+        "relative_attention_max_distance": config.max_distance,
+        "layer_norm_epsilon": config.norm_eps,
+        "tie_word_embeddings": False,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }
+    return described | ({"scale_logits": True} if config.scale_logits else {})
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str, where: str) -> tuple[int, int]:

@@ -72,10 +72,11 @@ class Linear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, *, pieces: int = 1) -> None:
         super().__init__(in_features, out_features * pieces, bias=False)
         self.pieces = pieces
+        self.gains: tuple[float, ...] = (1.0,)  # of equal parts of the rows, where training starts
         self.packed: list[Tensor] = []
 
     def reset_parameters(self) -> None:
-        """Left to `initialization.py`, or to who loads the weight."""
+        """Left to `initialization.py`, or to what loads the weight."""
 
     def pack(self) -> None:
         """Trade the weight for its packed form; done once, for inference on this CPU."""
@@ -93,12 +94,11 @@ class Linear(nn.Linear):
         return linear_wide(inputs, self.weight).to(inputs.dtype)
 
     def _add_to(self, residual: Tensor, inputs: Tensor) -> Tensor:
-        alpha = 1.0 / input_scale(inputs.dtype)
         if not self.packed:
-            return torch.add(residual, linear_fp32(inputs, self.weight), alpha=alpha)
+            return _add_scaled(residual, linear_fp32(inputs, self.weight), inputs.dtype)
         if inputs.dtype == torch.float32:
             return packed_binary(inputs, residual, self.packed[0], "add")
-        return torch.add(residual, packed_product(inputs, self.packed[0]), alpha=alpha)
+        return _add_scaled(residual, packed_product(inputs, self.packed[0]).float(), inputs.dtype)
 
     def _activate(self, inputs: Tensor, activation: Activation) -> Tensor:
         product = linear_wide(inputs, self.weight)
@@ -141,4 +141,13 @@ def add_product(layer: nn.Module, inputs: Tensor, residual: Tensor, dropout: flo
     if isinstance(layer, Linear) and not dropout:
         return layer(inputs, residual=residual)  # type: ignore[no-any-return]
     product = F.dropout(layer(inputs).to(residual.dtype), dropout)
-    return torch.add(residual, product, alpha=1.0 / input_scale(inputs.dtype))
+    return _add_scaled(residual, product, inputs.dtype)
+
+
+def _add_scaled(residual: Tensor, product: Tensor, dtype: torch.dtype) -> Tensor:
+    """Their sum, the scale of inputs in `dtype` undone.
+
+    Not `torch.add(..., alpha=)`: Inductor (2.13) makes one operation of a float32 product and that sum, without alpha.
+    """
+    scale = input_scale(dtype)
+    return residual + (product if scale == 1.0 else product * (1.0 / scale))

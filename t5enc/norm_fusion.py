@@ -36,6 +36,16 @@ def fuse_norms(blocks: Iterable[nn.Module]) -> None:
                 _fuse(norm, norm.weight, linear)
 
 
+def expect_fused_norms(blocks: Iterable[nn.Module]) -> None:
+    """Make a new model's norms as `fuse_norms` leaves them, for weights that were stored fused."""
+    for block in blocks:
+        assert isinstance(block, Block)
+        for norm, _ in list_fusions(block):
+            if norm.weight is not None:
+                norm.fused_scale = torch.ones_like(norm.weight, requires_grad=False)
+                norm.weight = None
+
+
 def _fuse(norm: RMSNorm, scale: Tensor, linear: Linear) -> None:
     fused = (linear.weight.float() * scale.float()).to(linear.weight.dtype)
     if not scale.all() or not fused.isfinite().all():

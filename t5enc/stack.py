@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -65,6 +64,14 @@ class FusedStack(nn.Module):
         """What the products compute in, and the dtype of the results."""
         assert self.final_layer_norm.weight is not None
         return self.final_layer_norm.weight.dtype
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding."""
+        return self.embed_tokens
+
+    def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
+        """Put another embedding in its place."""
+        self.embed_tokens = embeddings
 
     def forward(
         self,
@@ -190,9 +197,10 @@ class Run:
     def _encode_padded(self) -> Tensor:
         stack = self.stack
         is_eager = self.weights is not None or stack.config._attn_implementation == "eager"
-        plan = plan_padded(self.embeds.shape[0], self.embeds.shape[1], self.mask, is_eager=is_eager)
+        batch, length = self.embeds.shape[:2]
+        plan = plan_padded(batch, length, self.mask, stack.dtype, is_eager=is_eager, weights=self.weights)
         run = None if is_eager else stack.find_run(stack.compiled_padded)
-        return self._finish(self._run(self._start(self.embeds), replace(plan, weights=self.weights), run))
+        return self._finish(self._run(self._start(self.embeds), plan, run))
 
     def _encode_flex(self) -> Tensor | None:
         """None where Flex cannot run this mask, or something overflowed, which in a stream spoils all rows."""

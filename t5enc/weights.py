@@ -3,6 +3,9 @@
 Every parameter of ours is one or more of theirs, stacked along the first dimension, so loading is one loop: allocate
 the parameter in its final dtype and place, copy each part into its rows. Nothing else is ever allocated, but one
 buffer where weights are packed, so peak memory is the model.
+
+The fused layout, which `t5enc convert` writes, holds each parameter whole. Those that need no cast, no other device and
+no packing are not copied at all: they stay views of the mapped file, private to the process.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from torch import Tensor, nn
 from t5enc.config import EncoderConfig
 from t5enc.encoder import Encoder
 from t5enc.errors import CheckpointError
+from t5enc.layouts import FUSED_ANCHOR
 from t5enc.linear import Linear
+from t5enc.norm_fusion import expect_fused_norms
 
 # transformers prefers the first where both are there and differ.
 EMBEDDING_NAMES = ("encoder.embed_tokens.weight", "shared.weight")
@@ -53,6 +58,31 @@ def name_weights(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
         }
     table["relative_bias.weight"] = tuple(name_bias(layer) for layer in range(config.num_biases))
     return table
+
+
+def name_fused(config: EncoderConfig, *, has_fused_norms: bool) -> dict[str, tuple[str]]:
+    """Our parameter -> the one tensor of the fused layout that is it: the names of `t5enc.hf`'s state dict."""
+    names = {
+        "final_norm.weight": "encoder.final_layer_norm.weight",
+        "embedding.weight": "shared.weight",
+        "relative_bias.weight": "encoder.relative_bias.weight",
+    }
+    parts = [*name_block(is_gated=config.is_gated)]
+    if has_fused_norms:
+        parts = [part.replace("_norm.weight", "_norm.fused_scale") for part in parts]
+    for layer in range(config.num_layers):
+        names |= {f"blocks.{layer}.{part}": f"encoder.block.{layer}.{part}" for part in parts}
+    return {ours: (stored,) for ours, stored in names.items()}
+
+
+def is_fused(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have the names of the fused layout."""
+    return FUSED_ANCHOR in tensors
+
+
+def has_fused_norms(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors of the fused layout have their norm scales multiplied in."""
+    return any(name.endswith("_norm.fused_scale") for name in tensors)
 
 
 def name_bias(layer: int | str) -> str:
@@ -95,25 +125,57 @@ def load_encoder(
     device: torch.device,
     pack: bool = False,
 ) -> Encoder:
-    """An encoder with these weights; with `pack` every linear is packed as soon as it is loaded.
+    """An encoder with these weights, of either layout; with `pack` every linear is packed as soon as it is loaded.
+
+    Raises CheckpointError that names each tensor that is missing, unexpected or of the wrong shape.
+    """
+    encoder, table = match_tensors(config, tensors, dtype)
+    may_map = is_fused(tensors) and device.type == "cpu"
+    buffer = torch.empty(_largest_linear(encoder) if pack else 0, dtype=dtype, device=device)
+    for name, parts in table.items():
+        owner_name, _, attribute = name.rpartition(".")
+        owner, shape = encoder.get_submodule(owner_name), find_tensor(encoder, name).shape
+        is_packed = pack and isinstance(owner, Linear)
+        if may_map and not is_packed and tensors[parts[0]].dtype == dtype:
+            loaded = tensors[parts[0]]
+        else:
+            target = (
+                buffer[: shape.numel()].view(shape) if is_packed else torch.empty(shape, dtype=dtype, device=device)
+            )
+            loaded = _read_parameter(target, [tensors[part] for part in parts])
+        is_buffer = attribute in owner._buffers
+        setattr(owner, attribute, loaded if is_buffer else nn.Parameter(loaded, requires_grad=False))
+        if is_packed:
+            owner.pack()  # type: ignore[operator]
+    encoder.relative_bias.buckets = encoder.relative_bias.buckets.to(device)
+    return encoder
+
+
+def match_tensors(
+    config: EncoderConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32
+) -> tuple[Encoder, dict[str, tuple[str, ...]]]:
+    """An encoder on the meta device, and for each of its tensors the stored ones that lie in it.
 
     Raises CheckpointError that names each tensor that is missing, unexpected or of the wrong shape.
     """
     with torch.device("meta"):
         encoder = Encoder(config, dtype).eval().requires_grad_(False)
-    table = _find_names(name_weights(config), tensors)
-    _check_parts(encoder, table, tensors)
-    buffer = torch.empty(_largest_linear(encoder) if pack else 0, dtype=dtype, device=device)
-    for name, parts in table.items():
-        owner = encoder.get_submodule(name.rpartition(".")[0])
-        shape = encoder.get_parameter(name).shape
-        is_packed = pack and isinstance(owner, Linear)
-        target = buffer[: shape.numel()].view(shape) if is_packed else torch.empty(shape, dtype=dtype, device=device)
-        owner.weight = _read_parameter(target, [tensors[part] for part in parts])
-        if is_packed:
-            owner.pack()  # type: ignore[operator]
-    encoder.relative_bias.buckets = encoder.relative_bias.buckets.to(device)
-    return encoder
+    table: Mapping[str, tuple[str, ...]] = name_weights(config)
+    if is_fused(tensors):
+        table = name_fused(config, has_fused_norms=has_fused_norms(tensors))
+        if has_fused_norms(tensors):
+            expect_fused_norms(encoder.blocks)
+    found = _find_names(table, tensors)
+    _check_parts(encoder, found, tensors)
+    return encoder, found
+
+
+def find_tensor(encoder: Encoder, name: str) -> Tensor:
+    """A parameter or buffer by name."""
+    owner, _, attribute = name.rpartition(".")
+    found = getattr(encoder.get_submodule(owner), attribute)
+    assert isinstance(found, Tensor)
+    return found
 
 
 def _largest_linear(encoder: Encoder) -> int:
@@ -124,11 +186,11 @@ def _largest_linear(encoder: Encoder) -> int:
     return max(module.weight.numel() for module in encoder.modules() if isinstance(module, Linear))
 
 
-def _find_names(table: dict[str, tuple[str, ...]], tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+def _find_names(table: Mapping[str, tuple[str, ...]], tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """The table with the embedding's name as it stands in this checkpoint; nothing missing, nothing left over."""
     names = set(tensors)
     embedding = next((name for name in EMBEDDING_NAMES if name in names), EMBEDDING_NAMES[1])
-    table = table | {"embedding.weight": (embedding,)}
+    table = {**table, "embedding.weight": (embedding,)}
     wanted = {part for parts in table.values() for part in parts}
     problems = [f"{name}: missing" for name in sorted(wanted - names)]
     problems += [f"{name}: unexpected" for name in sorted(names - wanted - set(EMBEDDING_NAMES))]
@@ -137,16 +199,18 @@ def _find_names(table: dict[str, tuple[str, ...]], tensors: Mapping[str, Tensor]
 
 
 def _check_parts(encoder: Encoder, table: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
-    problems = []
+    problems: list[str] = []
     for name, parts in table.items():
-        shape = _part_shape(encoder.get_parameter(name), len(parts))
-        for part in parts:
-            found = tensors[part]
-            if tuple(found.shape) != shape:
-                problems.append(f"{part}: expected {shape}, got {tuple(found.shape)}")
-            elif not found.is_floating_point():
-                problems.append(f"{part}: expected floating point, got {found.dtype}")
+        whole = find_tensor(encoder, name)
+        shape = tuple(whole.shape) if is_fused(tensors) else _part_shape(whole, len(parts))
+        problems += [problem for part in parts if (problem := _find_problem(part, tensors[part], shape))]
     _raise_for(problems)
+
+
+def _find_problem(part: str, found: Tensor, shape: tuple[int, ...]) -> str | None:
+    if tuple(found.shape) != shape:
+        return f"{part}: expected {shape}, got {tuple(found.shape)}"
+    return None if found.is_floating_point() else f"{part}: expected floating point, got {found.dtype}"
 
 
 def _part_shape(parameter: Tensor, parts: int) -> tuple[int, ...]:
@@ -162,16 +226,17 @@ def _raise_for(problems: list[str]) -> None:
         raise CheckpointError("the checkpoint does not fit its config:\n  " + "\n  ".join(problems[:20]) + more)
 
 
-def _read_parameter(target: Tensor, parts: Sequence[Tensor]) -> nn.Parameter:
+def _read_parameter(target: Tensor, parts: Sequence[Tensor]) -> Tensor:
     rows = target.flatten(0, -2) if target.dim() == 3 else target
     start = 0
     for part in parts:
-        _copy_rows(rows[start : start + len(part)], part)
-        start += len(part)
-    return nn.Parameter(target, requires_grad=False)
+        part = part.flatten(0, -2) if part.dim() == 3 else part
+        for piece in split_rows(part):
+            rows[start : start + len(piece)].copy_(piece)
+            start += len(piece)
+    return target
 
 
-def _copy_rows(target: Tensor, source: Tensor) -> None:
-    step = max(1, COPY_ELEMENTS // max(1, source[0].numel()))
-    for start in range(0, len(source), step):
-        target[start : start + step].copy_(source[start : start + step])
+def split_rows(tensor: Tensor) -> Sequence[Tensor]:
+    """A tensor in pieces of whole rows, each of about COPY_ELEMENTS at most."""
+    return torch.split(tensor, max(1, COPY_ELEMENTS // max(1, tensor[0].numel())))

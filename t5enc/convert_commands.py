@@ -1,0 +1,65 @@
+"""Commands that write files of models: convert and add-sentinels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("convert")(convert)
+    app.command("add-sentinels")(add_sentinels)
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="Hub id, folder, file or builtin:NAME.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or keep.")] = "keep",
+    fuse_norms: Annotated[bool, typer.Option("--fuse-norms", help="Multiply norm scales into the weights.")] = False,
+    max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")] = False,
+    subfolder: Annotated[str | None, typer.Option(help="Folder inside the model's.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Variant of the weight files, such as fp16.")] = None,
+    token: Annotated[str | None, typer.Option(help="Token for the hub.")] = None,
+    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Ask no network.")] = False,
+) -> None:
+    """Write a model's weights fused, as t5enc keeps them, so that they load without being rearranged."""
+    from t5enc.convert import convert as run
+
+    done = run(
+        model,
+        out,
+        dtype=dtype,
+        fuse_norms=fuse_norms,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+        subfolder=subfolder,
+        revision=revision,
+        variant=variant,
+        token=token,
+        local_files_only=local_files_only,
+    )
+    norms = ", norm scales multiplied in" if done.has_fused_norms else ""
+    typer.echo(f"{done.folder}: {done.weight_bytes / 1e6:,.1f} MB of weights in {', '.join(done.dtypes)}{norms}")
+    typer.echo(f"files: {', '.join(done.files)}")
+    if not done.has_tokenizer:
+        typer.echo("the model has no tokenizer files: give a place that has them as tokenizer= when you load it")
+
+
+def add_sentinels(
+    tokenizer: Annotated[Path, typer.Argument(help="Folder of a T5 tokenizer, or a sentencepiece .model file.")],
+    out: Annotated[Path, typer.Argument(help="The .model file to write.")],
+    count: Annotated[
+        int | None, typer.Option(min=1, help="How many; by default as many as the tokenizer says.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a sentencepiece model that knows T5's <extra_id_N>."""
+    from t5enc.sentinels import add_sentinels as run
+
+    added = run(tokenizer, out, count=count, overwrite=overwrite)
+    typer.echo(f"{out}: {added.pieces:,} pieces; <extra_id_0> is {added.first_id}, {added.count} in all")
