@@ -1,0 +1,145 @@
+"""What `t5enc verify` measures: transformers, our drop-ins plain and with fused norms, and a peer if asked.
+
+Each is loaded from where the others are, when its turn comes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t5enc.builtin import is_builtin, write_builtin
+from t5enc.errors import ConfigError
+from t5enc.hf import FAMILIES
+from t5enc.options import EncoderOptions
+from t5enc.text_encoder import open_model, open_tokenizer
+from t5enc.tokenizer import Tokenizer
+
+FUSED = "t5enc, norms fused"
+PEER = "nai-t5-wrapper"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Something to measure, and how to load it; an optional one may raise CheckpointError there."""
+
+    name: str
+    dtype: str
+    is_ours: bool
+    is_optional: bool
+    load: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where transformers finds the model, and what to load of it."""
+
+    place: str
+    family: str
+    keys: dict[str, str]
+    device: str
+    attention: str
+    max_length: int
+
+
+def open_source(options: EncoderOptions, scratch: Path) -> tuple[Source, Tokenizer, EncoderOptions]:
+    """The model's place, its tokenizer, and the options with nothing left open; a built-in is written out first."""
+    if Path(options.model).is_file():
+        raise ConfigError(f"{options.model}: expected a folder or a hub id, since transformers reads no single files")
+    named = options
+    if is_builtin(options.model):
+        write_builtin(options.model, scratch / "model")
+        named = replace(options, model=str(scratch / "model"))
+    checkpoint = open_model(named)
+    resolved = options.resolve(checkpoint.config)
+    found = checkpoint.provenance
+    keys = {"revision": found["commit"]} if "commit" in found else {}
+    keys |= {"subfolder": found["subfolder"]} if "subfolder" in found else {}
+    source = Source(
+        place=found.get("folder") or found["repository"],
+        family=checkpoint.config.family,
+        keys=keys,
+        device=str(resolved.device),
+        attention=resolved.attention,
+        max_length=resolved.max_length,
+    )
+    return source, open_tokenizer(named, checkpoint), resolved
+
+
+def list_candidates(source: Source, dtypes: Sequence[str], *, peers: bool) -> list[Candidate]:
+    """What is measured in each dtype; transformers in float32 is the reference itself.
+
+    Raises ConfigError where peers are asked for and not installed.
+    """
+    loaders = {"transformers": load_transformers, "t5enc": load_ours, FUSED: load_fused}
+    if peers:
+        _check_peer()
+        loaders[PEER] = load_peer
+    pairs = [(dtype, name) for dtype in dtypes for name in loaders]
+    return [
+        Candidate(
+            name=name,
+            dtype=dtype,
+            is_ours=name.startswith("t5enc"),
+            is_optional=name == FUSED,
+            load=partial(loaders[name], source, dtype),
+        )
+        for dtype, name in pairs
+        if (name, dtype) != ("transformers", "float32")
+    ]
+
+
+def _check_peer() -> None:
+    if importlib.util.find_spec("nai_t5_wrapper") is None:
+        raise ConfigError(f"peers: expected {PEER} to be installed (pip install 't5enc[bench]'), and it is not")
+
+
+def load_transformers(source: Source, dtype: str) -> Any:
+    """transformers' own class as it loads itself, `wo` in float32 for float16 included."""
+    return _load(FAMILIES[source.family].base_class, source, dtype, attn_implementation="sdpa")
+
+
+def load_ours(source: Source, dtype: str) -> Any:
+    """The drop-in of the family."""
+    attention = "flex_attention" if source.attention == "flex" else "sdpa"
+    return _load(FAMILIES[source.family], source, dtype, attn_implementation=attention)
+
+
+def load_fused(source: Source, dtype: str) -> Any:
+    """The drop-in with its norm scales multiplied into the weights."""
+    return load_ours(source, dtype).fuse_norms()
+
+
+def load_peer(source: Source, dtype: str) -> Any:
+    """nai-t5-wrapper with SDPA."""
+    peer: Any = import_module("nai_t5_wrapper").NAIT5EncoderModel
+    options = {"device_map": source.device, "use_flex_attention": False, "max_seq_len": max(512, source.max_length)}
+    return _load(peer, source, dtype, **options)
+
+
+def _load(model_class: Any, source: Source, dtype: str, **options: Any) -> Any:
+    with _no_progress_bars():
+        model = model_class.from_pretrained(source.place, dtype=getattr(torch, dtype), **source.keys, **options)
+    return model.eval().requires_grad_(False).to(source.device)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws a bar for each of many loads."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
