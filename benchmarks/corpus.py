@@ -33,6 +33,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gigabyte": COMMON | {"d_model": 1024, "num_layers": 20, "num_heads": 16, "d_ff": 2816},
     "smoke": COMMON | {"d_model": 64, "num_layers": 2, "num_heads": 4, "d_kv": 16, "d_ff": 128},
 }
+# Layers of t5-v1_1-xl: 1.0 GB in bfloat16.
+BFLOAT16_SHAPES: dict[str, dict[str, Any]] = {
+    "gigabyte-bf16": COMMON | {"d_model": 2048, "num_layers": 9, "num_heads": 32, "d_ff": 5120},
+    "smoke-bf16": SHAPES["smoke"],
+}
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -98,11 +103,12 @@ def make_checkpoint(shape: str) -> Path:
     """A checkpoint of this shape as transformers saves it, made once and kept in the temporary folder."""
     folder = WORKPLACE / shape
     if not (folder / "config.json").is_file():
-        _save_checkpoint(SHAPES[shape], folder)
+        is_narrow = shape in BFLOAT16_SHAPES
+        _save_checkpoint((BFLOAT16_SHAPES | SHAPES)[shape], folder, torch.bfloat16 if is_narrow else torch.float32)
     return folder
 
 
-def _save_checkpoint(shape: dict[str, Any], folder: Path) -> None:
+def _save_checkpoint(shape: dict[str, Any], folder: Path, dtype: torch.dtype) -> None:
     from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(0)
@@ -110,7 +116,7 @@ def _save_checkpoint(shape: dict[str, Any], folder: Path) -> None:
     with torch.no_grad():
         _redraw(model)
     aside = folder.with_name(f"{folder.name}.{os.getpid()}")
-    model.save_pretrained(aside)
+    model.to(dtype).save_pretrained(aside)
     aside.rename(folder)
 
 

@@ -1,14 +1,18 @@
-"""Seconds and memory that it takes to load a checkpoint of 1.16 GB in float32: t5enc beside transformers.
+"""Seconds and memory that it takes to load checkpoints of a gigabyte, in float32 and in bfloat16, t5enc beside others.
 
 Every load runs in a process of its own, which has imported everything first and is watched from here. RssAnon is
 memory that the system cannot take back; a mapped file, as transformers leaves its weights, does not count, nor has
 it been read then. So t5enc, which reads and rearranges every weight, is measured against transformers with one copy
-of every weight.
+of every weight. What `t5enc convert` wrote ("converted") is mapped like transformers' weights, and is measured against
+transformers as it is; and with a copy of every weight against tensorizer, which reads its own format whole.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
+import os
 import select
 import statistics
 import subprocess
@@ -22,13 +26,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from benchmarks.corpus import make_checkpoint, make_parser, quieten
+from benchmarks.corpus import BFLOAT16_SHAPES, make_checkpoint, make_parser, quieten
 from benchmarks.machine import Machine, judge, publish
 
 MEMORY_TARGET = 1.3
 TIME_TARGET = 1.3
 POLL_SECONDS = 0.002
 COPIED = "transformers, and a copy of every weight"
+CPU = torch.device("cpu")
 
 
 @dataclass(slots=True)
@@ -36,6 +41,7 @@ class Load:
     """Loads of one kind: seconds of each, and the most memory, before and meanwhile."""
 
     name: str
+    shape: str
     seconds: list[float] = field(default_factory=list)
     bytes_before: int = 0
     bytes_peak: int = 0
@@ -45,69 +51,179 @@ class Load:
         """Median of the seconds."""
         return statistics.median(self.seconds)
 
+    @property
+    def dtype(self) -> str:
+        """What the checkpoint is stored and loaded in."""
+        return str(find_dtype(self.shape)).removeprefix("torch.")
 
-def load_plain(folder: Path) -> Any:
+
+def find_dtype(shape: str) -> torch.dtype:
+    """What a shape's checkpoint is stored in."""
+    return torch.bfloat16 if shape in BFLOAT16_SHAPES else torch.float32
+
+
+def load_plain(shape: str) -> Any:
     """t5enc, weights as they are."""
-    return _load_own(folder, pack=False)
+    return _load_own(make_checkpoint(shape), find_dtype(shape), pack=False)
 
 
-def load_packed(folder: Path) -> Any:
+def load_packed(shape: str) -> Any:
     """t5enc as TextEncoder loads on CPUs: linear weights in oneDNN's layout."""
-    return _load_own(folder, pack=True)
+    return _load_own(make_checkpoint(shape), find_dtype(shape), pack=True)
 
 
-def _load_own(folder: Path, *, pack: bool) -> Any:
+def load_converted(shape: str) -> Any:
+    """t5enc, from its own layout."""
+    return _load_own(make_converted(shape), find_dtype(shape), pack=False)
+
+
+def _load_own(folder: Path, dtype: torch.dtype, *, pack: bool) -> Any:
     from t5enc.checkpoint import open_checkpoint
     from t5enc.weights import load_encoder
 
     checkpoint = open_checkpoint(folder)
-    cpu = torch.device("cpu")
-    return load_encoder(checkpoint.config, checkpoint.tensors, dtype=torch.float32, device=cpu, pack=pack)
+    return load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=CPU, pack=pack)
 
 
-def load_transformers(folder: Path) -> Any:
+def load_drop_in(shape: str) -> Any:
+    """The drop-in for transformers' class."""
+    from t5enc.hf import T5EncoderModel
+
+    return T5EncoderModel.from_pretrained(make_checkpoint(shape), dtype=find_dtype(shape))
+
+
+def load_drop_in_converted(shape: str) -> Any:
+    """The drop-in, from t5enc's own layout."""
+    from t5enc.hf import T5EncoderModel
+
+    return T5EncoderModel.from_pretrained(make_converted(shape), dtype=find_dtype(shape))
+
+
+def load_transformers(shape: str) -> Any:
     """transformers, whose weights stay in the mapped file."""
     from transformers import T5EncoderModel
 
-    return T5EncoderModel.from_pretrained(folder, dtype=torch.float32)
+    return T5EncoderModel.from_pretrained(make_checkpoint(shape), dtype=find_dtype(shape))
 
 
-def load_copied(folder: Path) -> Any:
-    """transformers, and then every weight read into memory."""
-    model = load_transformers(folder)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    return model
+def load_nai(shape: str) -> Any:
+    """nai-t5-wrapper from the same checkpoint."""
+    nai_t5_wrapper: Any = importlib.import_module("nai_t5_wrapper")
+    return nai_t5_wrapper.NAIT5EncoderModel.from_pretrained(
+        make_checkpoint(shape), dtype=find_dtype(shape), device_map="cpu", use_flex_attention=False
+    )
 
 
-LOADERS: dict[str, Callable[[Path], Any]] = {
+def load_tensorizer(shape: str) -> Any:
+    """t5enc's own layout in a file of tensorizer's, read whole into the same encoder."""
+    from t5enc.checkpoint import open_checkpoint
+    from t5enc.weights import load_encoder
+
+    tensorizer: Any = importlib.import_module("tensorizer")
+    path = make_serialized(shape)
+    with tensorizer.TensorDeserializer(path, device="cpu") as found:
+        tensors = {str(name): found[name].data for name in found}
+    config = open_checkpoint(make_converted(shape)).config
+    return load_encoder(config, tensors, dtype=find_dtype(shape), device=CPU)
+
+
+def copied(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A loader that then reads every weight into memory."""
+
+    def load_and_copy(shape: str) -> Any:
+        model = load(shape)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+        return model
+
+    return load_and_copy
+
+
+def make_converted(shape: str) -> Path:
+    """What `t5enc convert` makes of a checkpoint, made once."""
+    from t5enc.convert import convert
+
+    folder = make_checkpoint(shape)
+    target = folder.with_name(f"{folder.name}-fused")
+    if not (target / "config.json").is_file():
+        aside = folder.with_name(f"{target.name}.{os.getpid()}")
+        convert(folder, aside)
+        aside.rename(target)
+    return target
+
+
+def make_serialized(shape: str) -> Path:
+    """The same tensors in a file of tensorizer's, made once."""
+    from safetensors.torch import load_file
+
+    tensorizer: Any = importlib.import_module("tensorizer")
+    folder = make_converted(shape)
+    target = folder / "model.tensors"
+    if not target.is_file():
+        aside = folder / f"model.{os.getpid()}"
+        serializer = tensorizer.TensorSerializer(aside)
+        serializer.write_state_dict(load_file(folder / "model.safetensors"))
+        serializer.close()
+        aside.rename(target)
+    return target
+
+
+LOADERS: dict[str, Callable[[str], Any]] = {
     "t5enc, packed": load_packed,
     "t5enc": load_plain,
+    "t5enc, converted": load_converted,
+    "t5enc, converted, and a copy of every weight": copied(load_converted),
+    "t5enc.hf": load_drop_in,
+    "t5enc.hf, converted": load_drop_in_converted,
     "transformers": load_transformers,
-    COPIED: load_copied,
+    COPIED: copied(load_transformers),
+    "nai-t5-wrapper": load_nai,
+    "tensorizer, into t5enc": load_tensorizer,
 }
+# What a loader needs that may not be installed.
+NEEDED = {"nai-t5-wrapper": "nai_t5_wrapper", "tensorizer, into t5enc": "tensorizer"}
+FLOAT32_LOADERS = ("t5enc, packed", "t5enc", "transformers", COPIED)
+
+
+def list_loads(*, quick: bool) -> list[Load]:
+    """Every loader that is installed, for each of the two checkpoints that it is compared on.
+
+    Packing is left to float32: many CPUs have no packed products in bfloat16.
+    """
+    wide, narrow = ("smoke", "smoke-bf16") if quick else ("gigabyte", "gigabyte-bf16")
+    installed = [name for name in LOADERS if name not in NEEDED or importlib.util.find_spec(NEEDED[name])]
+    loads = [Load(name, wide) for name in FLOAT32_LOADERS]
+    return loads + [Load(name, narrow) for name in installed if name != "t5enc, packed"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Load in turn, and print; with `--child` be one of the processes that load."""
     parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="how often each is loaded (default 5)")
-    parser.add_argument("--child", nargs=2, metavar=("LOADER", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=2, metavar=("LOADER", "SHAPE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     quieten()
     if options.child:
-        _be_child(options.child[0], Path(options.child[1]))
+        _be_child(*options.child)
         return
     machine = Machine()
-    folder = make_checkpoint("smoke" if options.quick else "gigabyte")
-    loads = [Load(name) for name in LOADERS]
+    loads = list_loads(quick=options.quick)
+    _prepare(loads)
     for load in _take_turns(loads, 1 if options.quick else options.rounds):
-        measure(load, folder, options.threads)
-    model_bytes = (folder / "model.safetensors").stat().st_size
-    rows = summarize(loads, model_bytes)
-    figures = {"benchmark": "load", "model_bytes": model_bytes, "rows": rows}
-    publish(make_table(rows, model_bytes), machine, figures, options)
+        measure(load, options.threads)
+    rows = summarize(loads)
+    publish(make_table(rows), machine, {"benchmark": "load", "rows": rows}, options)
+
+
+def _prepare(loads: Sequence[Load]) -> None:
+    """Make every file before anything is measured."""
+    for load in loads:
+        make_checkpoint(load.shape)
+        if "converted" in load.name:
+            make_converted(load.shape)
+        elif "tensorizer" in load.name:
+            make_serialized(load.shape)
 
 
 def _take_turns(loads: Sequence[Load], rounds: int) -> Iterator[Load]:
@@ -115,9 +231,9 @@ def _take_turns(loads: Sequence[Load], rounds: int) -> Iterator[Load]:
         yield from (loads[(index + place) % len(loads)] for place in range(len(loads)))
 
 
-def measure(load: Load, folder: Path, threads: int) -> None:
+def measure(load: Load, threads: int) -> None:
     """One load in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.load", "--threads", str(threads), "--child", load.name, str(folder)]
+    command = [sys.executable, "-m", "benchmarks.load", "--threads", str(threads), "--child", load.name, load.shape]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -144,48 +260,53 @@ def read_anonymous(process: int) -> int:
     return 0
 
 
-def _be_child(loader: str, folder: Path) -> None:
+def _be_child(loader: str, shape: str) -> None:
     """Import, wait, load, say how long it took, and stay until the other side has looked."""
     import transformers  # noqa: F401
 
-    import t5enc.weights  # noqa: F401
+    import t5enc.convert  # noqa: F401
 
     load_model = LOADERS[loader]
-    load_model(make_checkpoint("smoke"))
+    load_model("smoke-bf16" if shape in BFLOAT16_SHAPES else "smoke")
     print("ready", flush=True)
     sys.stdin.readline()
     started = time.perf_counter()
-    model = load_model(folder)
+    model = load_model(shape)
     print(time.perf_counter() - started, flush=True)
     sys.stdin.readline()
     del model
 
 
-def summarize(loads: Sequence[Load], model_bytes: int) -> list[dict[str, Any]]:
+def summarize(loads: Sequence[Load]) -> list[dict[str, Any]]:
     """A row of figures for each kind of load."""
-    yardstick = next(load.median for load in loads if load.name == COPIED)
+    copies = {load.shape: load.median for load in loads if load.name == COPIED}
+    sizes = {shape: (make_checkpoint(shape) / "model.safetensors").stat().st_size for shape in copies}
     return [
         {
             "name": load.name,
+            "dtype": load.dtype,
+            "model_bytes": sizes[load.shape],
             "seconds": load.seconds,
             "median": load.median,
-            "to_copied": load.median / yardstick,
+            "to_copied": load.median / copies[load.shape],
             "bytes_before": load.bytes_before,
             "bytes_peak": load.bytes_peak,
-            "to_model": load.bytes_peak / model_bytes,
+            "to_model": load.bytes_peak / sizes[load.shape],
         }
         for load in loads
     ]
 
 
-def make_table(rows: Sequence[dict[str, Any]], model_bytes: int) -> Table:
+def make_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The rows as they are printed."""
-    table = Table(title=f"a model of {model_bytes / 1e6:,.0f} MB", title_justify="left")
-    for column in ("loader", "median s", "to a copy", "target", "MB before", "peak MB", "to model", "target"):
-        table.add_column(column, justify="left" if column in ("loader", "target") else "right")
+    sizes = {row["dtype"]: f"{row['model_bytes'] / 1e6:,.0f} MB in {row['dtype']}" for row in rows}
+    table = Table(title=f"models of {' and '.join(sizes.values())}", title_justify="left")
+    for column in ("dtype", "loader", "median s", "to a copy", "target", "MB before", "peak MB", "to model", "target"):
+        table.add_column(column, justify="left" if column in ("dtype", "loader", "target") else "right")
     for row in rows:
         is_ours = row["name"].startswith("t5enc")
         table.add_row(
+            row["dtype"],
             row["name"],
             f"{row['median']:.3f}",
             f"{row['to_copied']:.2f}",

@@ -38,3 +38,10 @@ def test_every_loader_loads_and_is_watched(tmp_path: Path) -> None:
     figures = run_quickly("load", tmp_path)
     assert [row["name"] for row in figures["rows"]][:2] == ["t5enc, packed", "t5enc"]
     assert all(row["bytes_peak"] >= row["bytes_before"] > 0 for row in figures["rows"])
+
+
+def test_one_text_at_a_time_is_timed_with_and_without_pads(tmp_path: Path) -> None:
+    rows = run_quickly("single", tmp_path)["rows"]
+    ran = {(row["name"], row["real"]): row for row in rows if "ms" in row}
+    assert {("transformers SDPA", 32), ("t5enc SDPA", 32), ("t5enc SDPA", 1), ("t5enc SDPA, no pads", 1)} <= set(ran)
+    assert all(row["error"] < 1e-5 and row["flops_per_second"] > 0 for row in ran.values())
