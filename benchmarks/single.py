@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -143,7 +144,7 @@ def _make_ours(theirs: Any, attention: str, **options: Any) -> Any:
     from t5enc.hf import T5EncoderModel
 
     with torch.device("meta"):
-        model = T5EncoderModel._from_config(theirs.config, attn_implementation=attention, **options)
+        model = T5EncoderModel._from_config(deepcopy(theirs.config), attn_implementation=attention, **options)
     model.load_state_dict(theirs.state_dict(), assign=True)
     return model.to(theirs.device).eval().requires_grad_(False)
 

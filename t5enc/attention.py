@@ -12,7 +12,7 @@ config says otherwise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -64,6 +64,12 @@ class AttentionPlan:
     has_keys: Tensor | None = None
     is_eager: bool = False
     weights: list[Tensor] | None = None
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> AttentionPlan:
+        """The same on a device: accelerate moves the arguments of each block to where the block is."""
+        tensors = {name: getattr(self, name) for name in ("block_mask", "keyless", "mask", "has_keys")}
+        moved = {name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, **moved)
 
     @property
     def longest(self) -> int:
@@ -154,7 +160,7 @@ def position_bias(table: Tensor, plan: AttentionPlan, dtype: torch.dtype) -> Pos
 
 
 def _fits_dense(table: Tensor, plan: AttentionPlan) -> bool:
-    rows = 1 if plan.mask is None or plan.mask.dim() < 4 else plan.mask.shape[0]
+    rows = 1 if plan.mask is None else plan.mask.shape[0]
     return plan.is_eager or rows * table.shape[0] * plan.longest**2 <= DENSE_BATCH_LIMIT
 
 
@@ -167,10 +173,11 @@ def _mask_bias(table: Tensor, plan: AttentionPlan, dtype: torch.dtype, rows: sli
     bias = bias_between(table, keys[rows], keys).to(dtype)[None]
     if plan.mask is None:
         return bias
-    mask = plan.mask if plan.mask.dim() < 4 or plan.mask.shape[-2] == 1 else plan.mask[..., rows, :]
+    mask, limits = plan.mask if plan.mask.shape[-2] == 1 else plan.mask[..., rows, :], torch.finfo(dtype)
     if mask.dtype == torch.bool:
-        return torch.where(mask, bias, torch.finfo(dtype).min)
-    return bias + mask.to(dtype)
+        return torch.where(mask, bias, limits.min)
+    wide = residual_dtype(dtype)
+    return (bias.to(wide) + mask.to(wide)).clamp(limits.min, limits.max).to(dtype)
 
 
 def attend_flex(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int, scale: float = 1.0) -> Tensor:

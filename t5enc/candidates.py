@@ -22,6 +22,7 @@ from t5enc.hf import FAMILIES
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import open_model, open_tokenizer
 from t5enc.tokenizer import Tokenizer
+from t5enc.weights import is_fused
 
 FUSED = "t5enc, norms fused"
 PEER = "nai-t5-wrapper"
@@ -44,7 +45,7 @@ class Source:
 
     place: str
     family: str
-    keys: dict[str, str]
+    keys: dict[str, Any]
     device: str
     attention: str
     max_length: int
@@ -59,10 +60,14 @@ def open_source(options: EncoderOptions, scratch: Path) -> tuple[Source, Tokeniz
         write_builtin(options.model, scratch / "model")
         named = replace(options, model=str(scratch / "model"))
     checkpoint = open_model(named)
+    if is_fused(checkpoint.tensors):
+        raise ConfigError(f"{options.model}: expected transformers' layout, got that of `t5enc convert`")
     resolved = options.resolve(checkpoint.config)
     found = checkpoint.provenance
-    keys = {"revision": found["commit"]} if "commit" in found else {}
+    keys: dict[str, Any] = {"revision": found["commit"]} if "commit" in found else {}
     keys |= {"subfolder": found["subfolder"]} if "subfolder" in found else {}
+    chosen = {"variant": options.variant, "token": options.token, "local_files_only": options.local_files_only}
+    keys |= {name: value for name, value in chosen.items() if value}
     source = Source(
         place=found.get("folder") or found["repository"],
         family=checkpoint.config.family,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,21 +16,24 @@ from t5enc.layers import Block, RunBlock, compute_block
 class CompiledBlock:
     """`compute_block`, compiled once for all layers; counts the graphs that were made.
 
-    Flex takes static shapes: stream lengths come in few rungs, and every rung is one graph. Padded batches of any
-    shape are `dynamic`. The limit on recompiles is this encoder's own where torch can isolate it, and in any case far
-    above the number of graphs. Copies and pickles start anew.
+    Flex takes static shapes: stream lengths come in rungs, and every rung is one graph. Padded batches of any shape
+    are `dynamic`. `mode` and `options` are torch.compile's. The limit on recompiles is this encoder's own where torch
+    can isolate it, and in any case above the number of rungs there are. Copies and pickles start anew.
     """
 
-    LIMIT = 64
+    LIMIT = 256
 
-    def __init__(self, *, dynamic: bool = False, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, dynamic: bool = False, mode: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
         self.graphs = 0
         self.dynamic = dynamic
-        self.options = options or {}
+        self.mode = mode
+        self.options = dict(options or {})
         self._run: RunBlock | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (self.dynamic, self.options)
+        return _remake, (self.dynamic, self.mode, self.options)
 
     def __call__(
         self, block: Block, residual: Tensor, bias: PositionBias, plan: AttentionPlan, dtype: torch.dtype
@@ -45,15 +48,16 @@ class CompiledBlock:
         if "recompile_limit" not in known:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, self.LIMIT)
         accepted = {name: value for name, value in options.items() if name in known}
-        accepted |= {"backend": self._backend, "fullgraph": True} | self.options
-        return torch.compile(compute_block, dynamic=self.dynamic, **accepted)
+        return torch.compile(compute_block, backend=self._backend, fullgraph=True, dynamic=self.dynamic, **accepted)
 
     def _backend(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        """Inductor, which torch would give mode and options to only under its own name."""
         from torch._inductor.compile_fx import compile_fx
 
         self.graphs += 1
-        return cast("Callable[..., Any]", compile_fx(graph, list(inputs)))
+        patches = (torch._inductor.list_mode_options(self.mode) if self.mode else {}) | self.options
+        return cast("Callable[..., Any]", compile_fx(graph, list(inputs), config_patches=patches or None))
 
 
-def _remake(dynamic: bool, options: dict[str, Any]) -> CompiledBlock:
-    return CompiledBlock(dynamic=dynamic, options=options)
+def _remake(dynamic: bool, mode: str | None, options: Mapping[str, Any]) -> CompiledBlock:
+    return CompiledBlock(dynamic=dynamic, mode=mode, options=options)

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming
@@ -27,13 +27,22 @@ from t5enc.compiled import CompiledBlock
 from t5enc.errors import ConfigError
 from t5enc.fused_config import read_layout
 from t5enc.initialization import initialize
-from t5enc.norm_fusion import expect_fused_norms, fuse_norms, unfuse_norms
+from t5enc.norm_fusion import SCALE, expect_fused_norms, fuse_norms, unfuse_norms, unfuse_tensors
 from t5enc.options import resolve_device
 from t5enc.precision import resolve_dtype
 from t5enc.stack import FusedStack, PadOutputs
 from t5enc.weights import fuse_tensors, name_bias, name_block, split_tensors
 
-HUB_OPTIONS = ("repo_id", "commit_message", "private", "create_pr", "token", "revision", "tags")
+HUB_OPTIONS = (
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "create_pr",
+    "token",
+    "revision",
+    "tags",
+)
 
 
 class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
@@ -77,50 +86,72 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         return super().from_pretrained(*arguments, **options)  # type: ignore[no-any-return]
 
     @wraps(PreTrainedModel.save_pretrained, assigned=(), updated=())  # its signature says what diffusers may ask for
-    def save_pretrained(self, save_directory: Any, *, push_to_hub: bool = False, **options: Any) -> None:
+    def save_pretrained(
+        self, save_directory: Any, *, is_main_process: bool = True, push_to_hub: bool = False, **options: Any
+    ) -> None:
         """In transformers' layout, under the name of transformers' class, norms unfused: any reader takes it."""
         self._weight_conversions = _make_conversions(is_gated=self.encoder.shape.is_gated)
         hub = {name: options.pop(name) for name in HUB_OPTIONS if push_to_hub and name in options}
-        state = options.pop("state_dict", None)
-        if state is None and self.has_fused_norms:
-            state = self._unfused().state_dict()
-        super().save_pretrained(save_directory, state_dict=state, **options)
+        if self.has_fused_norms:
+            options["state_dict"] = unfuse_tensors(options.get("state_dict") or self.state_dict())
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
         self.config.architectures = [self.base_class.__name__]
-        _rename_architecture(Path(save_directory) / "config.json", self.base_class.__name__)
-        if push_to_hub:
-            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub)
+        if self.should_save_on_this_rank(is_main_process):
+            _rename_architecture(Path(save_directory) / "config.json", self.base_class.__name__)
+            if push_to_hub:
+                sizes = {name: options[name] for name in ("max_shard_size",) if name in options}
+                self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub, **sizes)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Takes this model's fused names and transformers' own."""
+        """Takes this model's fused names and transformers' own; a model of fused norms takes a state of such."""
         fused = fuse_tensors(state_dict, self.list_parts())
+        if self.has_fused_norms and any(name.endswith("attention_norm.weight") for name in fused):
+            raise ConfigError("load_state_dict: expected a state of fused norms; call unfuse_norms() first")
         return super().load_state_dict(fused, strict=strict, assign=assign)
 
+    def enable_input_require_grads(self) -> None:
+        """As transformers has it; the embedding that runs is the encoder's."""
+        super().enable_input_require_grads()
+        hook = self.encoder.embed_tokens.register_forward_hook(_require_grad)
+        self._require_grads_hooks.append(hook)
+
     def to_transformers(self) -> PreTrainedModel:
-        """A plain model of transformers' class with a copy of these weights."""
+        """A plain model of transformers' class with a copy of these weights; float16 keeps its `wo` in float32."""
         if self.encoder.shape.scale_logits:
             raise ConfigError("scale_logits: expected a model without it, since transformers' T5 has no such scale")
         offloaded = [name for name, parameter in self.named_parameters() if parameter.is_meta]
         if offloaded:
             raise ConfigError(f"{offloaded[0]}: expected weights in memory, got offloaded ones; remove the hooks")
-        source = self._unfused() if self.has_fused_norms else self
         with torch.device("meta"):
-            plain = self.base_class(self.config)
-        tensors = {
-            name: tensor.clone() for name, tensor in split_tensors(source.state_dict(), self.list_parts()).items()
-        }
-        plain.load_state_dict(tensors, assign=True)
+            plain = self.base_class(deepcopy(self.config))
+        wide = self.base_class._keep_in_fp32_modules if self.dtype == torch.float16 else None
+        tensors = split_tensors(unfuse_tensors(self.state_dict()), self.list_parts())
+        plain.load_state_dict({name: _copy(name, tensor, wide or ()) for name, tensor in tensors.items()}, assign=True)
         plain.tie_weights()
+        plain.requires_grad_(self.shared.weight.requires_grad)
         return plain.train(self.training)
 
-    def compile(self, *_: Any, **options: Any) -> Self:
+    def compile(
+        self,
+        *,
+        mode: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        backend: str = "inductor",
+        fullgraph: bool = True,
+        dynamic: bool | None = None,
+    ) -> Self:
         """Compile the block that all layers share; returns the model.
 
         Batches of any shape: with SDPA shapes are dynamic, with Flex (`attn_implementation="flex_attention"`, which
-        compiles by itself) they are rounded up to one of a few. `options` are torch.compile's.
+        compiles by itself) rows times tokens are rounded up to a rung, of which an octave has four. The block is
+        always a full graph. `mode` and `options` are torch.compile's for Inductor; ConfigError for another backend,
+        or a choice of `dynamic`.
         """
-        options.pop("dynamic", None)
-        self.encoder.compiled_padded = CompiledBlock(dynamic=True, options=options)
-        self.encoder.compiled_flex = CompiledBlock(options=options)
+        if backend != "inductor" or dynamic is not None:
+            wrong = f"dynamic={dynamic}" if dynamic is not None else f"backend={backend!r}"
+            raise ConfigError(f"compile: expected Inductor and shapes as the attention has them, got {wrong}")
+        self.encoder.compiled_padded = CompiledBlock(dynamic=True, mode=mode, options=options)
+        self.encoder.compiled_flex = CompiledBlock(mode=mode, options=options)
         return self
 
     @property
@@ -132,7 +163,7 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
     @property
     def has_fused_norms(self) -> bool:
         """Whether `fuse_norms` has been called."""
-        return any(name.endswith("fused_scale") for name, _ in self.named_buffers())
+        return any(name.endswith(SCALE) for name, _ in self.named_buffers())
 
     def fuse_norms(self) -> Self:
         """Multiply norm scales into the weights that follow: less work, and less accurate in 16 bit."""
@@ -158,16 +189,17 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         """Put `replace(layer)` in the place of every linear layer: any module from (..., I) to (..., O).
 
         For products of other precision or quantized weights. The names of weights are then the replacement's.
+        ConfigError for a layer with a bias, which T5 has not (and float16's scaled activations would scale).
         """
         for block in self.encoder.block:
             for name in ("attention.qkv", "attention.output", "feed_forward.up", "feed_forward.down"):
                 layer = block.get_submodule(name)
                 assert isinstance(layer, nn.Linear)
-                block.set_submodule(name, replace(layer))
+                replaced = replace(layer)
+                if getattr(replaced, "bias", None) is not None:
+                    raise ConfigError(f"{name}: expected a layer without a bias, got {replaced}")
+                block.set_submodule(name, replaced)
         return self
-
-    def _unfused(self) -> Self:
-        return deepcopy(self).unfuse_norms()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -223,22 +255,17 @@ class AutoT5EncoderModel:
         **options: Any,
     ) -> FusedEncoder:
         """As the drop-ins' `from_pretrained`; `use_flex_attention` chooses Flex (None: on CUDA) or SDPA."""
-        hub = {
-            name: options[name]
-            for name in ("subfolder", "revision", "token", "cache_dir", "local_files_only")
-            if name in options
-        }
+        place = ("subfolder", "revision", "token", "cache_dir", "local_files_only")
+        hub = {name: options[name] for name in place if name in options}
         config = options.pop("config", None) or transformers.AutoConfig.from_pretrained(model, **hub)
-        if config.model_type not in FAMILIES:
-            raise ConfigError(f"model_type: expected one of {', '.join(FAMILIES)}, got {config.model_type!r}")
-        device = resolve_device(None)
+        device = _find_device(device_map)
         uses_flex = device.type == "cuda" if use_flex_attention is None else use_flex_attention
         options.setdefault("attn_implementation", "flex_attention" if uses_flex else "sdpa")
-        found: FusedEncoder = FAMILIES[config.model_type].from_pretrained(
+        found: FusedEncoder = _find_family(config).from_pretrained(
             model,
             config=config,
             dtype=_read_dtype(dtype or torch_dtype, device),
-            device_map=str(device) if device_map in (None, "auto") else device_map,
+            device_map=str(device) if device_map is None else device_map,
             **options,
         )
         found.eval().requires_grad_(False)
@@ -247,7 +274,28 @@ class AutoT5EncoderModel:
     @classmethod
     def from_config(cls, config: Any, **options: Any) -> FusedEncoder:
         """An untrained model of the config's family."""
-        return FAMILIES[config.model_type](config, **options)
+        return _find_family(config)(config, **options)
+
+
+def _find_family(config: Any) -> type[FusedEncoder]:
+    if config.model_type not in FAMILIES:
+        raise ConfigError(f"model_type: expected one of {', '.join(FAMILIES)}, got {config.model_type!r}")
+    return FAMILIES[config.model_type]
+
+
+def _find_device(device_map: Any) -> torch.device:
+    """The device that a map names, if it names one; else the one there is."""
+    is_device = isinstance(device_map, torch.device) or str(device_map).partition(":")[0] in ("cpu", "cuda")
+    return torch.device(device_map) if is_device else resolve_device(None)
+
+
+def _copy(name: str, tensor: Tensor, wide: Sequence[str]) -> Tensor:
+    """A tensor of its own, in float32 where it belongs to one of the modules that transformers keeps so."""
+    return tensor.float() if set(wide) & set(name.split(".")) else tensor.clone()
+
+
+def _require_grad(module: nn.Module, arguments: Any, output: Tensor) -> None:
+    output.requires_grad_(True)
 
 
 def _read_dtype(dtype: Any, device: torch.device) -> Any:
@@ -264,10 +312,10 @@ def _refuse_quantization(options: Mapping[str, Any]) -> None:
 
 
 def _rename_architecture(path: Path, name: str) -> None:
-    if path.is_file():  # not there on ranks that do not save
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["architectures"] = [name]
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    config = json.loads(path.read_text(encoding="utf-8")) | {"architectures": [name]}
+    aside = path.with_suffix(".aside")
+    aside.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    aside.replace(path)
 
 
 def _make_conversions(*, is_gated: bool | None = None) -> list[WeightRenaming | WeightConverter]:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from t5enc.attention import Attention, AttentionPlan, PositionBias
 from t5enc.config import EncoderConfig
+from t5enc.errors import InputError
 from t5enc.linear import Linear, activate_product, add_product
+from t5enc.precision import residual_dtype
 
 RunBlock = Callable[["Block", Tensor, PositionBias, AttentionPlan, torch.dtype], Tensor]
 
@@ -79,6 +81,11 @@ class Block(nn.Module):
 
         What is compiled is called in here, so that hooks on blocks stay outside the graph.
         """
+        if residual.dtype != residual_dtype(dtype):
+            raise InputError(
+                f"residual: expected {residual_dtype(dtype)} beside {dtype} products, got {residual.dtype}; FSDP's "
+                f"MixedPrecisionPolicy has to have cast_forward_inputs=False"
+            )
         return (run or compute_block)(self, residual, bias, plan, dtype)
 
 

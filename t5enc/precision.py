@@ -98,5 +98,5 @@ def linear_fp32(inputs: Tensor, weight: Tensor) -> Tensor:
     """`inputs @ weight.T` in the residual's dtype, unrounded where the device can."""
     if has_fp32_products(inputs, weight):
         flat = torch.mm(inputs.flatten(0, -2), weight.t(), out_dtype=torch.float32)
-        return flat.view(*inputs.shape[:-1], -1)
+        return flat.view(*inputs.shape[:-1], weight.shape[0])
     return linear_wide(inputs, weight).to(residual_dtype(inputs.dtype))

@@ -22,10 +22,12 @@ from t5enc.compiled import CompiledBlock
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError, InputError
 from t5enc.layers import Block, RMSNorm, RunBlock
+from t5enc.options import SMALLEST_FLEX_HEAD
 from t5enc.packing import round_rung
 from t5enc.precision import residual_dtype
 from t5enc.unpadding import Rows, find_rows
 
+ATTENTIONS = ("sdpa", "flex_attention", "eager")
 PadOutputs = Literal["same", "zero", "skip"]
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,17 @@ class FusedStack(nn.Module):
         assert self.final_layer_norm.weight is not None
         return self.final_layer_norm.weight.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding is."""
+        return self.embed_tokens.weight.device
+
+    def attention_dtype(self, device: torch.device) -> torch.dtype:
+        """What queries and keys come in on a device: autocast's dtype where that is on."""
+        is_known = torch.amp.is_autocast_available(device.type) and self.dtype != torch.float64
+        is_cast = is_known and torch.is_autocast_enabled(device.type)
+        return torch.get_autocast_dtype(device.type) if is_cast else self.dtype
+
     def get_input_embeddings(self) -> nn.Module:
         """The embedding."""
         return self.embed_tokens
@@ -80,9 +93,16 @@ class FusedStack(nn.Module):
         inputs_embeds: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
+        return_dict: bool | None = None,
+        use_cache: bool | None = None,
         **_: Any,
-    ) -> BaseModelOutput:
-        """(B, S) ids or (B, S, M) embeddings, and a mask (B, S), (B, S, S) or (B, 1 or H, S, S) -> (B, S, M)."""
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """(B, S) ids or (B, S, M) embeddings, and a mask (B, S), (B, S, S) or (B, 1 or H, S, S) -> (B, S, M).
+
+        Other arguments are passed over, as transformers does.
+        """
+        if use_cache:
+            raise InputError("use_cache: expected none, since an encoder has no cache")
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("expected either input_ids or inputs_embeds, got both or none")
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -92,14 +112,14 @@ class FusedStack(nn.Module):
             raise InputError(f"expected at most max_seq_len = {self.max_seq_len} tokens, got {embeds.shape[1]}")
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        run = Run(self, embeds, attention_mask, keeps_states=wanted is not False, weights=[] if attentions else None)
+        run = Run(self, embeds, attention_mask, keeps_states=bool(wanted), weights=[] if attentions else None)
         hidden = run.encode()
-        states = _select_states(run.states, hidden, wanted) if wanted is not False else None
-        return BaseModelOutput(
+        output = BaseModelOutput(
             last_hidden_state=hidden,
-            hidden_states=states,
+            hidden_states=_select_states(run.states, hidden, wanted) if wanted else None,
             attentions=tuple(run.weights) if run.weights is not None else None,
         )
+        return output.to_tuple() if return_dict is False else output
 
     def drop_out(self, hidden: Tensor) -> Tensor:
         """Dropout as transformers has it around the blocks."""
@@ -108,10 +128,11 @@ class FusedStack(nn.Module):
     def run_blocks(self, hidden: Tensor, plan: AttentionPlan, run: RunBlock | None) -> Iterator[Tensor]:
         """The residual after each block."""
         tables = self.relative_bias()
-        bias = position_bias(tables[0], plan, self.dtype)
+        dtype = self.attention_dtype(hidden.device)
+        bias = position_bias(tables[0], plan, dtype)
         for layer, block in enumerate(self.block):
             if layer and self.shape.bias_per_layer:
-                bias = position_bias(tables[layer], plan, self.dtype)
+                bias = position_bias(tables[layer], plan, dtype)
             hidden = self._run_block(block, hidden, bias, plan, run)
             yield hidden
 
@@ -168,7 +189,7 @@ class Run:
     ) -> None:
         self.stack = stack
         self.embeds = embeds
-        self.mask = read_mask(mask, embeds)
+        self.mask = read_mask(mask, embeds, stack.shape.num_heads)
         self.padding = mask if mask is not None and mask.dim() == 2 else None
         self.keeps_states = keeps_states
         self.weights = weights
@@ -183,22 +204,39 @@ class Run:
         hidden = self._encode_flex() if self._may_use_flex() else None
         if hidden is None:
             hidden = self._encode_padded()
-        return hidden if rows is None else rows.clear_pads(hidden, skips=stack.pad_outputs == "skip")
+        if rows is None:
+            return hidden
+        self.states = [rows.clear_pads(state, skips=self._skips) for state in self.states]
+        return rows.clear_pads(hidden, skips=self._skips)
+
+    @property
+    def _skips(self) -> bool:
+        return self.stack.pad_outputs == "skip"
+
+    @property
+    def _attention(self) -> str:
+        name = self.stack.config._attn_implementation
+        if name not in ATTENTIONS:
+            raise ConfigError(f"attn_implementation: expected one of {', '.join(ATTENTIONS)}, got {name!r}")
+        return str(name)
 
     def _may_unpad(self) -> bool:
         return not (self.keeps_states or self.weights is not None or self.stack.training)
 
     def _may_use_flex(self) -> bool:
         stack = self.stack
-        is_asked = stack.config._attn_implementation == "flex_attention" and self.weights is None
-        is_able = self.embeds.device.type == "cpu" or stack.shape.head_dim >= 16
+        is_asked = self._attention == "flex_attention" and self.weights is None
+        is_able = stack.dtype != torch.float64 and (
+            self.embeds.device.type == "cpu" or stack.shape.head_dim >= SMALLEST_FLEX_HEAD
+        )
         return is_asked and is_able and not stack.training and not stack.needs_grad(self.embeds)
 
     def _encode_padded(self) -> Tensor:
         stack = self.stack
-        is_eager = self.weights is not None or stack.config._attn_implementation == "eager"
+        is_eager = self.weights is not None or self._attention == "eager"
         batch, length = self.embeds.shape[:2]
-        plan = plan_padded(batch, length, self.mask, stack.dtype, is_eager=is_eager, weights=self.weights)
+        dtype = stack.attention_dtype(self.embeds.device)
+        plan = plan_padded(batch, length, self.mask, dtype, is_eager=is_eager, weights=self.weights)
         run = None if is_eager else stack.find_run(stack.compiled_padded)
         return self._finish(self._run(self._start(self.embeds), plan, run))
 
@@ -224,6 +262,8 @@ class Run:
     def _encode_rows(self, rows: Rows) -> Tensor:
         """Real tokens only, laid end to end."""
         stack = self.stack
+        if not rows.lengths.any():
+            return rows.scatter(self.embeds.new_zeros(0, stack.shape.model_dim, dtype=stack.dtype), skips=self._skips)
         run, plan = None, rows.plan_groups()
         if self._may_use_flex():
             run = stack.find_run(stack.compiled_flex)
@@ -232,7 +272,7 @@ class Run:
         hidden = self._run(self._start(F.pad(flat, (0, 0, 0, plan.total - len(flat)))), plan, run)
         if run is not None and not hidden.isfinite().all():
             hidden = self._run(self._start(flat), rows.plan_groups(), None)
-        return rows.scatter(self._finish(hidden), skips=stack.pad_outputs == "skip")
+        return rows.scatter(self._finish(hidden), skips=self._skips)
 
     def _start(self, embeds: Tensor) -> Tensor:
         return self.stack.drop_out(embeds).to(residual_dtype(self.stack.dtype))
@@ -250,7 +290,7 @@ class Run:
         return self.stack.drop_out(self.stack.final_layer_norm(hidden, self.stack.dtype))
 
 
-def read_mask(mask: Tensor | None, embeds: Tensor) -> Tensor | None:
+def read_mask(mask: Tensor | None, embeds: Tensor, heads: int) -> Tensor | None:
     """A mask as booleans, or numbers to add, that broadcast to (B, H, S, S); None where everything is seen.
 
     As in transformers: 2-D is padding, 4-D is taken as it is (booleans, else numbers to add). 3-D says, query by key,
@@ -258,28 +298,38 @@ def read_mask(mask: Tensor | None, embeds: Tensor) -> Tensor | None:
     """
     if mask is None:
         return None
+    if not isinstance(mask, Tensor):
+        raise InputError(f"attention_mask: expected a tensor, got {type(mask).__name__}")
     batch, length = embeds.shape[:2]
     expected = {2: (batch, length), 3: (batch, length, length)}.get(mask.dim())
-    is_square = mask.dim() == 4 and mask.shape[-1] == length and mask.shape[-2] in (1, length)
-    if expected is None and not (is_square and mask.shape[0] in (1, batch)):
-        raise InputError(
-            f"attention_mask: expected 2, 3 or 4 dimensions for {(batch, length)}, got {tuple(mask.shape)}"
-        )
-    if expected is not None and tuple(mask.shape) != expected:
-        raise InputError(f"attention_mask: expected {expected}, got {tuple(mask.shape)}")
+    allowed = ((1, batch), (1, heads), (1, length), (length,))
+    is_square = mask.dim() == 4 and all(size in sizes for size, sizes in zip(mask.shape, allowed, strict=True))
+    if not is_square and tuple(mask.shape) != expected:
+        wanted = expected or f"2, 3 or 4 dimensions for {batch} rows of {length} tokens and {heads} heads"
+        raise InputError(f"attention_mask: expected {wanted}, got {tuple(mask.shape)}")
     mask = mask.to(embeds.device)
     if mask.dim() == 4:
         return mask
     mask = mask.bool()
-    if not mask.is_cuda and mask.all():
+    is_traced = (
+        torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
+    )  # this mask stands for others
+    if not mask.is_cuda and not is_traced and mask.all():
         return None
     return rearrange(mask, "b k -> b 1 1 k") if mask.dim() == 2 else rearrange(mask, "b q k -> b 1 q k")
 
 
 def _select_states(states: list[Tensor], last: Tensor, wanted: bool | int | list[int]) -> tuple[Tensor | None, ...]:
     """Embeddings and the residual after each block but the last, whose place the final states take."""
-    found: list[Tensor | None] = [*(state.to(last.dtype) for state in states[:-1]), last]
+    limits = torch.finfo(last.dtype)
+    found: list[Tensor | None] = [*(_clamp(state, limits).to(last.dtype) for state in states[:-1]), last]
     if wanted is True:
         return tuple(found)
-    places = {place % len(found) for place in ([wanted] if isinstance(wanted, int) else wanted)}
+    asked = [wanted] if isinstance(wanted, int) else wanted
+    places = {place % len(found) for place in asked if -len(found) <= place < len(found)}
     return tuple(state if place in places else None for place, state in enumerate(found))
+
+
+def _clamp(state: Tensor, limits: torch.finfo) -> Tensor:
+    """Within the range of the dtype it will have: the residual may leave float16's, as transformers' may not."""
+    return state.clamp(limits.min, limits.max) if limits.bits < 32 else state

@@ -79,6 +79,8 @@ def verify(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: expected at least 1, got {batch_size}")
+    if not texts:
+        raise ConfigError("texts: expected at least one, got none")
     names = [str(resolve_dtype(dtype, torch.device("cpu"))).removeprefix("torch.") for dtype in dtypes]
     with tempfile.TemporaryDirectory(prefix="t5enc-verify-") as scratch:
         source, tokenizer, options = open_source(options, Path(scratch))

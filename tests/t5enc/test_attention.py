@@ -17,6 +17,8 @@ from t5enc.attention import (
     attend_flex,
     attend_sdpa,
     plan_flex,
+    plan_flex_batch,
+    plan_padded,
     plan_sdpa,
     position_bias,
 )
@@ -72,6 +74,20 @@ def test_neighbours_of_equal_length_become_one_group() -> None:
     assert (plan.total, plan.longest) == (20, 5)
     assert plan_sdpa([3, 3]).total == 6
     assert plan_sdpa([], 4).longest == 0
+
+
+def test_a_plan_moves_with_all_its_tensors() -> None:
+    mask = torch.tensor([[True, True, False], [False, False, False]])[:, None, None]
+    padded = plan_padded(2, 3, mask, torch.float16)
+    flex = plan_flex_batch(mask, 2, 3, 16, CPU)
+    assert flex is not None
+    for plan in (padded.to(torch.device("meta")), flex.to(torch.device("meta"))):
+        tensors = [plan.mask, plan.has_keys, plan.keyless, plan.block_mask and plan.block_mask.kv_indices]
+        assert {tensor.device.type for tensor in tensors if tensor is not None} == {"meta"}
+    assert padded.has_keys is not None
+    assert padded.has_keys.flatten().tolist() == [1.0, 0.0]
+    assert flex.keyless is not None
+    assert flex.keyless.tolist() == [False] * 3 + [True] * 3 + [False] * 10
 
 
 def test_sdpa_equals_each_document_alone() -> None:

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 import t5enc.hf
+from t5enc.errors import InputError
 
 folder, family = sys.argv[1:]
 torch.set_num_threads(1)
@@ -53,6 +54,22 @@ for (name, parameter), (_, alone) in zip(sharded.named_parameters(), plain.named
     gradient = 2 * parameter.grad.full_tensor()  # FSDP averages over processes
     error = (gradient - alone.grad).norm() / alone.grad.norm()
     assert error < 2e-5, (name, float(error))
+
+policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float32, cast_forward_inputs=False)
+for is_right in (True, False):
+    mixed = model_class.from_pretrained(folder)
+    chosen = policy if is_right else MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    for block in mixed.encoder.block:
+        fully_shard(block, mesh=mesh, mp_policy=chosen)
+    fully_shard(mixed, mesh=mesh, mp_policy=chosen)
+    try:
+        found = mixed(ids[mine], attention_mask=mask[mine])[0]
+        assert is_right
+        error = (found - expected[mine]).norm() / expected[mine].norm()
+        assert 1e-4 < error < 2e-2, float(error)
+    except InputError as refused:
+        assert not is_right
+        assert "cast_forward_inputs=False" in str(refused)
 dist.barrier()
 dist.destroy_process_group()
 Path(__file__).with_name(f"equal {rank}").touch()

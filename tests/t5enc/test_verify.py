@@ -251,6 +251,16 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
         verify(EncoderOptions(model="builtin:tiny", device="cpu"), FEW, **settings)
 
 
+def test_a_converted_folder_is_refused_and_so_is_no_text(tmp_path: Path) -> None:
+    from t5enc.convert import convert
+
+    convert("builtin:tiny", tmp_path)
+    with pytest.raises(ConfigError, match="expected transformers' layout, got that of `t5enc convert`"):
+        verify(EncoderOptions(model=str(tmp_path)), ["a bird"], dtypes=["float32"])
+    with pytest.raises(ConfigError, match=r"^texts: expected at least one, got none"):
+        verify(EncoderOptions(model="builtin:tiny"), [], dtypes=["float32"])
+
+
 def test_a_single_file_is_refused_since_transformers_reads_none(tmp_path: Path) -> None:
     (tmp_path / "t5.safetensors").touch()
     with pytest.raises(ConfigError, match="expected a folder or a hub id"):
