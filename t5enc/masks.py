@@ -145,8 +145,8 @@ def _spans_of(wanted: Ids, places: Ids) -> tuple[NDArray[np.int64], NDArray[np.i
     known = np.flatnonzero(places >= 0)
     first[places[known][::-1]] = known[::-1]
     end[places[known]] = known + 1
-    is_known = wanted >= 0
-    return np.where(is_known, first[wanted], 0), np.where(is_known, end[wanted], 0)
+    place = np.maximum(wanted, 0)
+    return np.where(wanted >= 0, first[place], 0), np.where(wanted >= 0, end[place], 0)
 
 
 def _uniform(numbers: Ids, starts: NDArray[np.int64]) -> Ids:
