@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import ctypes
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +19,16 @@ READ_SECONDS = 1.0
 FAILED_STARTS = 4
 
 
+class GivenUp(BaseException):
+    """Raised in the thread that runs a job, by its watch."""
+
+
 class Watch:
-    """Context of a run; leaving it raises what made the watcher end the run."""
+    """Context of a run; leaving it raises what made the watcher end the run.
+
+    The end reaches the run as an exception in its own thread, not as a signal: that works in any thread, and where
+    SIGINT is ignored, as in jobs that a script starts in the background.
+    """
 
     def __init__(
         self,
@@ -39,6 +47,7 @@ class Watch:
         self.seconds = seconds
         self.reason: str | None = None
         self._is_over = threading.Event()
+        self._runner = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def __enter__(self) -> Watch:
@@ -47,8 +56,13 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_over.set()
-        self._thread.join()
-        if self.reason is not None and kind is KeyboardInterrupt:
+        try:
+            self._thread.join()
+            if self.reason is not None:
+                _raise_in(self._runner, None)  # it may not have come yet
+        except GivenUp:
+            kind = GivenUp
+        if self.reason is not None and kind in (None, GivenUp):
             raise DriverError(self.reason)
         if kind is None:
             self._read()
@@ -62,7 +76,7 @@ class Watch:
                     f"{deaths} encoder processes died while loading the model and none was ever ready: "
                     f"too little memory for it, or a broken installation; see Ray's worker logs"
                 )
-                _thread.interrupt_main()
+                _raise_in(self._runner, GivenUp)
                 return
 
     def _read(self) -> Progress:
@@ -75,3 +89,9 @@ class Watch:
         if self.on_progress is not None:
             self.on_progress(progress, self.run)
         return progress
+
+
+def _raise_in(thread: int, exception: type[BaseException] | None) -> None:
+    """Have a thread raise an exception at its next instruction; None takes back what has not been raised."""
+    raised = None if exception is None else ctypes.py_object(exception)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
