@@ -4,11 +4,14 @@ T5encError
 ├── ConfigError        an option or a model's configuration          exit code 2
 ├── CheckpointError    weights or tokenizer files of a model         exit code 2
 ├── InputError         a text or token list given to an encoder      exit code 2
+│   └── TooLongError       it has more tokens than may be encoded
 ├── SourceError        captions to be read (files, columns)          exit code 4
 ├── OutputError        the folder that embeddings are written to     exit code 2
 │   ├── JobMismatchError   it holds the output of another job
 │   └── UnfinishedError    it is read before its job is finished
 ├── PrecisionError     activations left the range of the dtype       exit code 1
+├── OverloadedError    a queue is full: the same call works later    exit code 1
+├── ServiceError       a server gave no answer that can be used      exit code 1
 └── DriverError        the process that runs a job was lost          exit code 5
 """
 
@@ -39,6 +42,16 @@ class InputError(T5encError, ValueError):
     """A text or token list that cannot be encoded as given."""
 
     exit_code = 2
+
+
+class TooLongError(InputError):
+    """A text of `tokens` tokens (end token included) at place `index`, where `limit` are the most."""
+
+    def __init__(self, index: int, *, tokens: int, limit: int) -> None:
+        super().__init__(f"texts[{index}]: expected at most {limit} tokens, got {tokens}")
+        self.index = index
+        self.tokens = tokens
+        self.limit = limit
 
 
 class SourceError(T5encError):
@@ -73,6 +86,18 @@ class PrecisionError(T5encError):
         more = f" (and {len(failed) - 3} more)" if len(failed) > 3 else ""
         super().__init__(f"{len(failed)} text(s) could not be encoded: {first}{more}")
         self.failed = dict(failed)
+
+
+class OverloadedError(T5encError):
+    """More work than a queue takes; nothing was queued, and after `retry_after` seconds there may be room."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ServiceError(T5encError):
+    """A server that gave no usable answer: it cannot be reached, broke off, or answered something else."""
 
 
 class DriverError(T5encError):

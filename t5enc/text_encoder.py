@@ -149,7 +149,7 @@ class TextEncoder:
 
         Identical lists are encoded once. `on_stream` is told the texts of each stream before it is computed.
         """
-        tokens = [self._check_ids(index, text) for index, text in enumerate(ids)]
+        tokens = [self.check_ids(index, text) for index, text in enumerate(ids)]
         lengths = np.array([len(text) for text in tokens], dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         values = torch.empty(
@@ -178,7 +178,8 @@ class TextEncoder:
             self._encode_stream([ids] * max(1, rung // length), self.dtype)
         self.counters = counters
 
-    def _check_ids(self, index: int, text: Sequence[int] | TokenIds) -> TokenIds:
+    def check_ids(self, index: int, text: Sequence[int] | TokenIds) -> TokenIds:
+        """One token list as an array; InputError, naming `index`, where the encoder could not take it."""
         limit = self.options.max_length
         ids = _as_array(index, text)
         if ids.ndim != 1 or not 1 <= len(ids) <= limit:

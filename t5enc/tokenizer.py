@@ -11,6 +11,8 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +21,15 @@ from numpy.typing import NDArray
 
 from t5enc.checkpoint import TOKENIZER_FILES, TokenizerSource, find_tokenizer
 from t5enc.errors import CheckpointError, ConfigError, InputError
-
-# ByT5's first ids are pad, end and unknown; byte b is b + 3.
-BYTE_OFFSET = 3
-BYTE_END = 1
+from t5enc.pieces import (
+    BYTE_CONTROLS,
+    BYTE_END,
+    BYTE_OFFSET,
+    Piece,
+    split_bytes,
+    split_with_sentencepiece,
+    split_with_transformers,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +43,17 @@ class TokenizedTexts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokenizer:
-    """A text's ids are what `to_ids` says, cut to `max_length` with the end token still last."""
+    """A text's ids are what `to_ids` says, cut to `max_length` with the end token still last.
+
+    `to_text` is given ids and whether to leave control tokens out.
+    """
 
     max_length: int
     eos_id: int
     fingerprint: str
     to_ids: Callable[[list[str]], list[list[int]]]
-    to_text: Callable[[list[int]], str]
+    to_text: Callable[[list[int], bool], str]
+    to_pieces: Callable[[str], list[Piece]]
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
@@ -54,9 +65,13 @@ class Tokenizer:
         lengths = np.array([len(text) for text in ids], dtype=np.int64)
         return TokenizedTexts([self._cut(text) for text in ids], lengths > self.max_length, lengths)
 
-    def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
-        """The text that ids stand for, without control tokens."""
-        return self.to_text([int(token) for token in ids])
+    def decode(self, ids: Sequence[int] | NDArray[np.int32], *, skip_special_tokens: bool = True) -> str:
+        """The text that ids stand for; ids beyond the tokenizer's own, which many models have, stand for nothing."""
+        return self.to_text([int(token) for token in ids], skip_special_tokens)
+
+    def split(self, text: str) -> list[Piece]:
+        """The tokens of one whole text and where in it they were read; their ids are those of `encode`, uncut."""
+        return self.to_pieces(check_texts([text])[0])
 
     def _cut(self, ids: list[int]) -> NDArray[np.int32]:
         if len(ids) > self.max_length:
@@ -126,7 +141,8 @@ def _load_transformers(folder: Path, max_length: int) -> Tokenizer:
         eos_id=_find_end(to_ids(["", "a"]), tokenizer.eos_token_id, folder),
         fingerprint=_hash_folder(type(tokenizer).__name__, folder),
         to_ids=to_ids,
-        to_text=lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
+        to_text=lambda ids, skip: str(tokenizer.decode(ids, skip_special_tokens=skip)),
+        to_pieces=partial(split_with_transformers, tokenizer),
     )
 
 
@@ -169,7 +185,18 @@ def _load_sentencepiece(model: bytes, max_length: int) -> Tokenizer:
         eos_id=processor.eos_id(),
         fingerprint=hashlib.sha256(b"sentencepiece" + model).hexdigest(),
         to_ids=lambda texts: processor.encode(texts, add_eos=True),
-        to_text=processor.decode,
+        to_text=partial(_join_sentencepiece, processor),
+        to_pieces=partial(split_with_sentencepiece, processor),
+    )
+
+
+def _join_sentencepiece(processor: Any, ids: list[int], skip: bool) -> str:
+    known = [token for token in ids if 0 <= token < processor.vocab_size()]
+    if skip:
+        return str(processor.decode(known))
+    runs = [(is_control, list(run)) for is_control, run in groupby(known, processor.IsControl)]
+    return "".join(
+        "".join(map(processor.id_to_piece, run)) if is_control else processor.decode(run) for is_control, run in runs
     )
 
 
@@ -177,9 +204,10 @@ def _load_bytes(max_length: int) -> Tokenizer:
     def to_ids(texts: list[str]) -> list[list[int]]:
         return [[*(byte + BYTE_OFFSET for byte in text.encode()), BYTE_END] for text in texts]
 
-    def to_text(ids: list[int]) -> str:
-        codes = (token - BYTE_OFFSET for token in ids)
-        return bytes(code for code in codes if 0 <= code < 256).decode(errors="ignore")
+    def to_text(ids: list[int], skip: bool) -> str:
+        controls = [b"" if skip else name.encode() for name in BYTE_CONTROLS]
+        table = [*controls, *(bytes([byte]) for byte in range(256))]
+        return b"".join(table[token] for token in ids if 0 <= token < len(table)).decode(errors="ignore")
 
     return Tokenizer(
         max_length=max_length,
@@ -187,4 +215,5 @@ def _load_bytes(max_length: int) -> Tokenizer:
         fingerprint=hashlib.sha256(b"bytes").hexdigest(),
         to_ids=to_ids,
         to_text=to_text,
+        to_pieces=split_bytes,
     )

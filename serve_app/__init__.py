@@ -1,0 +1,1 @@
+"""A T5 encoder as a service, and its clients."""

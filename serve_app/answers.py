@@ -1,0 +1,143 @@
+"""What a server's answer means: embeddings, a failure that may pass, or an exception of this project.
+
+N texts, T tokens of all of them, M model dim.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from serve_app.retries import PassingFailureError
+from t5enc.embeddings import Embeddings
+from t5enc.errors import ConfigError, InputError, ServiceError, T5encError
+
+MEDIA_TYPE = "application/vnd.safetensors"
+# Of a server that is busy, restarting or behind a proxy: encoding has no side effects, so all are tried again.
+PASSING = frozenset({408, 425, 429, 502, 503, 504})
+# A foreign error page is quoted up to here.
+LONGEST_QUOTE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Embeddings of N texts on the CPU, which texts were cut (N,), and what encoded them."""
+
+    embeddings: Embeddings
+    truncated: Tensor
+    model: str
+    fingerprint: str
+
+
+def check_status(answer: httpx2.Response, where: str) -> None:
+    """Raise what any status but 200 means."""
+    if answer.status_code == 200:
+        return
+    reason = f"{answer.status_code}: {read_message(answer)}"
+    if answer.status_code in PASSING or (answer.status_code == 500 and _read_json(answer) is None):
+        raise PassingFailureError(
+            reason,
+            retry_after=read_retry_after(answer),
+            is_overload=answer.status_code == 429 or (answer.status_code == 503 and "Retry-After" in answer.headers),
+        )
+    raise _refusal(answer.status_code)(f"{where}: {reason}")
+
+
+def read_message(answer: httpx2.Response) -> str:
+    """The server's own words: of t5enc, TEI, OpenAI or FastAPI, or the beginning of a page of someone else's."""
+    content = _read_json(answer)
+    found = content.get("error", content.get("detail", content.get("message"))) if isinstance(content, dict) else None
+    if isinstance(found, dict):
+        found = found.get("message")
+    if found:
+        return found if isinstance(found, str) else json.dumps(found)
+    quoted = " ".join(answer.text.split())
+    return quoted if len(quoted) <= LONGEST_QUOTE else f"{quoted[:LONGEST_QUOTE]}…"
+
+
+def read_retry_after(answer: httpx2.Response) -> float:
+    """Seconds that the server asks to wait, given as such or as a date; 0 where it gives neither."""
+    asked = answer.headers.get("Retry-After", "")
+    try:
+        seconds = float(asked)
+    except ValueError:
+        seconds = _read_dates(asked, answer.headers.get("Date", ""))
+    return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
+
+
+def read_answer(answer: httpx2.Response, count: int, where: str) -> Answer:
+    """The embeddings of `count` texts; ServiceError for a body that is whole and still not that."""
+    tensors, metadata = _read_tensors(answer)
+    values, offsets, truncated = (tensors.get(name) for name in ("values", "offsets", "truncated"))
+    if values is None or offsets is None or truncated is None:
+        raise ServiceError(f"{where}: expected tensors values, offsets and truncated, got {', '.join(tensors)}")
+    if values.dim() != 2 or offsets.shape != (count + 1,) or truncated.shape != (count,):
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise ServiceError(f"{where}: expected values, offsets and truncated of {count} texts, got {shapes}")
+    if int(offsets[0]) != 0 or int(offsets[-1]) != len(values) or bool((offsets.diff() < 0).any()):
+        raise ServiceError(f"{where}: expected offsets that rise from 0 to {len(values)}, got {offsets.tolist()}")
+    return Answer(
+        Embeddings(values, offsets.to(torch.int64)),
+        truncated.bool(),
+        metadata.get("model", ""),
+        metadata.get("fingerprint", ""),
+    )
+
+
+def join_answers(answers: Sequence[Answer], where: str) -> Answer:
+    """The texts of all answers in order; ServiceError where not all come from the same weights."""
+    first = answers[0]
+    for answer in answers:
+        if answer.fingerprint != first.fingerprint:
+            raise ServiceError(
+                f"{where}: the model changed on the way, from fingerprint {first.fingerprint} to {answer.fingerprint}; "
+                "encode again for embeddings of one model"
+            )
+    embeddings = Embeddings.concatenate([answer.embeddings for answer in answers])
+    truncated = torch.cat([answer.truncated for answer in answers])
+    return Answer(embeddings, truncated, first.model, first.fingerprint)
+
+
+def _refusal(status: int) -> type[T5encError]:
+    if status in (401, 403):
+        return ConfigError
+    # 424 is TEI's for a model that fails.
+    return InputError if 400 <= status < 500 and status != 424 else ServiceError
+
+
+def _read_json(answer: httpx2.Response) -> Any:
+    """The body as JSON; None where it is none."""
+    try:
+        return json.loads(answer.content)
+    except ValueError:
+        return None
+
+
+def _read_dates(then: str, now: str) -> float:
+    """Seconds from one HTTP date to another, both by the server's clock; nan where they are no dates."""
+    try:
+        return (parsedate_to_datetime(then) - parsedate_to_datetime(now)).total_seconds()
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _read_tensors(answer: httpx2.Response) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors body. One that does not parse was cut short, or is a proxy's page."""
+    body = answer.content
+    try:
+        tensors = load(body)
+    except (SafetensorError, ValueError) as error:
+        found = f"{len(body)} bytes of {answer.headers.get('Content-Type', 'no type')}"
+        raise PassingFailureError(f"200 with a body that is no whole safetensors file ({found}): {error}") from error
+    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+    return tensors, header.get("__metadata__", {})

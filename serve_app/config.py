@@ -1,0 +1,177 @@
+"""What a service is asked for: read once at the edge, refused by name where it cannot be honoured."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from serve_app.service import ServiceLimits
+from t5enc.errors import ConfigError
+from t5enc.options import EncoderOptions
+
+# Requests that a replica takes in at once. Far above what fills a batch: one request may be a single short text.
+MAX_ONGOING_REQUESTS = 4096
+ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions) if entry.name != "recipe")
+LIMIT_NAMES = tuple(entry.name for entry in fields(ServiceLimits))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeConfig:
+    """Models, where they are served, and what a client may ask; None means chosen at load and reported.
+
+    `models` names further models of the same replica: `{name: {model: ..., dtype: ...}}`, with any option of an
+    encoder; what is not said there is as for the first.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    model: str
+    name: str | None = None
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys_file: str | None = None
+    require_keys: bool = False
+    insecure: bool = False
+    replicas: str = "1"
+    num_gpus: float | None = None
+    num_cpus: float = 1.0
+    subfolder: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    token: str | None = field(default=None, repr=False)
+    local_files_only: bool = False
+    tokenizer: str | None = None
+    max_length: int = 512
+    token_budget: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    attention: str = "auto"
+    compile_cache: str | None = None
+    deterministic: bool = False
+    num_threads: int | None = None
+    max_texts: int = 256
+    queue_tokens: int = 262_144
+    queue_texts: int = 8192
+    cache_bytes: int = 64 << 20
+    stuck_seconds: float = 120.0
+    max_body_bytes: int = 8 << 20
+    body_seconds: float = 30.0
+    drain_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_body_bytes", "body_seconds", "drain_seconds"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"port: expected 1 to 65535, got {self.port}")
+        if self.num_cpus < 0 or (self.num_gpus or 0) < 0:
+            raise ConfigError(f"num_cpus, num_gpus: expected 0 or more, got {self.num_cpus}, {self.num_gpus}")
+        self.replica_range()
+        self.limits()
+        self.encoders()
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any]) -> ServeConfig:
+        """A configuration from YAML, `serve run` arguments (all strings) or the command line.
+
+        Raises ConfigError naming what is unknown, missing or of the wrong type.
+        """
+        known = [entry.name for entry in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"{name}: no such option; expected one of {', '.join(known)}")
+        if "model" not in options:
+            raise ConfigError("model: expected a hub id, folder, file or builtin:NAME, got none")
+        if isinstance(options.get("replicas"), int):
+            options = {**options, "replicas": str(options["replicas"])}
+        try:
+            return TypeAdapter(cls).validate_python(dict(options))
+        except ValidationError as error:
+            raise ConfigError(_describe(error)) from error
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values that `from_mapping` reads."""
+        return asdict(self)
+
+    @property
+    def default_name(self) -> str:
+        """The name of the first model: as asked, or the last part of where it lies."""
+        return self.name or re.sub(r"[^\w.:-]", "-", self.model.rstrip("/").rpartition("/")[2])
+
+    def encoders(self) -> dict[str, EncoderOptions]:
+        """Options of every model by name, the default first."""
+        first = {name: getattr(self, name) for name in ENCODER_NAMES}
+        found = {self.default_name: _encoder("model", first)}
+        for name, options in self.models.items():
+            if name in found:
+                raise ConfigError(f"models.{name}: expected another name than that of the first model")
+            shared = {key: first[key] for key in ("max_length", "token_budget", "dtype", "device", "local_files_only")}
+            found[name] = _encoder(f"models.{name}", shared | dict(options))
+        return found
+
+    def limits(self, max_length: int | None = None) -> ServiceLimits:
+        """What one model takes; a model of its own `max_length` takes no longer text."""
+        values = {name: getattr(self, name) for name in LIMIT_NAMES}
+        return ServiceLimits(**(values | {"max_length": max_length or self.max_length}))
+
+    def replica_range(self) -> tuple[int, int]:
+        """(fewest, most) replicas."""
+        low, _, high = self.replicas.partition(":")
+        bounds = (int(low), int(high or low)) if low.isdecimal() and (high or low).isdecimal() else (0, 0)
+        if not 1 <= bounds[0] <= bounds[1]:
+            raise ConfigError(f"replicas: expected N or MIN:MAX with 1 <= MIN <= MAX, got {self.replicas!r}")
+        return bounds
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host of that name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(config: ServeConfig, has_keys: bool) -> None:
+    """ConfigError where others than this machine could call, and nothing asks who they are."""
+    if config.require_keys and not has_keys:
+        raise ConfigError("require_keys: expected keys_file, or keys in T5ENC_API_KEYS, got neither")
+    if not is_loopback(config.host) and not has_keys and not config.insecure:
+        raise ConfigError(
+            f"host: expected a loopback address, or keys (--keys-file, T5ENC_API_KEYS), got {config.host} and no key; "
+            "--insecure serves everyone who can reach it"
+        )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options of a YAML file; ConfigError where it is none."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: expected a YAML file of options, got: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected `option: value` lines, got {type(content).__name__}")
+    return {str(name).replace("-", "_"): value for name, value in content.items()}
+
+
+def _encoder(where: str, options: dict[str, Any]) -> EncoderOptions:
+    try:
+        return EncoderOptions.from_mapping(options)
+    except (ConfigError, TypeError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"

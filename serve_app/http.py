@@ -1,0 +1,32 @@
+"""The HTTP application: every API's routes over one set of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from serve_app import routes_encode, routes_openai, routes_tei
+from serve_app.models import Models
+from serve_app.page import page_router
+from serve_app.replies import add_handlers
+
+DESCRIPTION = """T5-family text encoders: the embedding of every token by `/encode` and `/embed_all`; one vector a
+text, the mean of its tokens' embeddings, of unit length (Sentence-T5), by `/embed`, `/similarity` and
+`/v1/embeddings`."""
+
+
+def make_http(models: Models, *, middlewares: Sequence[Middleware] = ()) -> FastAPI:
+    """The application; `middlewares` are around it, the first outermost. Its description is at /docs."""
+    app = FastAPI(title="t5enc", version=version("t5enc"), description=DESCRIPTION, middleware=list(middlewares))
+    add_handlers(app)
+    for router in (
+        routes_encode.make_router(models),
+        routes_tei.make_router(models),
+        routes_openai.make_router(models),
+        page_router(models),
+    ):
+        app.include_router(router)
+    return app

@@ -1,0 +1,28 @@
+"""RefusedError: a request that is not taken as it stands, with what every API's shape of an error needs."""
+
+from __future__ import annotations
+
+from t5enc.errors import InputError
+
+
+class RefusedError(InputError):
+    """`status` is HTTP's, `kind` TEI's error_type, `field` and `code` OpenAI's param and code."""
+
+    def __init__(
+        self, status: int, kind: str, message: str, *, field: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.field = field
+        self.code = code
+
+
+def refuse_empty(field: str) -> RefusedError:
+    """A request without any text."""
+    return RefusedError(400, "Empty", f"`{field}` cannot be empty", field=field)
+
+
+def refuse_value(field: str, message: str, *, code: str | None = None) -> RefusedError:
+    """A well-formed field whose value cannot be honoured."""
+    return RefusedError(422, "Validation", f"{field}: {message}", field=field, code=code)

@@ -1,0 +1,113 @@
+"""OpenAI's embeddings, and vLLM's binary form of them.
+
+An embedding is the mean of a text's tokens, of unit length, as Sentence-T5 has it. For the embedding of every token
+there is `/encode`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+import uuid
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic_core import to_json
+from starlette.responses import Response
+from torch import Tensor
+
+from serve_app.encoding import Encoded, encode_batch
+from serve_app.models import Models
+from serve_app.pooling import check_dimensions, pool_texts
+from serve_app.refused import refuse_value
+from serve_app.routing import add_route
+from serve_app.schema import EmbeddingsBody, OpenAIError, as_batch
+from serve_app.service import ModelService
+from serve_app.wire import to_raw
+
+# Proxies drop answers with larger headers.
+LARGEST_HEADER = 7168
+
+
+def make_router(models: Models) -> APIRouter:
+    """OpenAI's routes, for these models."""
+    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    started = int(time.time())
+    answers = ("application/json", "application/octet-stream")
+    add_route(router, "POST", "/embeddings", embed, models, error=OpenAIError, media_types=answers)
+    add_route(router, "GET", "/models", list_models, models, started, error=OpenAIError)
+    add_route(router, "GET", "/models/{name:path}", describe_model, models, started, error=OpenAIError)
+    return router
+
+
+async def embed(models: Models, body: EmbeddingsBody) -> Response:
+    """One vector a text: the mean of its tokens' embeddings, of unit length. A text over the limit is refused."""
+    service = models.find(body.model)
+    check_dimensions(body.dimensions, service)
+    encoded = await encode_batch(service, as_batch(body.input), truncate=False, field="input")
+    return await asyncio.to_thread(_answer, service, encoded, body)
+
+
+async def list_models(models: Models, started: int) -> Response:
+    """The models that are served here."""
+    listed = [_describe(service, started) for service in models.values()]
+    return Response(to_json({"object": "list", "data": listed}), media_type="application/json")
+
+
+async def describe_model(models: Models, started: int, name: str) -> Response:
+    """One of the models that are served here."""
+    return Response(to_json(_describe(models.find(name), started)), media_type="application/json")
+
+
+def _describe(service: ModelService, started: int) -> dict[str, Any]:
+    return {"id": service.name, "object": "model", "created": started, "owned_by": "t5enc"}
+
+
+def _answer(service: ModelService, encoded: Encoded, body: EmbeddingsBody) -> Response:
+    vectors = pool_texts(service, encoded)
+    if body.encoding_format in ("bytes", "bytes_only"):
+        return _answer_bytes(service, encoded, vectors, body)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _write_vector(vector, body)}
+        for index, vector in enumerate(vectors)
+    ]
+    content = {"object": "list", "data": data, "model": service.name, "usage": _count_usage(encoded)}
+    return Response(to_json(content), media_type="application/json", headers=encoded.headers)
+
+
+def _write_vector(vector: Tensor, body: EmbeddingsBody) -> list[float] | str:
+    if body.encoding_format == "float":
+        return vector.tolist()
+    # OpenAI's base64 is little-endian float32; vLLM's other dtypes and orders only where they are asked for.
+    endianness = "little" if body.endianness == "native" else body.endianness
+    return base64.b64encode(to_raw(vector, body.embed_dtype, endianness)).decode()
+
+
+def _answer_bytes(service: ModelService, encoded: Encoded, vectors: Tensor, body: EmbeddingsBody) -> Response:
+    """All vectors end to end; for `bytes`, the header `metadata` says where each lies."""
+    content = to_raw(vectors, body.embed_dtype, body.endianness)
+    headers = encoded.headers
+    if body.encoding_format == "bytes":
+        headers["metadata"] = _describe_bytes(service, encoded, len(content), body)
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+def _describe_bytes(service: ModelService, encoded: Encoded, total: int, body: EmbeddingsBody) -> str:
+    size = total // len(encoded.hidden)
+    shared = {"embed_dtype": body.embed_dtype, "endianness": body.endianness, "shape": [service.dim]}
+    places = [
+        {"index": index, "start": index * size, "end": (index + 1) * size} | shared
+        for index in range(len(encoded.hidden))
+    ]
+    facts = {"id": f"embd-{uuid.uuid4().hex}", "created": int(time.time()), "model": service.name}
+    header = json.dumps(facts | {"data": places, "usage": _count_usage(encoded)})
+    if len(header) > LARGEST_HEADER:
+        expected = f"expected fewer texts, whose metadata fit in a header of {LARGEST_HEADER} bytes, or bytes_only"
+        raise refuse_value("encoding_format", f"{expected}; got bytes of {len(places)} texts, {len(header)} bytes")
+    return header
+
+
+def _count_usage(encoded: Encoded) -> dict[str, int]:
+    return {"prompt_tokens": encoded.tokens, "total_tokens": encoded.tokens}

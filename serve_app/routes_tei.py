@@ -1,0 +1,172 @@
+"""Routes of Hugging Face's text-embeddings-inference, whose clients work here as they are.
+
+`/embed`, `/similarity` and `POST /` pool: the mean of a text's tokens, of unit length. Texts over the limit are cut,
+as TEI does, unless `truncate` is false. `model` in a body picks one of several models; TEI has no such field.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from serve_app.encoding import Encoded, check_count, encode_batch
+from serve_app.models import Models
+from serve_app.pooling import check_dimensions, pool_texts
+from serve_app.refused import RefusedError, refuse_empty, refuse_value
+from serve_app.routing import Handler, add_route
+from serve_app.schema import (
+    Batch,
+    DecodeBody,
+    EmbedAllBody,
+    EmbedBody,
+    SimilarityBody,
+    TeiError,
+    TokenizeBody,
+    TruncateBody,
+    as_batch,
+)
+from serve_app.service import TOKENIZER_THREADS, ModelService
+
+
+def make_router(models: Models) -> APIRouter:
+    """TEI's routes, for these models; `GET /` is the page's."""
+    router = APIRouter(tags=["text-embeddings-inference"])
+    for path, handler in POSTED.items():
+        add_route(router, "POST", path, handler, models, error=TeiError)
+    for path, check in GOT.items():
+        add_route(router, "GET", path, check, models, error=TeiError)
+    return router
+
+
+async def embed(models: Models, body: EmbedBody) -> Response:
+    """One vector a text: the mean of its tokens' embeddings, of unit length unless `normalize` is false."""
+    service = models.find(body.model)
+    check_dimensions(body.dimensions, service)
+    encoded = await _encode(service, as_batch(body.inputs), body)
+    vectors = await asyncio.to_thread(pool_texts, service, encoded, normalize=body.normalize is not False)
+    return _answer(await asyncio.to_thread(to_json, vectors.tolist()), encoded)
+
+
+async def embed_all(models: Models, body: EmbedAllBody) -> Response:
+    """The embedding of every token as nested lists; `/encode` gives them as a tenth of the bytes."""
+    encoded = await _encode(models.find(body.model), as_batch(body.inputs), body)
+    return _answer(await asyncio.to_thread(_write_nested, encoded), encoded)
+
+
+async def compare(models: Models, body: SimilarityBody) -> Response:
+    """Cosine similarity of one sentence with each of the others, by their pooled vectors."""
+    service = models.find(body.model)
+    if not body.inputs.sentences:
+        raise refuse_empty("sentences")
+    check_count(body.inputs.sentences, service, "sentences")
+    batch = [body.inputs.source_sentence, *body.inputs.sentences]
+    encoded = await _encode(service, batch, body.parameters or TruncateBody())
+    vectors = await asyncio.to_thread(pool_texts, service, encoded)
+    return _answer(to_json((vectors[1:] @ vectors[0]).tolist()), encoded)
+
+
+async def tokenize(models: Models, body: TokenizeBody) -> Response:
+    """What the tokenizer makes of texts, token by token; nothing is cut."""
+    service = models.find(body.model)
+    _check_prompt(body.prompt_name)
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    check_count(texts, service, "inputs")
+    return _json(await asyncio.to_thread(_split, service, texts, body.add_special_tokens))
+
+
+async def decode(models: Models, body: DecodeBody) -> Response:
+    """The texts that token ids stand for."""
+    service = models.find(body.model)
+    lists = [text for text in as_batch(body.ids) if isinstance(text, list)]
+    check_count(lists, service, "ids")
+    return _json(await asyncio.to_thread(_decode, service, lists, body.skip_special_tokens))
+
+
+async def describe_model(models: Models, model: str | None = None) -> Response:
+    """TEI's description of the default model, or of `?model=`; and its width and fingerprint."""
+    return _json(describe_service(models.find(model)))
+
+
+async def check_health(models: Models) -> Response:
+    """200 with no body while every model answers, else 503."""
+    sick = [name for name, service in models.items() if not service.is_healthy()]
+    if sick:
+        raise RefusedError(503, "Unhealthy", "unhealthy")
+    return Response()
+
+
+def describe_service(service: ModelService) -> dict[str, Any]:
+    """The fields of TEI's `/info`."""
+    from importlib.metadata import version
+
+    options, limits = service.options, service.limits
+    return {
+        "model_id": options.model,
+        "model_sha": options.revision,
+        "model_dtype": options.dtype,
+        "served_model_name": service.name,
+        "model_type": {"embedding": {"pooling": "mean"}},
+        "max_concurrent_requests": limits.queue_texts,
+        "max_input_length": limits.max_length,
+        "max_batch_tokens": options.token_budget,
+        "max_batch_requests": None,
+        "max_client_batch_size": limits.max_texts,
+        "auto_truncate": True,
+        "tokenization_workers": TOKENIZER_THREADS,
+        "version": version("t5enc"),
+        "sha": None,
+        "docker_label": None,
+        "model_dim": service.dim,
+        "fingerprint": service.fingerprint,
+    }
+
+
+POSTED: dict[str, Handler] = {
+    "/": embed,
+    "/embed": embed,
+    "/embed_all": embed_all,
+    "/similarity": compare,
+    "/tokenize": tokenize,
+    "/decode": decode,
+}
+GOT: dict[str, Handler] = {"/info": describe_model, "/health": check_health, "/ping": check_health}
+
+
+async def _encode(service: ModelService, batch: Batch, body: TruncateBody) -> Encoded:
+    _check_prompt(body.prompt_name)
+    truncate = body.truncate is not False
+    if truncate and body.truncation_direction.lower() == "left":
+        raise refuse_value("truncation_direction", "expected Right, got Left; texts are cut at their end only")
+    return await encode_batch(service, batch, truncate=truncate, field="inputs")
+
+
+def _check_prompt(name: str | None) -> None:
+    if name is not None:
+        raise refuse_value("prompt_name", f"expected none, since the model has no prompts, got {name!r}")
+
+
+def _write_nested(encoded: Encoded) -> bytes:
+    return to_json([text.tolist() for text in encoded.hidden])
+
+
+def _split(service: ModelService, texts: Sequence[str], with_special: bool) -> list[list[dict[str, Any]]]:
+    names = ("id", "text", "special", "start", "stop")
+    pieces = [[dict(zip(names, piece, strict=True)) for piece in service.pieces(text)] for text in texts]
+    return [[piece for piece in text if with_special or not piece["special"]] for text in pieces]
+
+
+def _decode(service: ModelService, lists: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
+    return [service.decode(ids, skip_special_tokens) for ids in lists]
+
+
+def _json(content: Any) -> Response:
+    return Response(to_json(content), media_type="application/json")
+
+
+def _answer(content: bytes, encoded: Encoded) -> Response:
+    return Response(content, media_type="application/json", headers=encoded.headers)

@@ -1,0 +1,131 @@
+"""A service on this machine: starts Ray and Serve, waits for a signal, and lets go of nothing that it accepted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from serve_app.auth import KeyRing
+from serve_app.config import ServeConfig, check_exposure
+from serve_app.haproxy import make_environment
+from t5enc.errors import ConfigError
+from t5enc.text_encoder import open_model
+
+APP = "default"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_service(config: ServeConfig) -> None:
+    """Serve until SIGINT or SIGTERM; a second signal ends it without waiting for what is under way.
+
+    Raises ConfigError and CheckpointError, before anything is started, for what cannot be served.
+    """
+    keys = KeyRing.from_environment(config.keys_file)
+    check_exposure(config, has_keys=keys is not None)
+    check_port(config.host, config.port)
+    for options in config.encoders().values():
+        options.resolve(open_model(options).config)
+    with interrupts(), TemporaryDirectory(prefix="t5enc-") as folder:
+        os.environ |= make_environment(os.environ, Path(folder))
+        try:
+            serve_until_interrupted(replace(config, require_keys=keys is not None))
+        except KeyboardInterrupt:
+            Console(stderr=True).print("stopped")
+
+
+def serve_until_interrupted(config: ServeConfig) -> None:
+    """Start everything, say so, and wait; on the way out, drain and stop everything."""
+    import ray  # reads the environment as it is imported
+    from ray import serve
+
+    from serve_app.app import build
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=count_cpus(config),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        take_signals()  # Ray put its own in their place
+        serve.start(http_options={"host": config.host, "port": config.port})
+        handle = serve.run(build(config.to_mapping()), name=APP, logging_config={"enable_access_log": False})
+        describe_service(config, handle.describe.remote().result(), describe_ray())
+        while True:
+            signal.pause()
+    finally:
+        if ray.is_initialized():
+            serve.delete(APP)  # returns when the last request is answered
+            serve.shutdown()
+            ray.shutdown()
+
+
+def count_cpus(config: ServeConfig) -> int:
+    """CPUs that Ray is told of: those of the machine, and as many as all replicas ask for."""
+    most = config.replica_range()[1]
+    return max(os.cpu_count() or 1, int(most * config.num_cpus) + 1)
+
+
+def check_port(host: str, port: int) -> None:
+    """ConfigError where the port is taken: Serve would share it, or fail much later."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"host, port: expected an address to listen on, got {host}:{port}: {error}") from error
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """KeyboardInterrupt at SIGTERM as at Ctrl-C, also where a shell has SIGINT ignored; then as it was."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    take_signals()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def take_signals() -> None:
+    """Let both signals interrupt the main thread."""
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def describe_service(config: ServeConfig, models: list[dict[str, Any]], ray: str) -> None:
+    """Say what was loaded, and where it listens; the last line means that it is ready."""
+    console = Console(soft_wrap=True, highlight=False)
+    for model in models:
+        console.print(" ".join(f"{name}={value}" for name, value in model.items()), markup=False)
+    console.print(ray)
+    proxy = "HAProxy" if os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1" else "Ray's Python proxy"
+    keys = "with keys" if config.require_keys else "without keys"
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    console.print(f"listening on http://{host}:{config.port} ({proxy}, {keys}, replicas {config.replicas})")
+
+
+def describe_ray() -> str:
+    """Where the Ray below is, for `serve run --address`, Prometheus, and whoever reads logs."""
+    import ray
+
+    port = ray.nodes()[0]["MetricsExportPort"]
+    address = ray.get_runtime_context().gcs_address
+    return f"ray at {address}, metrics at http://127.0.0.1:{port}/metrics, logs in /tmp/ray/session_latest/logs/serve"

@@ -1,0 +1,181 @@
+"""The bodies of requests: own, TEI's and OpenAI's. Strict: a number is no text, and true is no number."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
+Batch: TypeAlias = list[str] | list[list[int]]
+
+
+def _explain(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """One error that says what a union of four types expects, in the place of pydantic's dozens."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        message = "expected a text, a list of texts, a list of token ids or a list of such lists, got {got}"
+        raise PydanticCustomError("inputs", message, {"got": describe(value)}) from error
+
+
+def describe(value: Any) -> str:
+    """What JSON calls a value: `a list of string and number`."""
+    if isinstance(value, list):
+        return f"a list of {' and '.join(sorted({_name(item) for item in value}))}" if value else "an empty list"
+    return _name(value)
+
+
+def _name(value: Any) -> str:
+    names = {str: "string", bool: "boolean", int: "integer", float: "number", list: "list", dict: "object"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+Inputs: TypeAlias = Annotated[str | list[str] | list[int] | list[list[int]], WrapValidator(_explain)]
+TextInputs: TypeAlias = Annotated[str | list[str], WrapValidator(_explain)]
+IdInputs: TypeAlias = Annotated[list[int] | list[list[int]], WrapValidator(_explain)]
+Direction: TypeAlias = Literal["Right", "right", "Left", "left"]
+
+
+class Body(BaseModel):
+    """What a client of another server sends beyond the fields known here is passed over, as those servers do."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class EncodeBody(BaseModel):
+    """`POST /encode`: texts, or token ids that are encoded exactly as given.
+
+    Embeddings are answered in `dtype`, by default the one that the model computes in. A text over the limit is
+    refused, unless `truncate` lets it be cut.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    texts: list[str] | None = None
+    ids: list[list[int]] | None = None
+    dtype: DtypeName | None = None
+    model: str | None = None
+    truncate: bool = False
+
+    @model_validator(mode="after")
+    def _check_either(self) -> Self:
+        if (self.texts is None) == (self.ids is None):
+            found = "neither" if self.texts is None else "both"
+            raise PydanticCustomError("either", "expected texts or ids, got {found}", {"found": found})
+        return self
+
+    @property
+    def field(self) -> Literal["texts", "ids"]:
+        """Which of the two is given."""
+        return "texts" if self.ids is None else "ids"
+
+    @property
+    def batch(self) -> Batch:
+        """The texts, or their token ids."""
+        return (self.texts if self.ids is None else self.ids) or []
+
+
+class TruncateBody(Body):
+    """What TEI's bodies say of texts over the limit: null leaves it to the server, which cuts them."""
+
+    truncate: bool | None = None
+    truncation_direction: Direction = "Right"
+    prompt_name: str | None = None
+    model: str | None = None
+
+
+class EmbedAllBody(TruncateBody):
+    """`POST /embed_all`: texts or token ids; every token's embedding is answered."""
+
+    inputs: Inputs
+
+
+class EmbedBody(EmbedAllBody):
+    """`POST /embed`: one vector a text, the mean of its tokens, of unit length unless `normalize` is false."""
+
+    normalize: bool | None = True
+    dimensions: int | None = None
+
+
+class TokenizeBody(Body):
+    """`POST /tokenize`: texts, which are never cut."""
+
+    inputs: TextInputs
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+    model: str | None = None
+
+
+class DecodeBody(Body):
+    """`POST /decode`: token ids to text."""
+
+    ids: IdInputs
+    skip_special_tokens: bool = True
+    model: str | None = None
+
+
+class SimilarityInputs(Body):
+    """A sentence, and those that it is compared with."""
+
+    source_sentence: str
+    sentences: list[str]
+
+
+class SimilarityBody(Body):
+    """`POST /similarity`: cosines of one sentence with others."""
+
+    inputs: SimilarityInputs
+    parameters: TruncateBody | None = None
+    model: str | None = None
+
+
+class EmbeddingsBody(Body):
+    """`POST /v1/embeddings`: OpenAI's fields, and vLLM's bytes encodings with their `embed_dtype` and `endianness`."""
+
+    input: Inputs
+    model: str | None = None
+    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] = "float"
+    dimensions: int | None = None
+    user: str | None = None
+    embed_dtype: DtypeName = "float32"
+    endianness: Literal["native", "little", "big"] = "native"
+
+
+class TeiError(BaseModel):
+    """Every error outside /v1, as TEI has it."""
+
+    error: str
+    error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+
+
+class OpenAIErrorContent(BaseModel):
+    """What went wrong, and with which field."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(BaseModel):
+    """Every error under /v1, as OpenAI has it."""
+
+    error: OpenAIErrorContent
+
+
+def as_batch(inputs: str | list[str] | list[int] | list[list[int]]) -> Batch:
+    """A single text, or a single list of token ids, as a batch of one."""
+    if isinstance(inputs, str):
+        return [inputs]
+    if inputs and isinstance(inputs[0], int):
+        return [inputs]
+    return inputs  # type: ignore[return-value]

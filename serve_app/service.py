@@ -1,0 +1,198 @@
+"""One model as a service: texts are tokenized beside the event loop, and encoded in batches by the model's thread.
+
+M model dim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+import pyarrow as pa
+from torch import Tensor
+
+from t5enc.actor import EncoderActor
+from t5enc.batcher import Batcher, BatcherSnapshot
+from t5enc.embeddings import Embeddings
+from t5enc.errors import ConfigError, InputError, TooLongError
+from t5enc.options import EncoderOptions
+from t5enc.pieces import Piece
+from t5enc.text_encoder import TextEncoder, TokenIds, open_model
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TOKENIZER_THREADS = 2
+# A batch that fails is the fault of what is in it; so many one after the other, of the model.
+MOST_FAILURES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceLimits:
+    """What one model takes: of a request, of all that wait, and of memory for finished prompts."""
+
+    max_texts: int = 256
+    max_length: int = 512
+    queue_tokens: int = 262_144
+    queue_texts: int = 8192
+    cache_bytes: int = 64 << 20
+    stuck_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_texts", "max_length", "queue_tokens", "queue_texts", "stuck_seconds"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        if self.cache_bytes < 0:
+            raise ConfigError(f"cache_bytes: expected 0 (no cache) or more, got {self.cache_bytes}")
+        if self.queue_texts < self.max_texts:
+            raise ConfigError(f"queue_texts: expected at least max_texts ({self.max_texts}), got {self.queue_texts}")
+        if self.queue_tokens < self.max_length:
+            raise ConfigError(
+                f"queue_tokens: expected at least max_length ({self.max_length}), got {self.queue_tokens}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedRequest:
+    """Ids of N texts, whether each was cut, and its length before that (end token included)."""
+
+    ids: list[TokenIds]
+    truncated: list[bool]
+    lengths: list[int]
+
+
+class ModelService:
+    """A loaded model, the threads that tokenize for it, and the queue before it.
+
+    The async methods may be awaited from any event loop, the others called from any thread.
+    """
+
+    def __init__(self, name: str, options: EncoderOptions, limits: ServiceLimits) -> None:
+        """Loads the model and warms it up, which takes as long as it takes.
+
+        Raises ConfigError for options that cannot be honoured, CheckpointError for files that do not fit.
+        """
+        if limits.max_length > options.max_length:
+            raise ConfigError(
+                f"max_length: expected limits of at most the model's {options.max_length}, got {limits.max_length}"
+            )
+        self.name = name
+        self.limits = limits
+        self.fingerprint = open_model(options).fingerprint()
+        self._actor = _load(options)
+        self.options = self._actor.encoder.options
+        self.dim = self._actor.encoder.config.model_dim
+        self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+        self._batcher = Batcher(
+            self._actor.submit,
+            token_budget=self._actor.encoder.token_budget,
+            queue_tokens=limits.queue_tokens,
+            queue_texts=limits.queue_texts,
+            cache_bytes=limits.cache_bytes,
+            weights=self.fingerprint,
+        )
+
+    async def tokenize(
+        self, texts: Sequence[str], *, truncate: bool, max_length: int | None = None
+    ) -> TokenizedRequest:
+        """Ids of N texts with the end token, cut to `max_length` (the limit's by default) where `truncate` says so.
+
+        Raises TooLongError for the first text that would have to be cut and may not, InputError for what is not
+        text and for a `max_length` beyond the limit. How many texts a request may have is the caller's to check.
+        """
+        limit = self._find_limit(max_length)
+        return await self._beside_loop(self._tokenize, texts, truncate, limit)
+
+    def check_ids(self, ids: Sequence[Sequence[int] | TokenIds]) -> list[TokenIds]:
+        """Token lists of a caller's own making as arrays.
+
+        Raises TooLongError for the first that is too long, InputError for one that is empty or no list of the
+        model's ids. What is there is taken as it is: no end token is added.
+        """
+        for index, text in enumerate(ids):
+            if len(text) > self.limits.max_length:
+                raise TooLongError(index, tokens=len(text), limit=self.limits.max_length)
+        return [self._actor.encoder.check_ids(index, text) for index, text in enumerate(ids)]
+
+    async def encode(self, ids: Sequence[Sequence[int] | TokenIds]) -> list[Tensor]:
+        """One (tokens, M) CPU tensor a text, in order, in the compute dtype; others share them: do not write.
+
+        Raises what `check_ids` raises, OverloadedError at once when the queue is full, PrecisionError naming
+        the texts whose activations left the range. Cancelled, it takes what still waits out of the queue.
+        """
+        return await self._batcher.encode(self.check_ids(ids))
+
+    def decode(self, ids: Sequence[int] | TokenIds, skip_special_tokens: bool = True) -> str:
+        """The text that ids stand for; InputError for an id that the model does not have."""
+        size = self._actor.encoder.config.vocab_size
+        for token in ids:
+            if not 0 <= token < size:
+                raise InputError(f"ids: expected ids from 0 to {size - 1}, got {token}")
+        return self._actor.encoder.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def pieces(self, text: str) -> list[Piece]:
+        """What the tokenizer makes of a whole text, never cut: (id, piece, special, start, stop) a token.
+
+        `text[start:stop]` is what the token was read from; None and None for tokens that were added.
+        """
+        return self._actor.encoder.tokenizer.split(text)
+
+    def pool(self, hidden: Tensor, *, normalize: bool = True) -> Tensor:
+        """(M,) float32: the mean of a text's (tokens, M), of unit length, as Sentence-T5 pools."""
+        return Embeddings.from_lengths(hidden, [len(hidden)]).pooled("mean", normalize=normalize)[0]
+
+    def snapshot(self) -> BatcherSnapshot:
+        """What waits, what runs, and what has been done."""
+        return self._batcher.snapshot()
+
+    def is_healthy(self) -> bool:
+        """Whether the model still answers: no batch runs for longer than `stuck_seconds`, and not all of them fail."""
+        is_failing = self._batcher.snapshot().failures_in_a_row >= MOST_FAILURES
+        return not is_failing and not self._batcher.is_stuck(self.limits.stuck_seconds)
+
+    async def close(self) -> None:
+        """Finish what is queued, and take nothing new: `encode` raises OverloadedError from here on."""
+        await self._batcher.drain()
+
+    def _find_limit(self, max_length: int | None) -> int:
+        limit = self.limits.max_length if max_length is None else max_length
+        if not 1 <= limit <= self.limits.max_length:
+            raise InputError(f"max_length: expected 1 to {self.limits.max_length}, got {limit}")
+        return limit
+
+    def _tokenize(self, texts: Sequence[str], truncate: bool, limit: int) -> TokenizedRequest:
+        tokenized = replace(self._actor.encoder.tokenizer, max_length=limit).encode(texts)
+        truncated = tokenized.truncated.tolist()
+        if any(truncated) and not truncate:
+            index = truncated.index(True)
+            raise TooLongError(index, tokens=int(tokenized.lengths[index]), limit=limit)
+        return TokenizedRequest(tokenized.ids, truncated, tokenized.lengths.tolist())
+
+    async def _beside_loop(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        call = partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, call)
+
+
+class _NoWork:
+    """A service calls its model through a batcher, never through the actor's own `__call__`."""
+
+    def starting(self) -> None:
+        pass
+
+    def started(self, actor: EncoderActor) -> None:
+        pass
+
+    def __call__(self, actor: EncoderActor, batch: pa.Table) -> pa.Table:
+        raise TypeError("a served model takes no tables: await ModelService.encode")
+
+
+def _load(options: EncoderOptions) -> EncoderActor:
+    """The model, and every graph compiled that a stream may want: no request shall wait for a compiler."""
+    actor = EncoderActor(options, _NoWork())
+    if actor.encoder.options.attention == "flex":
+        actor.submit(TextEncoder.warm_up, all_rungs=True).result()
+    return actor

@@ -1,0 +1,256 @@
+"""Many callers, one model: their texts wait in one queue and are encoded in batches of a token budget.
+
+A batch is taken by the model's own thread at the moment it is free, so batches form while the last one runs, an idle
+model starts at once, and a caller who gives up takes his texts along until the very last. First in, first out: a text
+that does not fit ends the batch and is the first of the next. To fill batches with later, shorter texts, or to put the
+text that did not fit behind them (as Ray Serve's `batch_size_fn` does), would let a stream of short prompts keep a long
+one waiting for ever.
+
+M model dim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from t5enc.errors import InputError, OverloadedError, PrecisionError
+from t5enc.prompt_cache import PromptCache
+from t5enc.text_encoder import TextEncoder, TokenIds
+from t5enc.waiting import Call, Outcome, WaitingText
+
+Submit = Callable[[Callable[[TextEncoder], None]], Future[None]]
+# Seconds to come back after, while nothing is known of the model's speed.
+SHORTEST_RETRY = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatcherSnapshot:
+    """What waits and runs now, and what was done since the start.
+
+    A text asked for is a hit or a miss; a miss joins an equal one in flight (`coalesced`) or is queued. `texts` and
+    `tokens` are those that batches were made of, `seconds_queued` what they waited, summed over them.
+    """
+
+    queued_texts: int = 0
+    queued_tokens: int = 0
+    running_tokens: int = 0
+    batches: int = 0
+    failures_in_a_row: int = 0
+    texts: int = 0
+    tokens: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    coalesced: int = 0
+    seconds_queued: float = 0.0
+    seconds_computing: float = 0.0
+    last_batch_texts: int = 0
+    last_batch_tokens: int = 0
+
+
+class Batcher:
+    """The queue before a model. Calls may come from several event loops; batches run on the model's thread."""
+
+    def __init__(
+        self,
+        submit: Submit,
+        *,
+        token_budget: int,
+        queue_tokens: int,
+        queue_texts: int,
+        cache_bytes: int = 0,
+        weights: str = "",
+    ) -> None:
+        """`submit` is an EncoderActor's; `weights` tells apart what different models make of the same ids."""
+        self._submit = submit
+        self._budget = token_budget
+        self._max_tokens, self._max_texts = queue_tokens, queue_texts
+        self._weights = weights.encode()
+        self._cache = PromptCache(cache_bytes)
+        self._lock = threading.Lock()
+        self._queue: OrderedDict[bytes, WaitingText] = OrderedDict()
+        self._running: dict[bytes, WaitingText] = {}
+        self._counts = BatcherSnapshot()
+        self._batch_since: float | None = None
+        self._has_turn = False
+        self._is_draining = False
+
+    async def encode(self, ids: Sequence[TokenIds]) -> list[Tensor]:
+        """One (tokens, M) CPU tensor a text, in order, in the compute dtype; others share them: do not write.
+
+        Raises OverloadedError at once, and queues nothing, when the queue has no room for all of them; InputError
+        for more than an empty queue takes; PrecisionError naming the texts that failed; whatever the model raised.
+        """
+        call = Call(asyncio.get_running_loop().create_future(), [None] * len(ids))
+        try:
+            with self._lock:
+                self._admit(call, [np.ascontiguousarray(text, np.int32) for text in ids])
+            if call.awaited:
+                await call.done
+        finally:
+            with self._lock:
+                self._release(call)
+        if call.error is not None:
+            raise call.error
+        if call.failed:
+            raise PrecisionError(dict(sorted(call.failed.items())))
+        return [hidden for hidden in call.hidden if hidden is not None]
+
+    def snapshot(self) -> BatcherSnapshot:
+        """The figures of one moment."""
+        return self._counts
+
+    def is_stuck(self, seconds: float) -> bool:
+        """Whether a batch has been running for longer than `seconds`."""
+        since = self._batch_since
+        return since is not None and time.monotonic() - since > seconds
+
+    async def drain(self) -> None:
+        """Finish what is queued; from here on `encode` raises OverloadedError."""
+        with self._lock:
+            self._is_draining = True
+        while self._is_busy():
+            await asyncio.wrap_future(self._submit(_do_nothing))
+
+    def _is_busy(self) -> bool:
+        with self._lock:
+            return self._has_turn or self._batch_since is not None
+
+    def _admit(self, call: Call, texts: Sequence[TokenIds]) -> None:
+        """Take a call's texts from the cache, from what is in flight, or into the queue; all of them or none."""
+        keys = [self._weights + text.tobytes() for text in texts]
+        cached = {key: hidden for key in keys if (hidden := self._cache.get(key)) is not None}
+        known = (cached, self._queue, self._running)
+        new = {key: text for key, text in zip(keys, texts, strict=True) if not any(key in place for place in known)}
+        self._check_room(new)
+        now = time.monotonic()
+        self._queue |= {key: WaitingText(key, text, now) for key, text in new.items()}
+        self._count_queue(len(new), sum(map(len, new.values())))
+        for place, key in enumerate(keys):
+            self._join(call, place, key, cached.get(key))
+        hits = sum(key in cached for key in keys)
+        self._add(cache_hits=hits, cache_misses=len(keys) - hits, coalesced=len(keys) - hits - len(new))
+        self._ask_for_turn()
+
+    def _join(self, call: Call, place: int, key: bytes, hidden: Tensor | None) -> None:
+        if hidden is not None:
+            call.hidden[place] = hidden
+        else:
+            (self._queue.get(key) or self._running[key]).join(call, place)
+
+    def _check_room(self, new: dict[bytes, TokenIds]) -> None:
+        texts, tokens = len(new), sum(map(len, new.values()))
+        if texts > self._max_texts or tokens > self._max_tokens:
+            raise InputError(
+                f"expected at most {self._max_texts} texts and {self._max_tokens} tokens in a call, "
+                f"got {texts} texts and {tokens} tokens"
+            )
+        if self._is_draining:
+            raise OverloadedError("the model is being closed: expected another replica to take this", SHORTEST_RETRY)
+        counts = self._counts
+        if counts.queued_texts + texts > self._max_texts or counts.queued_tokens + tokens > self._max_tokens:
+            raise OverloadedError(
+                f"the queue is full: expected room for {texts} texts and {tokens} tokens, got {counts.queued_texts} of "
+                f"{self._max_texts} texts and {counts.queued_tokens} of {self._max_tokens} tokens waiting",
+                self._estimate_wait(),
+            )
+
+    def _estimate_wait(self) -> float:
+        """Seconds until all that is in flight is done, at the speed so far."""
+        counts = self._counts
+        pace = counts.seconds_computing / counts.tokens if counts.tokens else 0.0
+        return max(SHORTEST_RETRY, pace * (counts.queued_tokens + counts.running_tokens))
+
+    def _release(self, call: Call) -> None:
+        """Forget a call; texts that nobody else waits for leave the queue."""
+        for text in call.awaited:
+            text.callers.pop(call, None)
+            if not text.callers and self._queue.get(text.key) is text:
+                del self._queue[text.key]
+                self._count_queue(-1, -len(text.ids))
+        call.awaited.clear()
+
+    def _ask_for_turn(self) -> None:
+        """Have the model's thread take a batch when it is free; one request stands at a time."""
+        if self._queue and not self._has_turn:
+            self._submit(self._take_turn)
+            self._has_turn = True
+
+    def _take_turn(self, encoder: TextEncoder) -> None:
+        """Runs on the model's thread."""
+        with self._lock:
+            batch = self._take_batch()
+        if batch:
+            outcomes = self._compute(encoder, batch)
+            with self._lock:
+                self._finish(batch, outcomes)
+
+    def _take_batch(self) -> list[WaitingText]:
+        """The longest run of waiting texts within the budget, the first one whatever its length."""
+        self._has_turn = False
+        batch: list[WaitingText] = []
+        used = 0
+        while self._queue:
+            text = next(iter(self._queue.values()))
+            if batch and used + len(text.ids) > self._budget:
+                break
+            self._running[text.key] = self._queue.pop(text.key)
+            batch.append(text)
+            used += len(text.ids)
+        if batch:
+            self._begin(batch, used)
+        self._ask_for_turn()
+        return batch
+
+    def _begin(self, batch: Sequence[WaitingText], tokens: int) -> None:
+        self._batch_since = now = time.monotonic()
+        self._count_queue(-len(batch), -tokens)
+        self._add(
+            batches=1,
+            texts=len(batch),
+            tokens=tokens,
+            running_tokens=tokens,
+            seconds_queued=sum(now - text.since for text in batch),
+        )
+        self._counts = replace(self._counts, last_batch_texts=len(batch), last_batch_tokens=tokens)
+
+    def _compute(self, encoder: TextEncoder, batch: Sequence[WaitingText]) -> Sequence[Outcome]:
+        try:
+            encoded = encoder.encode_ragged([text.ids for text in batch], device="cpu")
+            # A view that is kept would keep its whole batch in memory.
+            hidden = [text.clone() if self._cache.max_bytes else text for text in encoded.embeddings]
+            return [encoded.failed.get(index, text) for index, text in enumerate(hidden)]
+        except Exception as error:  # those who wait raise it
+            return [error] * len(batch)
+
+    def _finish(self, batch: Sequence[WaitingText], outcomes: Sequence[Outcome]) -> None:
+        assert self._batch_since is not None
+        self._add(seconds_computing=time.monotonic() - self._batch_since)
+        failures = self._counts.failures_in_a_row + 1 if isinstance(outcomes[0], Exception) else 0
+        self._counts = replace(self._counts, running_tokens=0, failures_in_a_row=failures)
+        self._batch_since = None
+        self._running.clear()
+        for text, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Tensor):
+                self._cache.put(text.key, outcome)
+            text.deliver(outcome)
+
+    def _count_queue(self, texts: int, tokens: int) -> None:
+        self._add(queued_texts=texts, queued_tokens=tokens)
+
+    def _add(self, **amounts: float) -> None:
+        self._counts = replace(
+            self._counts, **{name: getattr(self._counts, name) + amount for name, amount in amounts.items()}
+        )
+
+
+def _do_nothing(encoder: TextEncoder) -> None:
+    """Its end tells that all work submitted before it has ended."""

@@ -1,0 +1,74 @@
+"""Keys: several, from two places, rotated while the service runs, and closed where anything is missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from serve_app.auth import KeyRing, is_public
+from t5enc.errors import ConfigError
+
+OLD, NEW, THIRD = "old-key-0123456789", "new-key-0123456789", "env-key-0123456789"
+
+
+def test_every_key_of_file_and_environment_opens(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"# of the team\n{OLD}\n\n  {NEW}  \n")
+    ring = KeyRing.from_environment(str(tmp_path / "keys"), {"T5ENC_API_KEYS": f"{THIRD}, another-key-0123456"})
+    assert ring is not None
+    assert all(ring.knows(key) for key in (OLD, NEW, THIRD, "another-key-0123456"))
+    assert not any(ring.knows(key) for key in ("", OLD[:-1], OLD + "0", "# of the team", "ключ-ключ-ключ-ключ"))
+
+
+def test_without_keys_there_is_no_ring() -> None:
+    assert KeyRing.from_environment(None, {}) is None
+    assert KeyRing.from_environment(None, {"T5ENC_API_KEYS": " , "}) is None
+
+
+def test_a_changed_file_counts_from_the_next_request(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(OLD)
+    ring = KeyRing(str(path))
+    (tmp_path / "next").write_text(NEW)
+    os.replace(tmp_path / "next", path)
+    assert ring.knows(NEW)
+    assert not ring.knows(OLD)
+
+
+def test_a_file_that_is_gone_opens_to_nobody_until_it_is_back(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(OLD)
+    ring = KeyRing(str(path), [THIRD])
+    path.unlink()
+    assert not ring.knows(OLD)
+    assert ring.knows(THIRD)
+    path.write_text(OLD)
+    assert ring.knows(OLD)
+
+
+def test_a_short_key_and_a_file_without_keys_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="key 1: expected at least 16 characters, got 5"):
+        KeyRing(values=["short"])
+    (tmp_path / "keys").write_text("# none yet\n")
+    with pytest.raises(ConfigError, match="keys_file: expected a file with one key a line, got no key"):
+        KeyRing(str(tmp_path / "keys"))
+    with pytest.raises(ConfigError, match="keys_file: expected a file with one key a line, got no key"):
+        KeyRing(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "root", "expected"),
+    [
+        ("GET", "/health", "", True),
+        ("HEAD", "/", "", True),
+        ("GET", "/m/tiny/health", "/m/tiny", True),
+        ("GET", "/m/tiny", "/m/tiny", True),
+        ("POST", "/", "", False),
+        ("GET", "/info", "", False),
+        ("GET", "/v1/models", "", False),
+        ("GET", "/health/../info", "", False),
+    ],
+)
+def test_only_health_and_documentation_are_public(method: str, path: str, root: str, expected: bool) -> None:
+    assert is_public({"method": method, "path": path, "root_path": root}) is expected

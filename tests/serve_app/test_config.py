@@ -1,0 +1,104 @@
+"""What a service is asked for: strict names, plain types, and nothing open to all by accident."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.config import ServeConfig, check_exposure, is_loopback, read_config
+from t5enc.errors import ConfigError
+
+
+def make(**options: Any) -> ServeConfig:
+    """A configuration of the tiny model."""
+    return ServeConfig.from_mapping({"model": "builtin:tiny", **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_ongoing_request": 3}, "max_ongoing_request: no such option; expected one of model, "),
+        ({"port": "many"}, "port: .* got 'many'"),
+        ({"port": 0}, "port: expected 1 to 65535, got 0"),
+        ({"replicas": "0"}, "replicas: expected N or MIN:MAX with 1 <= MIN <= MAX, got '0'"),
+        ({"replicas": "4:2"}, "replicas: expected .* got '4:2'"),
+        ({"replicas": "two"}, "replicas: expected .* got 'two'"),
+        ({"max_body_bytes": 0}, "max_body_bytes: expected more than 0, got 0"),
+        ({"body_seconds": -1}, "body_seconds: expected more than 0, got -1"),
+        ({"queue_texts": 3}, "queue_texts: expected at least max_texts"),
+        ({"num_gpus": -0.5}, "num_cpus, num_gpus: expected 0 or more"),
+        ({"token_budget": 100}, "model: token_budget: expected at least 16 and max_length"),
+        ({"models": {"tiny": {"model": "builtin:tiny", "size": 3}}}, "models.tiny: size: no such option"),
+        ({"models": {"builtin:tiny": {"model": "builtin:tiny"}}}, "models.builtin:tiny: expected another name"),
+        ({"models": {"other": {}}}, "models.other: .*model"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(**options)
+
+
+def test_a_model_is_the_one_thing_that_must_be_named() -> None:
+    with pytest.raises(ConfigError, match="model: expected a hub id"):
+        ServeConfig.from_mapping({"port": 80})
+
+
+def test_words_of_a_command_line_become_what_they_stand_for() -> None:
+    config = make(port="80", num_gpus="0.5", replicas=2, insecure="true", models={})
+    assert (config.port, config.num_gpus, config.replica_range(), config.insecure) == (80, 0.5, (2, 2), True)
+
+
+def test_a_mapping_survives_the_way_to_a_replica() -> None:
+    config = make(replicas="1:3", models={"other": {"model": "builtin:tiny-umt5"}}, max_length=64)
+    assert ServeConfig.from_mapping(config.to_mapping()) == config
+    assert config.replica_range() == (1, 3)
+
+
+def test_the_first_model_is_named_by_the_end_of_its_id() -> None:
+    assert make(model="google/t5-v1_1-xxl").default_name == "t5-v1_1-xxl"
+    assert make(model="/models/my t5/").default_name == "my-t5"
+    assert make(name="text").default_name == "text"
+
+
+def test_further_models_take_over_what_they_do_not_say() -> None:
+    config = make(max_length=64, dtype="float32", models={"long": {"model": "builtin:tiny-mt5", "max_length": 128}})
+    encoders = config.encoders()
+    assert list(encoders) == ["builtin:tiny", "long"]
+    assert (encoders["long"].dtype, encoders["long"].max_length) == ("float32", 128)
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "hf_secret" not in repr(make(token="hf_secret"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
+def test_a_host_that_only_this_machine_reaches_needs_no_keys(host: str) -> None:
+    assert is_loopback(host)
+    check_exposure(make(host=host), has_keys=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org"])
+def test_any_other_host_needs_keys_or_the_word_insecure(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"host: expected a loopback address, or keys .* got {host} and no key"):
+        check_exposure(make(host=host), has_keys=False)
+    check_exposure(make(host=host), has_keys=True)
+    check_exposure(make(host=host, insecure=True), has_keys=False)
+
+
+def test_a_replica_that_misses_its_keys_does_not_open_without_them() -> None:
+    with pytest.raises(ConfigError, match="require_keys: expected keys_file, or keys in T5ENC_API_KEYS"):
+        check_exposure(make(require_keys=True), has_keys=False)
+
+
+def test_a_file_holds_options_under_the_names_of_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: builtin:tiny\nmax-length: 64\n")
+    assert read_config(tmp_path / "a.yaml") == {"model": "builtin:tiny", "max_length": 64}
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\x00"])
+def test_a_file_that_holds_no_options_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"a\.yaml: expected"):
+        read_config(tmp_path / "a.yaml")

@@ -1,0 +1,97 @@
+"""A model's thread that runs only when a test says so, and an encoder whose embeddings are the ids themselves."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import torch
+
+from t5enc.embeddings import Embeddings
+from t5enc.text_encoder import EncodedTexts
+
+Ids = tuple[int, ...]
+TOO_LARGE = "activations left the range of float32"
+DIM = 2
+# Seconds after which a test that hangs fails.
+PATIENCE = 60.0
+
+
+class Gate:
+    """Stands for EncoderActor: `submit` only notes a turn; `hold` begins it, `release` ends it.
+
+    Between the two the turn is inside the encoder, as long as the test likes.
+    """
+
+    def __init__(self, *, failing: Collection[Ids] = ()) -> None:
+        self.failing = set(failing)
+        self.error: Exception | None = None
+        self.batches: list[list[Ids]] = []
+        self.turns: deque[tuple[Callable[[Any], None], Future[None]]] = deque()
+        self._inside = threading.Event()
+        self._open = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a turn has begun and not ended."""
+        return self._thread is not None
+
+    def submit(self, function: Callable[[Any], None]) -> Future[None]:
+        """A turn more."""
+        future: Future[None] = Future()
+        self.turns.append((function, future))
+        return future
+
+    def hold(self) -> None:
+        """Begin the next turn; returns when it is inside the encoder, or through where it had nothing to encode."""
+        function, future = self.turns.popleft()
+        self._inside.clear()
+        self._open.clear()
+        self._thread = threading.Thread(target=self._run, args=(function, future), daemon=True)
+        self._thread.start()
+        assert self._inside.wait(PATIENCE)
+
+    def release(self) -> None:
+        """Let the turn that is held run to its end."""
+        assert self._thread is not None
+        self._open.set()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        self._thread = None
+
+    def step(self) -> None:
+        """One turn from beginning to end."""
+        self.hold()
+        self.release()
+
+    def run_all(self) -> None:
+        """All turns there are, and those that they ask for."""
+        while self.turns:
+            self.step()
+
+    def encode_ragged(self, ids: Sequence[Any], *, device: str) -> EncodedTexts:
+        """What the batcher asks of an encoder."""
+        assert device == "cpu"
+        batch = [tuple(text.tolist()) for text in ids]
+        self.batches.append(batch)
+        self._inside.set()
+        self._open.wait()
+        if self.error is not None:
+            raise self.error
+        values = torch.from_numpy(np.concatenate(ids)).float()[:, None].repeat(1, DIM)
+        failed = {index: TOO_LARGE for index, text in enumerate(batch) if text in self.failing}
+        return EncodedTexts(Embeddings.from_lengths(values, [len(text) for text in batch]), failed)
+
+    def _run(self, function: Callable[[Any], None], future: Future[None]) -> None:
+        try:
+            function(self)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+        self._inside.set()
