@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from t5enc.errors import ConfigError
+from t5enc.option_files import read_options
 
 Text = str | None
 Inputs = Annotated[list[str] | None, typer.Argument(help="Parquet files, folders or globs; URIs too.")]
@@ -129,24 +130,9 @@ def demo(
 
 def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
     """The file's options, and over them those given on the command line."""
-    options = read_config(config) if config else {}
+    options = read_options(config) if config else {}
     options |= {name: value for name, value in given.items() if value is not None and value != []}
     keep = options.get("keep_columns")
     if isinstance(keep, str):
         options["keep_columns"] = [] if keep == "none" else [name.strip() for name in keep.split(",")]
     return options
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The options of a YAML file; ConfigError where it is none."""
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise ConfigError('config needs PyYAML, which is not installed: pip install "t5enc[data]"') from error
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: expected a YAML file of options, got: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected `option: value` lines, got {type(content).__name__}")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}

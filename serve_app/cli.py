@@ -39,8 +39,9 @@ def serve(
 ) -> None:
     """Serve embeddings over HTTP until Ctrl-C or SIGTERM; what was accepted by then is answered."""
     given = {name: value for name, value in locals().items() if name != "config" and value is not None}
-    from serve_app.config import ServeConfig, read_config
+    from serve_app.config import ServeConfig
     from serve_app.running import run_service
+    from t5enc.option_files import read_options
 
-    options = (read_config(config) if config else {}) | given
+    options = (read_options(config) if config else {}) | given
     run_service(ServeConfig.from_mapping(options))

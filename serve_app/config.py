@@ -6,7 +6,6 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -149,19 +148,6 @@ def check_exposure(config: ServeConfig, has_keys: bool) -> None:
             f"host: expected a loopback address, or keys (--keys-file, T5ENC_API_KEYS), got {config.host} and no key; "
             "--insecure serves everyone who can reach it"
         )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The options of a YAML file; ConfigError where it is none."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: expected a YAML file of options, got: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected `option: value` lines, got {type(content).__name__}")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
 
 
 def _encoder(where: str, options: dict[str, Any]) -> EncoderOptions:

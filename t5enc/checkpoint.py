@@ -72,12 +72,9 @@ class Checkpoint:
         """
         content = hash_files(list(self.files), cache_folder) if self.files else [_hash_tensors(self.tensors)]
         shape = asdict(self.config)
-        if not shape.pop(
-            "scale_logits"
-        ):  # a later field than the first fingerprints: it counts where it says something
-            parts: list[Any] = [shape, sorted(content)]
-        else:
-            parts = [shape, sorted(content), "scale_logits"]
+        # A later field than the first fingerprints: it counts where it says something.
+        later = ["scale_logits"] if shape.pop("scale_logits") else []
+        parts = [shape, sorted(content), *later]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -153,7 +150,7 @@ def _find_components(root: Folder, subfolder: str | None) -> tuple[Folder, Folde
     if index is None:
         place = root.within(subfolder)  # one object: what it finds first pins the commit for both
         return place, place
-    component = subfolder or _find_encoder_component(_read_json(index), root)
+    component = subfolder or _find_encoder_component(read_json(index), root)
     return root.within(component), root.within(component.replace("text_encoder", "tokenizer"))
 
 
@@ -171,7 +168,7 @@ def _read_config(folder: Folder) -> tuple[dict[str, Any], EncoderConfig]:
     path = folder.find("config.json")
     if path is None:
         raise CheckpointError(f"no config.json in {folder.label}")
-    described = _read_json(path)
+    described = read_json(path)
     layout = described.get(LAYOUT_FIELD)
     if layout not in (None, FUSED_LAYOUT):
         raise CheckpointError(f"{path}: {LAYOUT_FIELD}: expected {FUSED_LAYOUT}, got {layout!r} (of a newer t5enc?)")
@@ -181,7 +178,8 @@ def _read_config(folder: Folder) -> tuple[dict[str, Any], EncoderConfig]:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model; CheckpointError for anything else."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
@@ -216,7 +214,7 @@ def _weight_names(variant: str | None) -> list[str]:
 
 def _find_shards(folder: Folder, index: Path) -> list[Path]:
     """The shards that hold encoder tensors; a decoder's are not even fetched."""
-    places = _read_json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict):
         raise CheckpointError(f"{index}: expected a weight_map, got none")
     prefix = find_prefix(places, str(index))

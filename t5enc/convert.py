@@ -33,6 +33,7 @@ from t5enc.checkpoint import TOKENIZER_FILES, Checkpoint
 from t5enc.errors import CheckpointError, ConfigError, OutputError
 from t5enc.hashes import hash_files
 from t5enc.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD, describe_config
+from t5enc.norm_fusion import FUSIONS
 from t5enc.options import EncoderOptions
 from t5enc.precision import COMPUTE_DTYPES, resolve_dtype
 from t5enc.tensor_writer import StreamedTensor, plan_shards, write_safetensors
@@ -42,7 +43,7 @@ from t5enc.weights import find_tensor, has_fused_norms, match_tensors, name_fuse
 KEEP = "keep"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(i?)B?", re.IGNORECASE)
 # A linear layer's weight, seen from its block -> the scale that fusion multiplies into it.
-FUSED_SCALES = {"attention.qkv.weight": "attention_norm.weight", "feed_forward.up.weight": "feed_forward_norm.weight"}
+FUSED_SCALES = {f"{follower}.weight": f"{norm}.weight" for norm, follower in FUSIONS.items()}
 # What a conversion writes, and replaces where it is told to.
 WRITTEN = ("config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES)
 ASIDE = ".converting-"

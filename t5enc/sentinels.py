@@ -16,7 +16,6 @@ get the same ids, but where two ways to cut a word score the same (sentencepiece
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from t5enc.checkpoint import read_json
 from t5enc.errors import CheckpointError, ConfigError, OutputError
 
 SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
@@ -60,7 +60,7 @@ def add_sentinels(
     source, target = Path(tokenizer).expanduser(), Path(output).expanduser()
     if target.exists() and not overwrite:
         raise OutputError(f"{target}: expected no such file (or overwrite), got one")
-    settings = _read_json(source / "tokenizer_config.json")
+    settings = _read_settings(source / "tokenizer_config.json")
     model = _open_model(source, settings)
     held = _take_sentinels(model, source)
     wanted = held or _choose_count(_list_named(settings, source), count, source)
@@ -74,17 +74,9 @@ def add_sentinels(
     return AddedSentinels(count=wanted, first_id=len(model.pieces) - 1, pieces=len(model.pieces))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> dict[str, Any]:
     """An empty dictionary where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON, got {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+    return read_json(path) if path.is_file() else {}
 
 
 def _open_model(source: Path, settings: Mapping[str, Any]) -> Any:
@@ -152,7 +144,7 @@ def _choose_count(named: int, count: int | None, source: Path) -> int:
 def _list_ids(source: Path, settings: Mapping[str, Any]) -> dict[str, int]:
     """Ids of added tokens, as far as the files of a folder tell them."""
     described = settings.get("added_tokens_decoder") or {}
-    added = _read_json(source / "tokenizer.json").get("added_tokens") or []
+    added = _read_settings(source / "tokenizer.json").get("added_tokens") or []
     return {_content(token): int(index) for index, token in described.items()} | {
         token["content"]: token["id"] for token in added
     }
@@ -172,7 +164,7 @@ def rebuild_model(path: Path, settings: Mapping[str, Any]) -> Any:
     """
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-    parts = _read_json(path)
+    parts = _read_settings(path)
     unigram = parts.get("model") or {}
     _expect(path, "model.type", unigram.get("type"), "Unigram")
     _expect(path, "model.byte_fallback", unigram.get("byte_fallback", False), False)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.config import ServeConfig, check_exposure, is_loopback, read_config
+from serve_app.config import ServeConfig, check_exposure, is_loopback
 from t5enc.errors import ConfigError
+from t5enc.option_files import read_options
 
 
 def make(**options: Any) -> ServeConfig:
@@ -94,11 +95,11 @@ def test_a_replica_that_misses_its_keys_does_not_open_without_them() -> None:
 
 def test_a_file_holds_options_under_the_names_of_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("model: builtin:tiny\nmax-length: 64\n")
-    assert read_config(tmp_path / "a.yaml") == {"model": "builtin:tiny", "max_length": 64}
+    assert read_options(tmp_path / "a.yaml") == {"model": "builtin:tiny", "max_length": 64}
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "\x00"])
 def test_a_file_that_holds_no_options_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"a\.yaml: expected"):
-        read_config(tmp_path / "a.yaml")
+        read_options(tmp_path / "a.yaml")
