@@ -35,11 +35,15 @@ DENSE_BATCH_LIMIT = 1 << 28
 
 
 class Group(NamedTuple):
-    """Some `documents` of `length` tokens each, from token `start` of the stream on."""
+    """Some `documents` of `length` tokens each, from token `start` of the stream on.
+
+    The first `keys` tokens of a document are what all of them attend to; the others are pads.
+    """
 
     start: int
     documents: int
     length: int
+    keys: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +89,31 @@ class PositionBias(NamedTuple):
     dense: Tensor | None
 
 
-def plan_flex(lengths: Sequence[int], total: int, *, block_size: int, device: torch.device) -> AttentionPlan:
-    """Documents in stream order, the stream padded to `total` tokens."""
-    mask = document_mask(lengths, total, block_size=block_size, device=device)
+def plan_flex(
+    lengths: Sequence[int],
+    total: int,
+    *,
+    block_size: int,
+    device: torch.device,
+    keys: Sequence[int] | None = None,
+) -> AttentionPlan:
+    """Documents in stream order, the stream padded to `total` tokens; `keys` as for `plan_sdpa`."""
+    mask = document_mask(lengths, total, block_size=block_size, device=device, keys=keys)
     return AttentionPlan(total=total, block_mask=mask)
 
 
-def plan_sdpa(lengths: Sequence[int], total: int | None = None) -> AttentionPlan:
-    """Documents in stream order; neighbours of equal length become one batch."""
+def plan_sdpa(lengths: Sequence[int], total: int | None = None, *, keys: Sequence[int] | None = None) -> AttentionPlan:
+    """Documents in stream order; neighbours of equal length become one batch.
+
+    `keys` says how many tokens of each document are attended to, all of them by default: those after are its pads.
+    """
     groups: list[Group] = []
     start = 0
-    for length in lengths:
-        if groups and groups[-1].length == length:
+    for length, seen in zip(lengths, keys or lengths, strict=True):
+        if groups and groups[-1][2:] == (length, seen):
             groups[-1] = groups[-1]._replace(documents=groups[-1].documents + 1)
         else:
-            groups.append(Group(start, 1, length))
+            groups.append(Group(start, 1, length, seen))
         start += length
     return AttentionPlan(total=start if total is None else total, groups=tuple(groups))
 
@@ -117,7 +131,7 @@ def plan_padded(
     is_narrow = dtype == torch.float16 and mask is not None and mask.dtype == torch.bool
     return AttentionPlan(
         total=batch * length,
-        groups=(Group(0, batch, length),),
+        groups=(Group(0, batch, length, length),),
         is_padded=True,
         mask=mask,
         has_keys=mask.any(-1, keepdim=True).to(dtype) if is_narrow and mask is not None else None,
@@ -202,29 +216,33 @@ def attend_flex(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads:
 def attend_sdpa(qkv: Tensor, bias: PositionBias, plan: AttentionPlan, num_heads: int, scale: float = 1.0) -> Tensor:
     """(T, 3 H D) -> (T, H D), group by group; tokens in no group get zeros."""
     attended = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
-    for start, documents, length in plan.groups:
+    for start, documents, length, keys in plan.groups:
         rows = slice(start, start + documents * length)
         split = rearrange(qkv[rows], "(n s) (three h d) -> three n h s d", three=3, n=documents, h=num_heads)
+        parts = (split[0], split[1, ..., :keys, :], split[2, ..., :keys, :])
         is_long = length > DENSE_BIAS_LIMIT
-        result = _attend_long(split, bias.table, scale) if is_long else _attend_group(split, bias.dense, scale)
+        result = _attend_long(parts, bias.table, scale) if is_long else _attend_group(parts, bias.dense, scale)
         attended[rows] = rearrange(result, "n h s d -> (n s) (h d)")
     return attended
 
 
-def _attend_group(qkv: Tensor, dense: Tensor | None, scale: float) -> Tensor:
+Heads = tuple[Tensor, Tensor, Tensor]
+
+
+def _attend_group(qkv: Heads, dense: Tensor | None, scale: float) -> Tensor:
     query, key, value = qkv
-    length = query.shape[-2]
     assert dense is not None
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=dense[None, :, :length, :length], scale=scale)
+    bias = dense[None, :, : query.shape[-2], : key.shape[-2]]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
 
 
-def _attend_long(qkv: Tensor, table: Tensor, scale: float) -> Tensor:
-    """(3, N, H, S, D) -> (N, H, S, D), a block of queries at a time, so that memory grows with S alone."""
+def _attend_long(qkv: Heads, table: Tensor, scale: float) -> Tensor:
+    """Queries, keys and values -> (N, H, S, D), a block of queries at a time, so that memory grows with S alone."""
     query, key, value = qkv
     positions = torch.arange(query.shape[-2], device=table.device)
     parts = []
     for rows in torch.split(positions, DENSE_BIAS_LIMIT):
-        bias = bias_between(table, rows, positions).to(query.dtype)
+        bias = bias_between(table, rows, positions[: key.shape[-2]]).to(query.dtype)
         parts.append(F.scaled_dot_product_attention(query[..., rows, :], key, value, attn_mask=bias[None], scale=scale))
     return torch.cat(parts, dim=-2)
 

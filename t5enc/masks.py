@@ -36,13 +36,27 @@ class Numbers(NamedTuple):
         return None if self.rows is None else self.queries == KEYLESS
 
 
-def document_mask(lengths: Sequence[int], total: int, *, block_size: int, device: torch.device) -> BlockMask:
-    """Every token attends to its own document; tokens past the last document attend to nothing.
+def document_mask(
+    lengths: Sequence[int],
+    total: int,
+    *,
+    block_size: int,
+    device: torch.device,
+    keys: Sequence[int] | None = None,
+) -> BlockMask:
+    """Every token attends to its own document, the first `keys` tokens of it where they are given.
 
-    Those pad queries have no key at all, so their attention is zero and no later sum is spoilt.
+    Tokens past the last document have no key at all, so their attention is zero and no later sum is spoilt.
     """
-    documents = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    return number_mask(_pad(Numbers(documents, documents), total), block_size=block_size, device=device)
+    queries = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    numbers = Numbers(queries, queries if keys is None else _hide_pads(queries, lengths, keys))
+    return number_mask(_pad(numbers, total), block_size=block_size, device=device)
+
+
+def _hide_pads(documents: Ids, lengths: Sequence[int], keys: Sequence[int]) -> Ids:
+    """The numbers of a stream's tokens as keys: that of their document, or none for its pads."""
+    places = np.arange(len(documents)) - np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
+    return np.where(places < np.repeat(keys, lengths), documents, NO_KEY).astype(np.int32)
 
 
 def number_batch(mask: NDArray[np.bool_] | None, batch: int, length: int, total: int) -> Numbers | None:

@@ -45,12 +45,14 @@ def draw(tokens: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     return qkv, torch.randn(HEADS, 2 * REACH + 1, generator=generator)
 
 
-def attend_plainly(qkv: Tensor, table: Tensor) -> Tensor:
-    """(S, 3 H D) of one document -> (S, H D) by the formula, in float64."""
+def attend_plainly(qkv: Tensor, table: Tensor, keys: int | None = None) -> Tensor:
+    """(S, 3 H D) of one document -> (S, H D) by the formula, in float64; only the first `keys` tokens are seen."""
     query, key, value = (part.view(-1, HEADS, DIM).transpose(0, 1) for part in qkv.double().chunk(3, dim=-1))
     positions = torch.arange(len(qkv))
     distances = positions[None, :] - positions[:, None]
     scores = query @ key.mT + table.double()[:, distances.clamp(-REACH, REACH) + REACH]
+    if keys is not None:
+        scores[..., keys:] = -math.inf
     return (scores.softmax(-1) @ value).transpose(0, 1).flatten(1)
 
 
@@ -70,7 +72,7 @@ def run_flex(compiled_flex: CompiledFlex, qkv: Tensor, table: Tensor, lengths: l
 
 def test_neighbours_of_equal_length_become_one_group() -> None:
     plan = plan_sdpa([2, 2, 5, 2], 20)
-    assert plan.groups == (Group(0, 2, 2), Group(4, 1, 5), Group(9, 1, 2))
+    assert plan.groups == (Group(0, 2, 2, 2), Group(4, 1, 5, 5), Group(9, 1, 2, 2))
     assert (plan.total, plan.longest) == (20, 5)
     assert plan_sdpa([3, 3]).total == 6
     assert plan_sdpa([], 4).longest == 0
@@ -130,6 +132,42 @@ def test_flex_equals_sdpa_and_the_formula_in_any_order(seed: int, compiled_flex:
     torch.testing.assert_close(found, run_sdpa(qkv, table, lengths), rtol=0, atol=2e-6)
     expected = attend_each_plainly(qkv, table, lengths)
     torch.testing.assert_close(found[: len(expected)].double(), expected, rtol=0, atol=2e-6)
+
+
+def attend_with_pads(qkv: Tensor, table: Tensor, lengths: list[int], keys: list[int]) -> Tensor:
+    parts = torch.split(qkv[: sum(lengths)], lengths)
+    return torch.cat([attend_plainly(part, table, seen) for part, seen in zip(parts, keys, strict=True)])
+
+
+WITH_PADS = {
+    "some pads": ([5, 5, 5, 9, 80], [5, 2, 2, 1, 65]),
+    "all but one are pads": ([64, 64, 100], [1, 1, 1]),
+    "pads beyond the dense bias": ([DENSE_BIAS_LIMIT + 70, 3], [DENSE_BIAS_LIMIT + 3, 2]),
+}
+
+
+@pytest.mark.parametrize("case", WITH_PADS)
+def test_pads_see_the_text_and_are_seen_by_nobody(case: str) -> None:
+    lengths, keys = WITH_PADS[case]
+    qkv, table = draw(sum(lengths))
+    plan = plan_sdpa(lengths, keys=keys)
+    found = attend_sdpa(qkv, position_bias(table, plan, qkv.dtype), plan, HEADS)
+    torch.testing.assert_close(found.double(), attend_with_pads(qkv, table, lengths, keys), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", list(WITH_PADS)[:2])
+def test_under_flex_pads_see_the_text_and_are_seen_by_nobody(case: str, compiled_flex: CompiledFlex) -> None:
+    lengths, keys = WITH_PADS[case]
+    qkv, table = draw(TOTAL)
+    plan = plan_flex(lengths, TOTAL, block_size=64, device=CPU, keys=keys)
+    found = compiled_flex(qkv, position_bias(table, plan, qkv.dtype), plan, HEADS)
+    expected = attend_with_pads(qkv, table, lengths, keys)
+    torch.testing.assert_close(found[: len(expected)].double(), expected, rtol=0, atol=2e-6)
+    assert not found[len(expected) :].any()
+
+
+def test_documents_stand_in_one_group_if_they_agree_in_pads_too() -> None:
+    assert plan_sdpa([4, 4, 4], keys=[3, 3, 4]).groups == (Group(0, 2, 4, 3), Group(8, 1, 4, 4))
 
 
 def test_flex_gives_zeros_to_tokens_of_no_document(compiled_flex: CompiledFlex) -> None:
