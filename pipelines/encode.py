@@ -16,6 +16,7 @@ from pipelines.commit import Commit, begin_commit, conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.ledger import Ledger, Progress
 from pipelines.manifest import UnitRecord, append_log, sum_records
+from pipelines.null import mend_null
 from pipelines.prepare import Preparation, choose_units, prepare
 from pipelines.report import REPORT, EncodeReport
 from pipelines.store import Store, open_store
@@ -239,6 +240,7 @@ def conclude(run: Run) -> EncodeReport:
     """Write the manifest where all is committed, and the report."""
     is_complete = not run.unreadable and not run.commit.left
     if is_complete:
+        mend_null(run.store, run.commit.frozen, run.job.encoder_options())
         conclude_commit(run.store, run.commit)
     report = _make_report(run, is_complete)
     if run.tasks:

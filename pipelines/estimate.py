@@ -66,7 +66,8 @@ def estimate(preparation: Preparation, tokens_per_second: float | None = None) -
     sample, config = preparation.sample, preparation.config
     rows = sum(planned.num_rows for planned in preparation.files)
     captions = round(rows * len(sample.lengths) / sample.rows) if sample.rows else 0
-    tokens = round(captions * sample.mean)
+    tokens = round(captions * sample.mean_computed)
+    kept = round(captions * sample.mean)
     per_shard = preparation.frozen.rows_per_shard
     device = str(preparation.frozen.record["device"]).partition(":")[0]
     seconds = tokens / tokens_per_second if tokens_per_second else tokens * seconds_per_token(config, device)
@@ -77,9 +78,9 @@ def estimate(preparation: Preparation, tokens_per_second: float | None = None) -
         captions=captions,
         tokens=tokens,
         truncated=round(captions * sample.truncated / max(1, len(sample.lengths))),
-        longest=max(sample.lengths, default=0),
+        longest=sample.longest,
         shards=sum(-(-planned.num_rows // per_shard) for planned in preparation.files),
-        bytes=tokens * size + captions * ROW_BYTES,
+        bytes=kept * size + captions * ROW_BYTES,
         flops_per_token=flops_per_token(config),
         device_hours=seconds / 3600,
     )

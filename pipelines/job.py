@@ -16,6 +16,7 @@ from pipelines.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.options import EncoderOptions
 from t5enc.output import JOB, SUCCESS
+from t5enc.recipes.recipe import Recipe
 from t5enc.storage import check_storage_dtype
 
 FORMAT_VERSION = 1
@@ -54,8 +55,9 @@ class EncodeJob:
     token: str | None = field(default=None, repr=False)
     local_files_only: bool = False
     tokenizer: str | None = None
-    recipe: str | None = None
-    max_length: int = 512
+    recipe: str | Recipe | None = None
+    recipe_options: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
     dtype: str | None = None
     device: str | None = None
     token_budget: int | None = None
@@ -159,6 +161,12 @@ class FrozenJob:
     def kept_schema(self) -> pa.Schema:
         """Schema of the kept input columns."""
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema)))
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What embeddings are made for, with nothing left open."""
+        values = self.identity.get("recipe")
+        return None if values is None else Recipe.from_mapping(values)
 
     @property
     def storage_dtype(self) -> str:

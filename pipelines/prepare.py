@@ -23,9 +23,9 @@ from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
 from t5enc.output import find_filesystem
 from t5enc.precision import resolve_dtype
+from t5enc.preparing import Preparer
 from t5enc.storage import token_bytes
-from t5enc.text_encoder import open_model, open_tokenizer
-from t5enc.tokenizer import Tokenizer
+from t5enc.text_encoder import open_model, open_preparer
 
 SHARD_BYTES = 256 << 20
 SHARD_SECONDS = 20.0
@@ -39,16 +39,26 @@ SPEEDS = {"cuda": 3e14, "cpu": 1e11}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Lengths of the captions in some `rows` of the input."""
+    """Captions in some `rows` of the input: the rows that each keeps, and the tokens that are computed for each.
+
+    `longest` is that of the longest one before it is cut.
+    """
 
     lengths: tuple[int, ...]
+    computed: tuple[int, ...]
+    longest: int
     truncated: int
     rows: int
 
     @property
     def mean(self) -> float:
-        """Mean tokens a caption."""
+        """Mean rows a caption."""
         return sum(self.lengths) / len(self.lengths) if self.lengths else 1.0
+
+    @property
+    def mean_computed(self) -> float:
+        """Mean tokens that are computed for a caption."""
+        return sum(self.computed) / len(self.computed) if self.computed else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +87,10 @@ def prepare(job: EncodeJob, device: torch.device) -> Preparation:
     schema = kept_schema(footer.schema, first, text_column=job.text_column, keep_columns=keep)
     options = job.encoder_options()
     checkpoint = open_model(options)
-    tokenizer = open_tokenizer(options, checkpoint)
+    preparer = open_preparer(options, checkpoint)
     files = tuple(_plan_file(file, footer) for file, footer in footers)
-    sample = take_sample(inputs.filesystem, files, job, schema, tokenizer)
-    frozen = freeze_options(job, device, checkpoint, tokenizer, schema, sample)
+    sample = take_sample(inputs.filesystem, files, job, schema, preparer)
+    frozen = freeze_options(job, device, checkpoint, preparer, schema, sample)
     return Preparation(
         inputs=inputs,
         files=files,
@@ -126,9 +136,9 @@ def _try_footer(filesystem: Any, file: SourceFile) -> Footer | str:
 
 
 def take_sample(
-    filesystem: Any, files: Sequence[PlannedFile], job: EncodeJob, schema: pa.Schema, tokenizer: Tokenizer
+    filesystem: Any, files: Sequence[PlannedFile], job: EncodeJob, schema: pa.Schema, preparer: Preparer
 ) -> Sample:
-    """Token lengths of the captions in the first thousand rows."""
+    """Lengths of the captions in the first thousand rows."""
     texts: list[str] = []
     rows = 0
     for planned in files:
@@ -139,9 +149,14 @@ def take_sample(
         with contextlib.suppress(SourceError):
             texts += list(_first_texts(filesystem, planned, job, schema, wanted))
             rows += wanted
-    tokenized = tokenizer.encode(texts)
-    lengths = tuple(len(ids) for ids in tokenized.ids)
-    return Sample(lengths=lengths, truncated=int(tokenized.truncated.sum()), rows=rows)
+    made = preparer.prepare(texts)
+    return Sample(
+        lengths=tuple(prompt.rows for prompt in made.prompts),
+        computed=tuple(prompt.tokens for prompt in made.prompts),
+        longest=int(made.lengths.max(initial=0)),
+        truncated=int(made.truncated.sum()),
+        rows=rows,
+    )
 
 
 def _first_texts(filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: pa.Schema, rows: int) -> Iterator[str]:
@@ -161,7 +176,7 @@ def freeze_options(
     job: EncodeJob,
     device: torch.device,
     checkpoint: Checkpoint,
-    tokenizer: Tokenizer,
+    preparer: Preparer,
     schema: pa.Schema,
     sample: Sample,
 ) -> FrozenJob:
@@ -170,9 +185,9 @@ def freeze_options(
     identity = {
         "format": FORMAT_VERSION,
         "weights": checkpoint.fingerprint(),
-        "tokenizer": tokenizer.fingerprint,
-        "recipe": job.recipe,
-        "max_length": job.max_length,
+        "tokenizer": preparer.tokenizer.fingerprint,
+        "recipe": None if preparer.recipe is None else preparer.recipe.to_mapping(),
+        "max_length": preparer.tokenizer.max_length,
         "text_column": job.text_column,
         "caption_choice": job.caption_choice,
         "keep_columns": "all but binary" if job.keep_columns is None else list(job.keep_columns),
@@ -199,14 +214,14 @@ def freeze_options(
 
 def choose_rows(config: EncoderConfig, storage_dtype: str, device: str, sample: Sample) -> int:
     """Rows of a shard: about 256 MB of output, no more than 20 s of work, no more than 8192."""
-    by_size = SHARD_BYTES / (sample.mean * token_bytes(storage_dtype, config.model_dim))
-    by_time = SHARD_SECONDS / (sample.mean * seconds_per_token(config, device))
+    by_size = SHARD_BYTES / (max(sample.mean, 1.0) * token_bytes(storage_dtype, config.model_dim))
+    by_time = SHARD_SECONDS / (sample.mean_computed * seconds_per_token(config, device))
     return max(1, min(MOST_ROWS, int(by_size), int(by_time)))
 
 
 def choose_units(config: EncoderConfig, device: str, sample: Sample, rows_per_shard: int) -> int:
     """Units of a span: about a minute of work, no more than forty."""
-    seconds = sample.mean * seconds_per_token(config, device) * rows_per_shard
+    seconds = sample.mean_computed * seconds_per_token(config, device) * rows_per_shard
     return max(1, min(MOST_UNITS, int(SPAN_SECONDS / max(seconds, 1e-9))))
 
 

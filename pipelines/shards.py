@@ -17,26 +17,28 @@ from pipelines.manifest import UnitRecord
 from pipelines.sinks import hash_content
 from pipelines.units import Unit
 from t5enc.embeddings import Embeddings
+from t5enc.prompts import Prompt
 from t5enc.storage import CaptionKeys, build_table
-from t5enc.text_encoder import EncodedTexts, TextEncoder, TokenIds
+from t5enc.text_encoder import EncodedTexts, TextEncoder
 
 DIED = "encoder died"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedUnit:
-    """N captions of a unit; those with a text have token ids, the others an error."""
+    """N captions of a unit; those with a text have a prompt, and a length before it was cut; the others an error."""
 
     unit: Unit
     batch: CaptionBatch
-    ids: list[TokenIds | None]
+    prompts: list[Prompt | None]
     truncated: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
     errors: list[str | None]
 
     @property
-    def with_ids(self) -> list[int]:
+    def with_prompts(self) -> list[int]:
         """Captions that can be encoded."""
-        return [index for index, ids in enumerate(self.ids) if ids is not None]
+        return [index for index, prompt in enumerate(self.prompts) if prompt is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +58,9 @@ def prepare_unit(unit: Unit, batch: CaptionBatch, encoder: TextEncoder, *, token
     prepared = PreparedUnit(
         unit=unit,
         batch=batch,
-        ids=[None] * count,
+        prompts=[None] * count,
         truncated=np.zeros(count, dtype=bool),
+        lengths=np.zeros(count, dtype=np.int64),
         errors=list(batch.reasons),
     )
     if tokenize:
@@ -66,19 +69,19 @@ def prepare_unit(unit: Unit, batch: CaptionBatch, encoder: TextEncoder, *, token
 
 
 def tokenize_captions(prepared: PreparedUnit, encoder: TextEncoder, captions: list[int]) -> None:
-    """Fill in the ids of these captions."""
+    """Fill in the prompts of these captions."""
     texts = [text for i in captions if (text := prepared.batch.texts[i]) is not None]
-    tokenized = encoder.tokenize(texts)
-    for index, ids, is_cut in zip(captions, tokenized.ids, tokenized.truncated, strict=True):
-        prepared.ids[index] = np.asarray(ids, dtype=np.int32)
-        prepared.truncated[index] = is_cut
+    made = encoder.prepare(texts)
+    prepared.truncated[captions], prepared.lengths[captions] = made.truncated, made.lengths
+    for index, prompt in zip(captions, made.prompts, strict=True):
+        prepared.prompts[index] = prompt
 
 
 def encode_unit(encoder: TextEncoder, prepared: PreparedUnit, dtype: torch.dtype) -> EncodedTexts:
     """Embeddings of all N captions; one without a text has no tokens."""
-    captions = prepared.with_ids
-    encoded = encoder.encode_ragged([_ids(prepared, i) for i in captions], dtype=dtype, device="cpu")
-    lengths = np.zeros(len(prepared.ids), dtype=np.int64)
+    captions = prepared.with_prompts
+    encoded = encoder.encode_ragged([_prompt(prepared, i) for i in captions], dtype=dtype, device="cpu")
+    lengths = np.zeros(len(prepared.prompts), dtype=np.int64)
     lengths[captions] = encoded.embeddings.lengths.numpy()
     failed = {captions[place]: reason for place, reason in encoded.failed.items()}
     return EncodedTexts(Embeddings.from_lengths(encoded.embeddings.values, torch.from_numpy(lengths)), failed)
@@ -104,14 +107,14 @@ def encode_carefully(
         note(prepared.unit, group)
         tokenize_captions(prepared, encoder, group)
         note_stream = partial(_note_places, note, prepared.unit, group)
-        ids = [_ids(prepared, i) for i in group]
-        encoded = encoder.encode_ragged(ids, dtype=dtype, device="cpu", on_stream=note_stream)
+        prompts = [_prompt(prepared, i) for i in group]
+        encoded = encoder.encode_ragged(prompts, dtype=dtype, device="cpu", on_stream=note_stream)
         parts |= dict(zip(group, encoded.embeddings, strict=True))
         failed |= {group[place]: reason for place, reason in encoded.failed.items()}
     for index in [i for i, text in enumerate(texts) if text in killers]:
         prepared.errors[index] = DIED
-    empty = torch.empty(0, encoder.config.model_dim, dtype=dtype)
-    rows = [parts.get(index, empty) for index in range(len(prepared.ids))]
+    empty = torch.empty(0, encoder.dim, dtype=dtype)
+    rows = [parts.get(index, empty) for index in range(len(prepared.prompts))]
     embeddings = Embeddings.from_lengths(torch.cat([empty, *rows]), [len(row) for row in rows])
     return prepared, EncodedTexts(embeddings, failed)
 
@@ -120,10 +123,10 @@ def _note_places(note: Callable[[Unit, list[int]], None], unit: Unit, group: lis
     note(unit, [group[place] for place in places])
 
 
-def _ids(prepared: PreparedUnit, index: int) -> TokenIds:
-    ids = prepared.ids[index]
-    assert ids is not None
-    return ids
+def _prompt(prepared: PreparedUnit, index: int) -> Prompt:
+    prompt = prepared.prompts[index]
+    assert prompt is not None
+    return prompt
 
 
 def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) -> tuple[pa.Table, UnitRecord]:
@@ -152,7 +155,7 @@ def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) ->
         died=errors.count(DIED),
         truncated=table["text_embedding_truncated"].to_pylist().count(True),
         tokens=int(tokens.sum()),
-        longest=int(tokens.max(initial=0)),
+        longest=int(prepared.lengths.max(initial=0)),
         content=hash_content(table),
     )
     return table, record

@@ -23,6 +23,7 @@ from pipelines.captions import read_captions
 from pipelines.commit import commit_shard
 from pipelines.job import FrozenJob
 from pipelines.manifest import UnitRecord, read_footer_record
+from pipelines.null import compute_null, is_null_there, write_null
 from pipelines.shards import (
     Caution,
     PreparedUnit,
@@ -84,6 +85,9 @@ class SpanWorker:
             raise OutputError(f"dtype: the job was frozen with {frozen}, this actor computes in {options.dtype}")
         if actor.encoder.tokenizer.fingerprint != self.job.identity["tokenizer"]:
             raise OutputError("tokenizer: this actor loaded another one than the job was frozen with")
+        store = open_store(self.output)
+        if not is_null_there(store, self.job):
+            write_null(store, self.job, actor.submit(compute_null).result())
         names = ("device", "dtype", "attention", "token_budget")
         self.ledger.started.remote({name: str(getattr(options, name)) for name in names})
 

@@ -74,7 +74,7 @@ def open_source(options: EncoderOptions, scratch: Path) -> tuple[Source, Tokeniz
         keys=keys,
         device=str(resolved.device),
         attention=resolved.attention,
-        max_length=resolved.max_length,
+        max_length=resolved.length,
     )
     return source, open_tokenizer(named, checkpoint), resolved
 

@@ -6,7 +6,7 @@ N texts, T tokens of all of them, M model dim, S padded length.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, overload
 
 import torch
@@ -14,14 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t5enc.errors import InputError
+from t5enc.pipeline_inputs import Conditioning, PipelineInputs, build_inputs
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """`values` (T, M) holds text i in rows `offsets[i]` to `offsets[i + 1]`; a text without embedding has none."""
+    """`values` (T, M) holds text i in rows `offsets[i]` to `offsets[i + 1]`; a text without embedding has none.
+
+    `conditioning` says what recipe they were made by, if any.
+    """
 
     values: Tensor
     offsets: Tensor
+    conditioning: Conditioning | None = None
 
     def __post_init__(self) -> None:
         if self.values.dim() != 2 or self.offsets.dim() != 1 or len(self.offsets) < 1:
@@ -44,7 +49,8 @@ class Embeddings:
         if len(parts) == 1:
             return parts[0]
         values = torch.cat([part.values[int(part.offsets[0]) : int(part.offsets[-1])] for part in parts])
-        return cls.from_lengths(values, torch.cat([part.lengths for part in parts]))
+        joined = cls.from_lengths(values, torch.cat([part.lengths for part in parts]))
+        return replace(joined, conditioning=parts[0].conditioning)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -70,7 +76,7 @@ class Embeddings:
         if step != 1:
             raise IndexError(f"Embeddings: expected a slice of step 1, got {step}")
         offsets = self.offsets[start : max(start, stop) + 1]
-        return Embeddings(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+        return Embeddings(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0], self.conditioning)
 
     @property
     def lengths(self) -> Tensor:
@@ -95,6 +101,15 @@ class Embeddings:
         padded = self.values.new_zeros(len(self), size, self.dim)
         padded[mask.to(padded.device)] = self.values[int(self.offsets[0]) : int(self.offsets[-1])]
         return padded, mask.to(padded.device)
+
+    def to_pipeline(self) -> PipelineInputs:
+        """What the recipe's pipeline hands to its transformer for these N captions, and for none.
+
+        InputError for embeddings that no recipe made.
+        """
+        if self.conditioning is None:
+            raise InputError("to_pipeline: expected embeddings made by a recipe (recipe=...), got none")
+        return build_inputs(list(self), self.conditioning)
 
     def pooled(self, method: Literal["mean", "first"] = "mean", *, normalize: bool = False) -> Tensor:
         """(N, M) float32: one vector a text, the mean of its tokens or its first; zeros for a text without any.

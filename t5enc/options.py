@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -11,8 +12,12 @@ import torch
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
 from t5enc.precision import resolve_dtype
+from t5enc.recipes.families import open_recipe
+from t5enc.recipes.options import override
+from t5enc.recipes.recipe import Recipe
 
 AttentionName = Literal["auto", "flex", "sdpa"]
+DEFAULT_LENGTH = 512
 # Tokens a stream. On two cores 2048 is fastest: larger streams leave the cache between two products.
 DEFAULT_BUDGETS = {"cuda": 16384}
 DEFAULT_BUDGET = 2048
@@ -31,8 +36,9 @@ class EncoderOptions:
     token: str | None = None
     local_files_only: bool = False
     tokenizer: str | None = None
-    recipe: str | None = None
-    max_length: int = 512
+    recipe: str | Recipe | None = None
+    recipe_options: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
     dtype: str | None = None
     device: str | None = None
     token_budget: int | None = None
@@ -42,39 +48,61 @@ class EncoderOptions:
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
+        if self.max_length is not None and self.max_length < 1:
             raise ConfigError(f"max_length: expected at least 1, got {self.max_length}")
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(f"num_threads: expected at least 1, got {self.num_threads}")
         if self.attention not in ("auto", "flex", "sdpa"):
             raise ConfigError(f"attention: expected auto, flex or sdpa, got {self.attention!r}")
-        if self.recipe is not None:
-            raise ConfigError(f"recipe: expected none (this version has no recipes), got {self.recipe!r}")
-        if self.token_budget is not None and self.token_budget < max(16, self.max_length):
-            raise ConfigError(
-                f"token_budget: expected at least 16 and max_length ({self.max_length}), got {self.token_budget}"
-            )
+        if self.recipe_options and self.recipe is None:
+            raise ConfigError(f"recipe_options: expected a recipe with them, got {dict(self.recipe_options)} and none")
+        if self.find_recipe() is None or self.max_length is not None:
+            self._check_budget(self.length)
 
     @classmethod
     def from_mapping(cls, options: dict[str, Any]) -> EncoderOptions:
         """Options by name; an unknown name is refused along with those that exist."""
-        known = [field.name for field in fields(cls)]
+        known = [entry.name for entry in fields(cls)]
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise ConfigError(f"{unknown[0]}: no such option; expected one of {', '.join(known)}")
         return cls(**options)
 
-    def resolve(self, config: EncoderConfig) -> EncoderOptions:
-        """The same with nothing left open on this machine."""
+    @property
+    def length(self) -> int:
+        """Longest text in tokens where no recipe says otherwise."""
+        return self.max_length or DEFAULT_LENGTH
+
+    def find_recipe(self) -> Recipe | None:
+        """The recipe with its options; `max_length`, where it is given, must be one that the pipeline's call takes."""
+        if self.recipe is None:
+            return None
+        options = dict(self.recipe_options)
+        recipe = open_recipe(self.recipe)
+        if self.max_length is None or self.max_length == recipe.max_length:
+            return override(recipe, options)
+        if recipe.max_length == 0:
+            return override(replace(recipe, max_length=self.max_length), options)
+        return override(recipe, {"max_sequence_length": self.max_length} | options)
+
+    def resolve(self, config: EncoderConfig, *, max_length: int | None = None) -> EncoderOptions:
+        """The same with nothing left open on this machine; `max_length` is what the recipe or tokenizer makes it."""
         device = resolve_device(self.device)
-        budget = self.token_budget or max(DEFAULT_BUDGETS.get(device.type, DEFAULT_BUDGET), self.max_length)
+        length = max_length or self.length
+        self._check_budget(length)
+        budget = self.token_budget or max(DEFAULT_BUDGETS.get(device.type, DEFAULT_BUDGET), length)
         return replace(
             self,
+            max_length=length,
             device=str(device),
             dtype=str(resolve_dtype(self.dtype, device)).removeprefix("torch."),
             token_budget=budget,
             attention=self._resolve_attention(device, config),
         )
+
+    def _check_budget(self, length: int) -> None:
+        if self.token_budget is not None and self.token_budget < max(16, length):
+            raise ConfigError(f"token_budget: expected at least 16 and max_length ({length}), got {self.token_budget}")
 
     def _resolve_attention(self, device: torch.device, config: EncoderConfig) -> AttentionName:
         if self.deterministic and self.attention == "flex":

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,6 +19,9 @@ import pyarrow.parquet as pq
 
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError, UnfinishedError
+from t5enc.null_file import NULL, deserialize_null
+from t5enc.pipeline_inputs import Conditioning
+from t5enc.recipes.recipe import Recipe
 from t5enc.storage import PREFIX, column_format, read_column
 
 JOB = "_job.json"
@@ -40,10 +43,12 @@ class OutputFolder:
     job: dict[str, Any]
     shards: tuple[str, ...]
     is_finished: bool
+    conditioning: Conditioning | None
 
     def read_shard(self, name: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, Embeddings]:
         """The rows of one shard without their bytes, and their embeddings."""
-        return read_shard(self.filesystem, f"{self.root}/{name}", columns)
+        table, embeddings = read_shard(self.filesystem, f"{self.root}/{name}", columns)
+        return table, replace(embeddings, conditioning=self.conditioning)
 
 
 def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> OutputFolder:
@@ -59,7 +64,20 @@ def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> Outpu
             f"run the same `t5enc encode` again, or read it with partial=True"
         )
     found = shards if shards is not None else _list_shards(filesystem, root)
-    return OutputFolder(filesystem, root, job, tuple(found), shards is not None)
+    conditioning = _read_conditioning(filesystem, root, job)
+    return OutputFolder(filesystem, root, job, tuple(found), shards is not None, conditioning)
+
+
+def _read_conditioning(filesystem: Any, root: str, job: dict[str, Any]) -> Conditioning | None:
+    """The job's recipe and its null prompt; None for a job without a recipe."""
+    values = job["identity"].get("recipe")
+    if values is None:
+        return None
+    try:
+        data = _read_bytes(filesystem, f"{root}/{NULL}")
+    except FileNotFoundError as error:
+        raise OutputError(f"{root}: {NULL} is missing; run the same `t5enc encode` again, which makes it") from error
+    return deserialize_null(data, Recipe.from_mapping(values), job["fingerprint"])
 
 
 def load_embeddings(
@@ -72,7 +90,8 @@ def load_embeddings(
     """
     if str(path).endswith(".parquet"):
         filesystem, file = find_filesystem(path)
-        return read_shard(filesystem, file, columns)
+        table, embeddings = read_shard(filesystem, file, columns)
+        return table, replace(embeddings, conditioning=_find_conditioning(filesystem, file))
     parts = list(iter_embeddings(path, columns, partial=partial))
     if not parts:
         raise OutputError(f"{path}: expected at least one shard, got none")
@@ -100,6 +119,14 @@ def read_shard(filesystem: Any, path: str, columns: Sequence[str] | None = None)
         table = file.read(columns=[*dict.fromkeys([*wanted, f"{PREFIX}bytes"])])
     embeddings = read_column(table.column(f"{PREFIX}bytes"), form["storage_dtype"], form["dim"])
     return table.select([name for name in wanted if name != f"{PREFIX}bytes"]), embeddings
+
+
+def _find_conditioning(filesystem: Any, file: str) -> Conditioning | None:
+    """That of the job in whose folder a shard lies; None where there is no job above it."""
+    for folder in PurePosixPath(file).parents:
+        if (job := _read_json(filesystem, f"{folder}/{JOB}")) is not None:
+            return _read_conditioning(filesystem, str(folder), job)
+    return None
 
 
 def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> None:

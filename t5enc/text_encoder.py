@@ -6,10 +6,10 @@ N texts, T tokens in a stream, M model dim.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,14 +23,19 @@ from t5enc.config import EncoderConfig
 from t5enc.embeddings import Embeddings
 from t5enc.encoder import Encoder
 from t5enc.errors import InputError, PrecisionError
+from t5enc.finishing import finish
 from t5enc.linear import can_pack
 from t5enc.options import EncoderOptions
 from t5enc.packing import make_rungs, pack_full, pack_sorted, pick_rung, round_rows
+from t5enc.pipeline_inputs import Conditioning
+from t5enc.preparing import PreparedTexts, Preparer, check_fit
+from t5enc.prompts import Document, Prompt, TokenIds, count_tokens
+from t5enc.recipes.recipe import Recipe
 from t5enc.repeatability import find_floor
 from t5enc.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
 from t5enc.weights import load_encoder
 
-TokenIds = NDArray[np.int32]
+__all__ = ["EncodedTexts", "EncoderCounters", "TextEncoder", "TokenIds", "open_model", "open_tokenizer"]
 
 
 @dataclass(slots=True)
@@ -65,16 +70,24 @@ class TextEncoder:
     Not for several threads at once: one owner calls it, as one model fills one device.
     """
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer, options: EncoderOptions) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        preparer: Preparer,
+        options: EncoderOptions,
+        projection: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         """`options` must be resolved; `from_pretrained` does all of it."""
         self.encoder = encoder
-        self.tokenizer = tokenizer
+        self.preparer = preparer
         self.options = options
+        self._projection = projection
         self.counters = EncoderCounters()
         self.device = torch.device(options.device or "cpu")
         assert options.token_budget is not None
         self.token_budget = options.token_budget
         self._rungs = make_rungs(options.token_budget)
+        self._null: Tensor | None = None
         self._floor = find_floor(encoder, self.token_budget) if options.deterministic else 1
 
     @classmethod
@@ -88,20 +101,35 @@ class TextEncoder:
         return cls.load(EncoderOptions.from_mapping({"model": os.fspath(model), **options}))
 
     @classmethod
-    def load(cls, options: EncoderOptions) -> TextEncoder:
-        """What `from_pretrained` does, from options made elsewhere."""
-        checkpoint = open_model(options)
-        options = options.resolve(checkpoint.config)
+    def load(cls, options: EncoderOptions, checkpoint: Checkpoint | None = None) -> TextEncoder:
+        """What `from_pretrained` does, from options made elsewhere; `checkpoint` is what `open_model` made of them."""
+        checkpoint = checkpoint or open_model(options)
+        preparer = open_preparer(options, checkpoint)
+        options = options.resolve(checkpoint.config, max_length=preparer.longest)
         if options.compile_cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(options.compile_cache).expanduser())
         if options.num_threads:
             torch.set_num_threads(options.num_threads)
-        tokenizer = open_tokenizer(options, checkpoint)
         device = torch.device(options.device or "cpu")
         dtype = getattr(torch, options.dtype or "float32")
         pack = device.type == "cpu" and options.attention == "sdpa" and can_pack(dtype)
         encoder = load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=device, pack=pack)
-        return cls(encoder, tokenizer, options)
+        return cls(encoder, preparer, options)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Texts to ids, cut to the longest text."""
+        return self.preparer.tokenizer
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """What the embeddings are made for, its length known."""
+        return self.preparer.recipe
+
+    @property
+    def dim(self) -> int:
+        """The width of a token's embedding: the model's, or that of the recipe's projection."""
+        return self.config.model_dim if self._projection is None else len(self._projection[0])
 
     @property
     def config(self) -> EncoderConfig:
@@ -119,53 +147,70 @@ class TextEncoder:
         return self.encoder.compiled.graphs
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Ragged token ids with the end token, cut to max_length, and which texts were cut."""
+        """Ragged token ids with the end token, cut to max_length, and which texts were cut; no recipe is applied."""
         return self.tokenizer.encode(texts)
+
+    def prepare(self, texts: Sequence[str]) -> PreparedTexts:
+        """Texts as they are encoded, under the recipe if there is one, and which of them were cut."""
+        return self.preparer.prepare(texts)
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
         """Embeddings of N texts in the order given, in the compute dtype, on the encoder's device.
 
+        Under a recipe they are the rows that its pipeline keeps, and `to_pipeline()` gives its tensors.
         Raises InputError for what is not a text, PrecisionError naming the texts whose activations left the range.
         """
-        return self.encode_tokens(self.tokenize(texts).ids)
+        return self._encode(self.prepare(texts).prompts, self.conditioning)
 
     def encode_tokens(self, ids: Sequence[Sequence[int] | TokenIds]) -> Embeddings:
-        """Embeddings of N token lists, exactly as given: no end token is added."""
-        encoded = self.encode_ragged(ids)
+        """Embeddings of N token lists, exactly as given: no end token is added, no recipe applied."""
+        return self._encode(ids, None)
+
+    @property
+    def conditioning(self) -> Conditioning | None:
+        """The recipe, and its null prompt's rows in the compute dtype on the encoder's device."""
+        if self.recipe is None:
+            return None
+        null = self.preparer.prepare_null()
+        if self._null is None and null is not None:
+            self._null = self._encode([null], None).values
+        return Conditioning(self.recipe, self._null)
+
+    def _encode(
+        self, prompts: Sequence[Sequence[int] | TokenIds | Prompt], conditioning: Conditioning | None
+    ) -> Embeddings:
+        encoded = self.encode_ragged(prompts)
         if encoded.failed:
             raise PrecisionError(encoded.failed)
-        return encoded.embeddings
+        return replace(encoded.embeddings, conditioning=conditioning)
 
     @torch.no_grad()
     def encode_ragged(
         self,
-        ids: Sequence[Sequence[int] | TokenIds],
+        prompts: Sequence[Sequence[int] | TokenIds | Prompt],
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         on_stream: Callable[[list[int]], None] | None = None,
     ) -> EncodedTexts:
-        """Embeddings of N token lists in `dtype` on `device`; texts that fail are reported, not raised.
+        """Embeddings of N prompts or token lists in `dtype` on `device`; texts that fail are reported, not raised.
 
-        Identical lists are encoded once. `on_stream` is told the texts of each stream before it is computed.
+        What is identical is encoded once. `on_stream` is told the texts of each stream before it is computed.
         """
-        tokens = [self.check_ids(index, text) for index, text in enumerate(ids)]
-        lengths = np.array([len(text) for text in tokens], dtype=np.int64)
+        checked = [self._check_prompt(index, prompt) for index, prompt in enumerate(prompts)]
+        lengths = np.array([prompt.rows for prompt in checked], dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        values = torch.empty(
-            int(offsets[-1]), self.config.model_dim, dtype=dtype or self.dtype, device=device or self.device
-        )
-        copies = group_identical(tokens)
-        distinct = [group[0] for group in copies]
+        values = torch.empty(int(offsets[-1]), self.dim, dtype=dtype or self.dtype, device=device or self.device)
+        copies = group_identical(_place_documents(checked, offsets))
         failed: dict[int, str] = {}
-        for stream in self._pack([len(tokens[index]) for index in distinct]):
+        for stream in self._pack([len(group[0].document.ids) for group in copies]):
             groups = [copies[place] for place in stream]
             if on_stream is not None:
-                on_stream([index for group in groups for index in group])
-            hidden, bad = self._encode_stream([tokens[group[0]] for group in groups], values.dtype)
-            failed |= {index: bad[place] for place in bad for index in groups[place]}
-            _scatter(hidden, groups, lengths, offsets, values)
-        self._count(lengths, len(distinct))
+                on_stream(list(dict.fromkeys(placed.text for group in groups for placed in group)))
+            hidden, bad = self._encode_stream([group[0].document for group in groups], values.dtype)
+            failed |= {placed.text: bad[place] for place in bad for placed in groups[place]}
+            _scatter(hidden, groups, values)
+        self._count(checked, copies)
         return EncodedTexts(Embeddings(values, torch.from_numpy(offsets)), dict(sorted(failed.items())))
 
     @torch.no_grad()
@@ -173,14 +218,21 @@ class TextEncoder:
         """Run the largest stream once, and with `all_rungs` every stream length there is; not counted."""
         counters, self.counters = self.counters, EncoderCounters()
         for rung in self._rungs if all_rungs else self._rungs[-1:]:
-            length = min(rung, self.options.max_length)
+            length = min(rung, self.preparer.longest)
             ids = np.full(length, self.tokenizer.eos_id, dtype=np.int32)
-            self._encode_stream([ids] * max(1, rung // length), self.dtype)
+            self._encode_stream([Document.of(ids)] * max(1, rung // length), self.dtype)
         self.counters = counters
+
+    def _check_prompt(self, index: int, prompt: Sequence[int] | TokenIds | Prompt) -> Prompt:
+        if not isinstance(prompt, Prompt):
+            return Prompt.of(self.check_ids(index, prompt))
+        for document in prompt.documents:
+            self.check_ids(index, document.ids)
+        return prompt
 
     def check_ids(self, index: int, text: Sequence[int] | TokenIds) -> TokenIds:
         """One token list as an array; InputError, naming `index`, where the encoder could not take it."""
-        limit = self.options.max_length
+        limit = self.preparer.longest
         ids = _as_array(index, text)
         if ids.ndim != 1 or not 1 <= len(ids) <= limit:
             raise InputError(f"ids[{index}]: expected 1 to {limit} token ids, got shape {ids.shape}")
@@ -196,13 +248,13 @@ class TextEncoder:
         pack = pack_full if self.options.attention == "flex" else pack_sorted
         return pack(lengths, self.token_budget)
 
-    def _encode_stream(self, texts: Sequence[TokenIds], dtype: torch.dtype) -> tuple[Tensor, dict[int, str]]:
-        """(tokens, M) of texts end to end, and the places of those that failed with the reason."""
-        hidden = self._forward(texts, self._plan([len(text) for text in texts])).to(dtype)
+    def _encode_stream(self, documents: Sequence[Document], dtype: torch.dtype) -> tuple[Tensor, dict[int, str]]:
+        """(tokens, M) of documents end to end, and the places of those that failed with the reason."""
+        hidden = self._forward(documents, self._plan(documents)).to(dtype)
         if torch.isfinite(hidden).all():
             return hidden, {}
         self.counters.retried_streams += 1
-        parts = [self._forward([text], plan_sdpa([len(text)], self._pad(len(text)))) for text in texts]
+        parts = [self._forward([document], self._plan_sdpa([document])) for document in documents]
         reasons = {place: self._find_overflow(part, dtype) for place, part in enumerate(parts)}
         bad = {place: reason for place, reason in reasons.items() if reason is not None}
         return torch.cat(parts).to(dtype), bad
@@ -215,31 +267,41 @@ class TextEncoder:
             return f"embedding is out of the range of {str(dtype).removeprefix('torch.')}"
         return None
 
-    def _plan(self, lengths: Sequence[int]) -> AttentionPlan:
-        used = sum(lengths)
+    def _plan(self, documents: Sequence[Document]) -> AttentionPlan:
         if self.options.attention == "sdpa":
-            return plan_sdpa(lengths, self._pad(used))
-        size = flex_block_size(self.device)
-        return plan_flex(lengths, pick_rung(used, self._rungs), block_size=size, device=self.device)
+            return self._plan_sdpa(documents)
+        lengths = [len(document.ids) for document in documents]
+        return plan_flex(
+            lengths,
+            pick_rung(sum(lengths), self._rungs),
+            block_size=flex_block_size(self.device),
+            device=self.device,
+            keys=[document.keys for document in documents],
+        )
 
-    def _pad(self, used: int) -> int:
-        return round_rows(max(used, self._floor))
+    def _plan_sdpa(self, documents: Sequence[Document]) -> AttentionPlan:
+        lengths = [len(document.ids) for document in documents]
+        total = round_rows(max(sum(lengths), self._floor))
+        return plan_sdpa(lengths, total, keys=[document.keys for document in documents])
 
-    def _forward(self, texts: Sequence[TokenIds], plan: AttentionPlan) -> Tensor:
+    def _forward(self, documents: Sequence[Document], plan: AttentionPlan) -> Tensor:
         """(tokens, M) float32; the stream's padding is cut off again."""
         ids = np.zeros(plan.total, dtype=np.int64)
-        flat = np.concatenate(texts)
+        flat = np.concatenate([document.ids for document in documents])
         ids[: len(flat)] = flat
-        hidden = self.encoder.embed(torch.from_numpy(ids).to(self.device))
+        embedded = self.encoder.embed(torch.from_numpy(ids).to(self.device))
         self.counters.streams += 1
-        self.counters.useful_tokens += len(flat)
+        self.counters.useful_tokens += sum(document.keys for document in documents)
         self.counters.stream_tokens += plan.total
-        return self.encoder(hidden, plan)[: len(flat)]  # type: ignore[no-any-return]
+        hidden: Tensor = self.encoder(embedded, plan)[: len(flat)]
+        if self.recipe is None:
+            return hidden
+        return finish(self.recipe.finish, hidden, embedded[: len(flat)], self._projection)
 
-    def _count(self, lengths: NDArray[np.int64], distinct: int) -> None:
-        self.counters.texts += len(lengths)
-        self.counters.tokens += int(lengths.sum())
-        self.counters.computed_texts += distinct
+    def _count(self, prompts: Sequence[Prompt], copies: Sequence[Sequence[PlacedDocument]]) -> None:
+        self.counters.texts += len(prompts)
+        self.counters.tokens += count_tokens(prompts)
+        self.counters.computed_texts += len(copies)
 
 
 def open_model(options: EncoderOptions) -> Checkpoint:
@@ -260,10 +322,20 @@ def open_tokenizer(options: EncoderOptions, checkpoint: Checkpoint) -> Tokenizer
     """The tokenizer that options name, or the checkpoint's own."""
     return load_tokenizer(
         options.tokenizer or checkpoint.tokenizer_source,
-        max_length=options.max_length,
+        max_length=options.length,
         token=options.token,
         local_files_only=options.local_files_only,
     )
+
+
+def open_preparer(options: EncoderOptions, checkpoint: Checkpoint) -> Preparer:
+    """The tokenizer under the recipe that options name; ConfigError where the checkpoint does not fit it."""
+    tokenizer = open_tokenizer(options, checkpoint)
+    recipe = options.find_recipe()
+    if recipe is None:
+        return Preparer(tokenizer=tokenizer)
+    check_fit(recipe, checkpoint.config, tokenizer)
+    return Preparer.under(recipe, tokenizer)
 
 
 def _as_array(index: int, text: Sequence[int] | TokenIds) -> NDArray[Any]:
@@ -273,26 +345,35 @@ def _as_array(index: int, text: Sequence[int] | TokenIds) -> NDArray[Any]:
         raise InputError(f"ids[{index}]: expected a flat list of token ids, got {error}") from error
 
 
-def group_identical(texts: Sequence[TokenIds]) -> list[list[int]]:
-    """Indices of equal token lists together, in order of first appearance."""
-    groups: dict[bytes, list[int]] = {}
-    for index, text in enumerate(texts):
-        groups.setdefault(text.tobytes(), []).append(index)
+class PlacedDocument(NamedTuple):
+    """A document, the text that it is of, and where its rows stand among those of all texts."""
+
+    document: Document
+    text: int
+    start: int
+
+
+def _place_documents(prompts: Sequence[Prompt], offsets: NDArray[np.int64]) -> Iterator[PlacedDocument]:
+    for text, prompt in enumerate(prompts):
+        start = int(offsets[text])
+        for document in prompt.documents:
+            yield PlacedDocument(document, text, start)
+            start += document.kept
+
+
+def group_identical(documents: Iterable[PlacedDocument]) -> list[list[PlacedDocument]]:
+    """Equal documents together, in order of first appearance."""
+    groups: dict[bytes, list[PlacedDocument]] = {}
+    for placed in documents:
+        groups.setdefault(placed.document.key, []).append(placed)
     return list(groups.values())
 
 
-def _scatter(
-    hidden: Tensor,
-    groups: Sequence[Sequence[int]],
-    lengths: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    values: Tensor,
-) -> None:
-    """Copy each text of a stream to its rows, and to those of its copies."""
+def _scatter(hidden: Tensor, groups: Sequence[Sequence[PlacedDocument]], values: Tensor) -> None:
+    """Copy the kept rows of each document of a stream to their places, and to those of its copies."""
     hidden = hidden.to(values.device)
     start = 0
     for group in groups:
-        rows = hidden[start : start + lengths[group[0]]]
-        for index in group:
-            values[offsets[index] : offsets[index + 1]] = rows
-        start += len(rows)
+        for document, _, place in group:
+            values[place : place + document.kept] = hidden[start : start + document.kept]
+        start += len(group[0].document.ids)

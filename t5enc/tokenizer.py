@@ -31,6 +31,11 @@ from t5enc.pieces import (
     split_with_transformers,
 )
 
+# transformers writes a huge number where a tokenizer has no limit.
+LARGEST_LIMIT = 32768
+# Where a text that is too long loses tokens.
+Cut = Literal["end", "start"]
+
 
 @dataclass(frozen=True, slots=True)
 class TokenizedTexts:
@@ -45,25 +50,29 @@ class TokenizedTexts:
 class Tokenizer:
     """A text's ids are what `to_ids` says, cut to `max_length` with the end token still last.
 
-    `to_text` is given ids and whether to leave control tokens out.
+    `to_text` is given ids and whether to leave control tokens out. `limit` is the longest text that the tokenizer's
+    own files name, if they do. Texts are never padded here; `pad_id` is for those who must.
     """
 
     max_length: int
     eos_id: int
+    pad_id: int
     fingerprint: str
     to_ids: Callable[[list[str]], list[list[int]]]
     to_text: Callable[[list[int], bool], str]
     to_pieces: Callable[[str], list[Piece]]
+    limit: int | None = None
+    is_bytes: bool = False
 
     def __post_init__(self) -> None:
         if self.max_length < 1:
             raise ConfigError(f"max_length: expected at least 1, got {self.max_length}")
 
-    def encode(self, texts: Sequence[str]) -> TokenizedTexts:
+    def encode(self, texts: Sequence[str], *, cut: Cut = "end") -> TokenizedTexts:
         """Ids of N texts; InputError naming the first that is not text."""
         ids = self.to_ids(check_texts(texts)) if len(texts) else []
         lengths = np.array([len(text) for text in ids], dtype=np.int64)
-        return TokenizedTexts([self._cut(text) for text in ids], lengths > self.max_length, lengths)
+        return TokenizedTexts([self._cut(text, cut) for text in ids], lengths > self.max_length, lengths)
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32], *, skip_special_tokens: bool = True) -> str:
         """The text that ids stand for; ids beyond the tokenizer's own, which many models have, stand for nothing."""
@@ -73,10 +82,15 @@ class Tokenizer:
         """The tokens of one whole text and where in it they were read; their ids are those of `encode`, uncut."""
         return self.to_pieces(check_texts([text])[0])
 
-    def _cut(self, ids: list[int]) -> NDArray[np.int32]:
-        if len(ids) > self.max_length:
-            ids = [*ids[: self.max_length - 1], self.eos_id]
-        return np.array(ids, dtype=np.int32)
+    def _cut(self, ids: list[int], cut: Cut) -> NDArray[np.int32]:
+        return np.array(cut_ids(ids, self.max_length, cut), dtype=np.int32)
+
+
+def cut_ids(ids: list[int], max_length: int, cut: Cut = "end") -> list[int]:
+    """At most `max_length` ids, the last still last: of a text, that is the end token."""
+    if len(ids) <= max_length:
+        return ids
+    return ids[-max_length:] if cut == "start" else [*ids[: max_length - 1], ids[-1]]
 
 
 def load_tokenizer(
@@ -123,7 +137,7 @@ def check_texts(texts: Sequence[str]) -> list[str]:
 
 
 def _load_transformers(folder: Path, max_length: int) -> Tokenizer:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, ByT5Tokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -139,6 +153,9 @@ def _load_transformers(folder: Path, max_length: int) -> Tokenizer:
     return Tokenizer(
         max_length=max_length,
         eos_id=_find_end(to_ids(["", "a"]), tokenizer.eos_token_id, folder),
+        pad_id=tokenizer.pad_token_id or 0,
+        limit=tokenizer.model_max_length if 1 <= tokenizer.model_max_length <= LARGEST_LIMIT else None,
+        is_bytes=isinstance(tokenizer, ByT5Tokenizer),
         fingerprint=_hash_folder(type(tokenizer).__name__, folder),
         to_ids=to_ids,
         to_text=lambda ids, skip: str(tokenizer.decode(ids, skip_special_tokens=skip)),
@@ -183,6 +200,7 @@ def _load_sentencepiece(model: bytes, max_length: int) -> Tokenizer:
     return Tokenizer(
         max_length=max_length,
         eos_id=processor.eos_id(),
+        pad_id=max(0, processor.pad_id()),
         fingerprint=hashlib.sha256(b"sentencepiece" + model).hexdigest(),
         to_ids=lambda texts: processor.encode(texts, add_eos=True),
         to_text=partial(_join_sentencepiece, processor),
@@ -212,6 +230,8 @@ def _load_bytes(max_length: int) -> Tokenizer:
     return Tokenizer(
         max_length=max_length,
         eos_id=BYTE_END,
+        pad_id=0,
+        is_bytes=True,
         fingerprint=hashlib.sha256(b"bytes").hexdigest(),
         to_ids=to_ids,
         to_text=to_text,

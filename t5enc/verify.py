@@ -97,7 +97,7 @@ def verify(
         tokens=sum(int(batch.mask.sum()) for batch in batches),
         pads=sum(int((~batch.mask).sum()) for batch in batches),
         batch_size=batch_size,
-        max_length=options.max_length,
+        max_length=options.length,
         tolerance=tolerance,
         versions=read_versions(),
         results=tuple(results),

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from t5enc.embeddings import Embeddings
+from t5enc.preparing import PreparedTexts
+from t5enc.prompts import Prompt
 from t5enc.text_encoder import EncodedTexts, EncoderCounters
-from t5enc.tokenizer import TokenizedTexts
 
 DIM = 2
 MAX_LENGTH = 40
@@ -31,22 +32,23 @@ class FakeEncoder:
     def __init__(self, *, killers: Collection[str] = (), failing: Collection[str] = ()) -> None:
         self.killers = {encode_bytes(text) for text in killers}
         self.failing = {encode_bytes(text) for text in failing}
-        self.config = SimpleNamespace(model_dim=DIM)
+        self.dim = DIM
+        self.recipe = None
         self.options = SimpleNamespace(device="cpu", dtype="float32", attention="sdpa", token_budget=256)
         self.tokenizer = SimpleNamespace(fingerprint="bytes")
         self.counters = EncoderCounters()
         self.compiled_graphs = 0
         self.streams: list[list[str]] = []
 
-    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+    def prepare(self, texts: Sequence[str]) -> PreparedTexts:
         """Bytes and an end token, cut to MAX_LENGTH."""
-        ids = [np.array(encode_bytes(text), np.int32) for text in texts]
+        prompts = [Prompt.of(np.array(encode_bytes(text), np.int32)) for text in texts]
         lengths = np.array([len(text.encode()) + 1 for text in texts], np.int64)
-        return TokenizedTexts(ids, lengths > MAX_LENGTH, lengths)
+        return PreparedTexts(prompts, lengths > MAX_LENGTH, lengths)
 
     def encode_ragged(
         self,
-        ids: Sequence[Any],
+        prompts: Sequence[Prompt],
         *,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
@@ -54,6 +56,7 @@ class FakeEncoder:
     ) -> EncodedTexts:
         """Streams of three texts in order."""
         failed: dict[int, str] = {}
+        ids = [prompt.documents[0].ids for prompt in prompts]
         for start in range(0, len(ids), TEXTS_A_STREAM):
             places = list(range(start, min(start + TEXTS_A_STREAM, len(ids))))
             texts = [tuple(ids[place].tolist()) for place in places]

@@ -23,10 +23,10 @@ class PoisonedWorker(SpanWorker):
         poison = actor.encoder.tokenize([POISON]).ids[0]
         encode_stream = actor.encoder._encode_stream
 
-        def encode(texts: Any, dtype: Any) -> Any:
-            if any(np.array_equal(text, poison) for text in texts):
+        def encode(documents: Any, dtype: Any) -> Any:
+            if any(np.array_equal(document.ids, poison) for document in documents):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return encode_stream(texts, dtype)
+            return encode_stream(documents, dtype)
 
         actor.encoder._encode_stream = encode  # type: ignore[method-assign]
 

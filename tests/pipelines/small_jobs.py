@@ -23,6 +23,7 @@ from pipelines.sinks import serialize_shard
 from pipelines.sources import SourceFile
 from pipelines.units import PlannedFile, Unit
 from t5enc.embeddings import Embeddings
+from t5enc.prompts import Prompt
 from t5enc.text_encoder import EncodedTexts
 
 DIM = 4
@@ -78,8 +79,9 @@ def make_unit_shard(
     prepared = PreparedUnit(
         unit=unit,
         batch=batch,
-        ids=[np.array([1], np.int32)] * len(rows),
+        prompts=[Prompt.of(np.array([1], np.int32))] * len(rows),
         truncated=np.zeros(len(rows), bool),
+        lengths=np.ones(len(rows), np.int64),
         errors=[DIED if row in died else None for row in rows],
     )
     values = torch.from_numpy(rows).to(torch.float16)[:, None].repeat(1, DIM) + rounding / 64

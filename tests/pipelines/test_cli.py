@@ -78,7 +78,7 @@ def test_a_job_file_with_mistakes_is_refused(content: str, message: str, tmp_pat
         ({"max_length": 0}, "max_length: expected at least 1"),
         ({"token_budget": 100}, "token_budget: expected at least 16 and max_length"),
         ({"ray_address": "ray://host:10001"}, "ray job submit"),
-        ({"recipe": "flux"}, "recipe: expected none"),
+        ({"recipe": "fluks"}, "recipe: expected one of wan, "),
     ],
 )
 def test_an_option_that_cannot_be_honoured_is_named(options: dict[str, object], message: str) -> None:

@@ -43,7 +43,7 @@ NEEDED: dict[str, Any] = {"inputs": ["in"], "output": "out", "model": "builtin:t
         ("max_length", "long", "max_length: expected a whole number, got 'long'"),
         ("attention", "fast", "attention: expected auto, flex or sdpa, got 'fast'"),
         ("ray_address", "ray://head:10001", "from outside, use `ray job submit -- t5enc encode"),
-        ("recipe", "flux", r"recipe: expected none \(this version has no recipes\), got 'flux'"),
+        ("recipe", "fluks", "recipe: expected one of wan, .*, or a YAML file, got 'fluks'"),
     ],
 )
 def test_an_option_that_cannot_be_honoured_is_named(option: str, value: Any, message: str) -> None:

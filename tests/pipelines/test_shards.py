@@ -129,7 +129,7 @@ def test_a_caption_that_fails_is_null_with_its_reason() -> None:
 def test_the_record_says_what_is_in_the_shard() -> None:
     table, record = shard(encode_plainly(FakeEncoder(), ["a", "bb", None, LONG]))
     assert (record.name, record.source, record.first_row) == (UNIT.name, UNIT.source, 100)
-    assert (record.tokens, record.longest, record.truncated) == (2 + 3 + MAX_LENGTH, MAX_LENGTH, 1)
+    assert (record.tokens, record.longest, record.truncated) == (2 + 3 + MAX_LENGTH, len(LONG) + 1, 1)
     assert record.content == hash_content(table)
 
 

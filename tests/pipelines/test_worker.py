@@ -224,10 +224,10 @@ def test_a_unit_that_kills_is_left_to_be_encoded_alone(setting: Setting) -> None
 
 def test_a_unit_that_kills_while_it_is_tokenized_is_found_too(setting: Setting) -> None:
     class Crashing(FakeEncoder):
-        def tokenize(self, texts: Sequence[str]) -> Any:
+        def prepare(self, texts: Sequence[str]) -> Any:
             if TEXTS[0] in texts:
                 raise Death
-            return super().tokenize(texts)
+            return super().prepare(texts)
 
     results, deaths = run_to_death(setting, Crashing())
     assert deaths == ATTEMPTS

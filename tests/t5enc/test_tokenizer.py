@@ -138,6 +138,15 @@ def test_cut_ids_are_a_prefix_and_the_end_token(text: str, max_length: int) -> N
     assert found.lengths[0] == len(whole)
 
 
+@given(text=st.text(max_size=40), max_length=st.integers(1, 12))
+def test_ids_cut_at_the_start_are_the_last_ones(text: str, max_length: int) -> None:
+    whole = load_tokenizer("byt5", max_length=1000).encode([text]).ids[0].tolist()
+    found = load_tokenizer("byt5", max_length=max_length).encode([text], cut="start")
+    assert found.ids[0].tolist() == whole[-max_length:]
+    assert bool(found.truncated[0]) == (len(whole) > max_length)
+    assert found.lengths[0] == len(whole)
+
+
 @given(text=st.text(max_size=40))
 def test_bytes_decode_to_their_text(text: str) -> None:
     tokenizer = load_tokenizer("byt5", max_length=1000)
