@@ -20,11 +20,14 @@ from torch import Tensor
 
 from serve_app.retries import PassingFailureError
 from t5enc.embeddings import Embeddings
-from t5enc.errors import ConfigError, InputError, ServiceError, T5encError
+from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError, T5encError
 
 MEDIA_TYPE = "application/vnd.safetensors"
 # Of a server that is busy, restarting or behind a proxy: encoding has no side effects, so all are tried again.
 PASSING = frozenset({408, 425, 429, 502, 503, 504})
+# Seconds for which a 404 that is not the service's own may pass: a proxy that has just started knows no route yet. One
+# that does not pass is a wrong address.
+ROUTE_PATIENCE = 15.0
 # A foreign error page is quoted up to here.
 LONGEST_QUOTE = 200
 
@@ -40,15 +43,19 @@ class Answer:
 
 
 def check_status(answer: httpx2.Response, where: str) -> None:
-    """Raise what any status but 200 means."""
+    """Raise what any status but 200 means: PrecisionError where it names texts that the model cannot compute."""
     if answer.status_code == 200:
         return
+    if answer.status_code == 424 and (failed := read_failed(answer)):
+        raise PrecisionError(failed)
     reason = f"{answer.status_code}: {read_message(answer)}"
-    if answer.status_code in PASSING or (answer.status_code == 500 and _read_json(answer) is None):
+    is_foreign = _read_json(answer) is None
+    if answer.status_code in PASSING or (answer.status_code in (404, 500) and is_foreign):
         raise PassingFailureError(
             reason,
             retry_after=read_retry_after(answer),
             is_overload=answer.status_code == 429 or (answer.status_code == 503 and "Retry-After" in answer.headers),
+            patience=ROUTE_PATIENCE if answer.status_code == 404 else math.inf,
         )
     raise _refusal(answer.status_code)(f"{where}: {reason}")
 
@@ -63,6 +70,15 @@ def read_message(answer: httpx2.Response) -> str:
         return found if isinstance(found, str) else json.dumps(found)
     quoted = " ".join(answer.text.split())
     return quoted if len(quoted) <= LONGEST_QUOTE else f"{quoted[:LONGEST_QUOTE]}…"
+
+
+def read_failed(answer: httpx2.Response) -> dict[int, str]:
+    """Places and reasons of the texts that a t5enc server names as failed; none in anyone else's answer."""
+    content = _read_json(answer)
+    failed = content.get("failed") if isinstance(content, dict) else None
+    if not isinstance(failed, dict) or not all(place.isdecimal() for place in failed):
+        return {}
+    return {int(place): str(reason) for place, reason in failed.items()}
 
 
 def read_retry_after(answer: httpx2.Response) -> float:

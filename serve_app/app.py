@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application, Deployment
+from ray.serve.context import _get_global_client
 from starlette.middleware import Middleware
 
 from serve_app.auth import KeyRing, RequireKeys
 from serve_app.body_limits import LimitBodies
-from serve_app.config import MAX_ONGOING_REQUESTS, ServeConfig, check_exposure
+from serve_app.config import DEPLOYMENT, MAX_ONGOING_REQUESTS, ServeConfig, check_exposure
 from serve_app.http import make_http
-from serve_app.metrics import BatchMetrics, MeterRequests
+from serve_app.meter import MeterRequests
+from serve_app.metrics import Metrics
 from serve_app.models import Models
+from serve_app.scaling import LOAD, choose_target, make_scaling
 from serve_app.service import ModelService
 
 # Seconds between two reports of what the batchers did.
 REPORT_PERIOD = 5.0
 HEALTH_PERIOD = 2.0
-# Requests in the air, a replica, that autoscaling aims at.
-TARGET_ONGOING_REQUESTS = 64
 
 
 class UnhealthyModelError(Exception):
@@ -41,13 +43,17 @@ class Ingress:
         """Loads every model, beside the event loop, so that Serve can ask meanwhile how the replica is."""
         self._config = ServeConfig.from_mapping(options)
         self._keys = KeyRing.from_environment(self._config.keys_file)
-        check_exposure(self._config, self._keys is not None)
+        host = await asyncio.to_thread(find_host)
+        check_exposure(replace(self._config, host=host), self._keys is not None)
         self._models = await asyncio.to_thread(load_models, self._config)
-        self._reports = asyncio.create_task(report_forever(BatchMetrics(self._models)))
+        self._metrics = Metrics(self._models, with_ray=True)
+        self._reports = asyncio.create_task(report_forever(self._metrics))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the models are there."""
-        return make_http(self._models, middlewares=make_middlewares(self._config, self._keys))
+        is_alone = self._config.replica_range()[1] == 1
+        middlewares = make_middlewares(self._config, self._keys, self._metrics)
+        return make_http(self._models, middlewares=middlewares, metrics=self._metrics if is_alone else None)
 
     def describe(self) -> list[dict[str, Any]]:
         """What each model is, for whoever started the service."""
@@ -60,6 +66,10 @@ class Ingress:
             raise UnhealthyModelError(f"expected every model to answer, got none from {', '.join(stuck)}")
         if self._reports.done():
             raise UnhealthyModelError(f"expected metrics to be reported, got: {self._reports}")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve now and then: the sum of the models' loads, which says when there shall be more replicas."""
+        return {LOAD: sum(measure_load(service, self._config.target_tokens) for service in self._models.values())}
 
     async def __del__(self) -> None:
         """Called by Serve when the last request is answered."""
@@ -76,7 +86,11 @@ def build(args: dict[str, Any]) -> Application:
 
     Raises ConfigError for what cannot be honoured, before anything is started.
     """
-    config = ServeConfig.from_mapping(args)
+    return make_application(ServeConfig.from_application(args))
+
+
+def make_application(config: ServeConfig) -> Application:
+    """The same for options that are known to be good."""
     return make_deployment(config).bind(config.to_mapping())
 
 
@@ -85,11 +99,12 @@ def make_deployment(config: ServeConfig) -> Deployment:
     low, high = config.replica_range()
     scaling: dict[str, Any] = {"num_replicas": low}
     if high > low:
-        scaling = {"autoscaling_config": make_scaling(low, high)}
+        delays = {"upscale_seconds": config.upscale_seconds, "downscale_seconds": config.downscale_seconds}
+        scaling = {"autoscaling_config": make_scaling(low, high, **delays)}
     actor = {"num_cpus": config.num_cpus} | ({"num_gpus": config.num_gpus} if config.num_gpus else {})
     return serve.deployment(
         Ingress,
-        name="t5enc",
+        name=DEPLOYMENT,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         health_check_period_s=HEALTH_PERIOD,
         health_check_timeout_s=config.stuck_seconds,
@@ -101,27 +116,30 @@ def make_deployment(config: ServeConfig) -> Deployment:
     )
 
 
-def make_scaling(low: int, high: int) -> dict[str, Any]:
-    """Autoscaling by requests that are being answered, which queue in the replica and not before it."""
-    return {
-        "min_replicas": low,
-        "max_replicas": high,
-        "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
-        "upscale_delay_s": 10,
-        "downscale_delay_s": 300,
-    }
-
-
-def make_middlewares(config: ServeConfig, keys: KeyRing | None) -> list[Middleware]:
+def make_middlewares(config: ServeConfig, keys: KeyRing | None, metrics: Metrics) -> list[Middleware]:
     """Outermost first: every request is counted, none without a key has its body read."""
     limits = Middleware(LimitBodies, max_bytes=config.max_body_bytes, seconds=config.body_seconds)
-    return [Middleware(MeterRequests), *([Middleware(RequireKeys, keys=keys)] if keys else []), limits]
+    meter = Middleware(MeterRequests, metrics=metrics)
+    return [meter, *([Middleware(RequireKeys, keys=keys)] if keys else []), limits]
 
 
 def load_models(config: ServeConfig) -> Models:
     """Every model, one after the other: each may need the memory of two while it loads."""
     encoders = config.encoders().items()
     return Models([ModelService(name, options, config.limits(options.max_length)) for name, options in encoders])
+
+
+def find_host() -> str:
+    """The address that Serve's proxies listen on, whoever has started them."""
+    return str(_get_global_client().http_config.host)
+
+
+def measure_load(service: ModelService, target: int | None) -> float:
+    """Tokens that wait and run, where 1 is the target (by default what keeps the model busy)."""
+    assert service.options.token_budget is not None
+    found = service.snapshot()
+    wanted = target or choose_target(service.options.token_budget, service.limits.queue_tokens)
+    return (found.queued_tokens + found.running_tokens) / wanted
 
 
 def describe_model(service: ModelService) -> dict[str, Any]:
@@ -131,7 +149,7 @@ def describe_model(service: ModelService) -> dict[str, Any]:
     return {"name": service.name, "model": service.options.model} | found | {"dim": service.dim}
 
 
-async def report_forever(metrics: BatchMetrics) -> None:
+async def report_forever(metrics: Metrics) -> None:
     """Report what the models do until cancelled."""
     while True:
         metrics.report()

@@ -14,8 +14,8 @@ from serve_app.replies import Failure, make_reply
 from t5enc.errors import ConfigError
 
 VARIABLE = "T5ENC_API_KEYS"
-# Health and documentation are for balancers and readers: they tell nothing that a key guards.
-PUBLIC = frozenset({"/", "/health", "/ping", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
+# Health, figures and documentation are for balancers, scrapers and readers: they tell nothing that a key guards.
+PUBLIC = frozenset({"/", "/health", "/ping", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
 SHORTEST_KEY = 16
 # The body was not read, so that the connection cannot be used again.
 UNKNOWN = Failure(

@@ -3,45 +3,105 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from serve_app.config import ServeConfig
+
 Text = str | None
+MODEL, ACCESS, REPLICAS, LIMITS = "Model", "Address and keys", "Replicas", "Limits"
+META = ("config", "write_deploy_file")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the service's command."""
+    """Add the service's commands."""
     app.command("serve")(serve)
+    app.command("serve-check")(serve_check)
 
 
 def serve(
-    model: Annotated[Text, typer.Option(help="Hub id, folder, single file, repository or builtin:NAME.")] = None,
-    name: Annotated[Text, typer.Option(help="What clients call the model (default: the end of its id).")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on (default: 8000).")] = None,
-    host: Annotated[Text, typer.Option(help="Address to listen on (default: 127.0.0.1).")] = None,
+    model: Annotated[
+        Text, typer.Option(help="Hub id, folder, single file, repository or builtin:NAME.", rich_help_panel=MODEL)
+    ] = None,
+    name: Annotated[
+        Text, typer.Option(help="What clients call the model (default: the end of its id).", rich_help_panel=MODEL)
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest text in tokens (default: 512).", rich_help_panel=MODEL)
+    ] = None,
+    token_budget: Annotated[int | None, typer.Option(help="Tokens a batch.", rich_help_panel=MODEL)] = None,
+    dtype: Annotated[Text, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL)] = None,
+    device: Annotated[Text, typer.Option(help="auto, cpu or cuda.", rich_help_panel=MODEL)] = None,
+    host: Annotated[
+        Text, typer.Option(help="Address to listen on (default: 127.0.0.1).", rich_help_panel=ACCESS)
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (default: 8000).", rich_help_panel=ACCESS)] = None,
+    route_prefix: Annotated[
+        Text, typer.Option(help="Path that all routes are under (default: /).", rich_help_panel=ACCESS)
+    ] = None,
     keys_file: Annotated[
-        Text, typer.Option(help="File of bearer keys, one a line; T5ENC_API_KEYS holds some, too.")
+        Text,
+        typer.Option(help="File of bearer keys, one a line; T5ENC_API_KEYS holds some, too.", rich_help_panel=ACCESS),
     ] = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Serve all who reach the host, without keys.")
+        bool | None,
+        typer.Option("--insecure", help="Serve all who reach the host, without keys.", rich_help_panel=ACCESS),
     ] = None,
-    replicas: Annotated[Text, typer.Option(help="N, or MIN:MAX to follow the load (default: 1).")] = None,
-    num_gpus: Annotated[float | None, typer.Option(help="GPUs of a replica, fractions too.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Longest text in tokens (default: 512).")] = None,
-    token_budget: Annotated[int | None, typer.Option(help="Tokens a batch.")] = None,
-    dtype: Annotated[Text, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    device: Annotated[Text, typer.Option(help="auto, cpu or cuda.")] = None,
-    queue_tokens: Annotated[int | None, typer.Option(help="Tokens that may wait; 429 past it.")] = None,
-    max_texts: Annotated[int | None, typer.Option(help="Texts of one request (default: 256).")] = None,
-    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of one request (default: 8 MiB).")] = None,
+    replicas: Annotated[
+        Text, typer.Option(help="N, or MIN:MAX to follow the load (default: 1).", rich_help_panel=REPLICAS)
+    ] = None,
+    num_gpus: Annotated[
+        float | None, typer.Option(help="GPUs of a replica, fractions too.", rich_help_panel=REPLICAS)
+    ] = None,
+    target_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens in flight that fill a replica (default: two batches).", rich_help_panel=REPLICAS),
+    ] = None,
+    queue_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that may wait; 429 past it.", rich_help_panel=LIMITS)
+    ] = None,
+    max_texts: Annotated[
+        int | None, typer.Option(help="Texts of one request (default: 256).", rich_help_panel=LIMITS)
+    ] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of one request (default: 8 MiB).", rich_help_panel=LIMITS)
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these options, and more.")] = None,
+    write_deploy_file: Annotated[
+        Path | None, typer.Option(help="Start nothing, but write what `serve deploy` takes; - prints it.")
+    ] = None,
 ) -> None:
     """Serve embeddings over HTTP until Ctrl-C or SIGTERM; what was accepted by then is answered."""
-    given = {name: value for name, value in locals().items() if name != "config" and value is not None}
+    given = {name: value for name, value in locals().items() if name not in META and value is not None}
     from serve_app.config import ServeConfig
-    from serve_app.running import run_service
     from t5enc.option_files import read_options
 
-    options = (read_options(config) if config else {}) | given
-    run_service(ServeConfig.from_mapping(options))
+    asked = ServeConfig.from_mapping((read_options(config) if config else {}) | given)
+    if write_deploy_file is not None:
+        _write(asked, write_deploy_file)
+        return
+    from serve_app.running import run_service
+
+    run_service(asked)
+
+
+def serve_check(file: Annotated[Path, typer.Argument(help="YAML file for `serve deploy`.")]) -> None:
+    """Refuse a file for `serve deploy` that says what Ray Serve or t5enc does not know, at any level; start nothing."""
+    from serve_app.deploy_file import check_deploy_file
+    from t5enc.option_files import read_yaml
+
+    check_deploy_file(read_yaml(file))
+    typer.echo(f"{file}: good")
+
+
+def _write(asked: ServeConfig, path: Path) -> None:
+    from serve_app.deploy_file import format_deploy_file
+    from serve_app.running import require_known_keys
+
+    content = format_deploy_file(require_known_keys(asked))
+    if str(path) == "-":
+        typer.echo(content, nl=False)
+    else:
+        path.write_text(content, encoding="utf-8")

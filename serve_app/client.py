@@ -7,6 +7,7 @@ replica that died, a connection that broke, a body cut short.
 from __future__ import annotations
 
 import asyncio
+import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +22,13 @@ from serve_app.chunks import cut_chunks, guess_tokens
 from serve_app.event_loop import LoopThread
 from serve_app.retries import PassingFailureError, Retries, Timing
 from t5enc.embeddings import Embeddings
-from t5enc.errors import ConfigError, InputError, ServiceError
+from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError
 from t5enc.text_encoder import TokenIds
 from t5enc.tokenizer import check_texts
 
 R = TypeVar("R")
+# What may stand in a header: a key read from a file often ends in a line end.
+KEY = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,10 @@ class ClientOptions:
             raise ConfigError(f"url: expected http://HOST[:PORT][/PATH], got {self.url!r} ({error})") from error
         if url.scheme not in ("http", "https") or not url.host:
             raise ConfigError(f"url: expected http://HOST[:PORT][/PATH], got {self.url!r}")
+        if self.key and not KEY.fullmatch(self.key):
+            raise ConfigError(
+                f"key: expected ASCII without spaces or line ends, got other among {len(self.key)} characters"
+            )
 
     @property
     def headers(self) -> dict[str, str]:
@@ -76,7 +83,8 @@ class AsyncClient:
         """Embeddings of N texts in order, on the CPU, in the server's dtype.
 
         Raises InputError for what the server refuses (a text too long, where `truncate` is False), OverloadedError
-        and ServiceError for what was not answered by the deadline, ConfigError for a key that is not accepted.
+        and ServiceError for what was not answered by the deadline, ConfigError for a key that is not accepted,
+        PrecisionError naming texts that the model cannot compute.
         """
         return (await self.answer(texts, truncate=truncate)).embeddings
 
@@ -154,7 +162,10 @@ class AsyncClient:
             "POST", self._address("/encode"), json=content, headers={"Accept": MEDIA_TYPE}
         )
         where = f"POST {request.url} (texts {chunk.start} to {chunk.stop - 1})"
-        return await self._fetch(request, where, lambda answer: read_answer(answer, len(chunk), where))
+        try:
+            return await self._fetch(request, where, lambda answer: read_answer(answer, len(chunk), where))
+        except PrecisionError as error:
+            raise PrecisionError({chunk.start + place: reason for place, reason in error.failed.items()}) from None
 
     async def _fetch(self, request: httpx2.Request, where: str, read: Callable[[httpx2.Response], R]) -> R:
         """What `read` makes of the answer, however many attempts that takes until the deadline."""

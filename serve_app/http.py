@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, Response
 
 from serve_app import routes_encode, routes_openai, routes_tei
+from serve_app.metrics import Metrics
 from serve_app.models import Models
 from serve_app.page import page_router
 from serve_app.replies import add_handlers
@@ -18,8 +21,11 @@ text, the mean of its tokens' embeddings, of unit length (Sentence-T5), by `/emb
 `/v1/embeddings`."""
 
 
-def make_http(models: Models, *, middlewares: Sequence[Middleware] = ()) -> FastAPI:
-    """The application; `middlewares` are around it, the first outermost. Its description is at /docs."""
+def make_http(models: Models, *, middlewares: Sequence[Middleware] = (), metrics: Metrics | None = None) -> FastAPI:
+    """The application; `middlewares` are around it, the first outermost. Its description is at /docs.
+
+    `metrics` are shown at /metrics: of one replica of several, behind a balancer, they would be anyone's.
+    """
     app = FastAPI(title="t5enc", version=version("t5enc"), description=DESCRIPTION, middleware=list(middlewares))
     add_handlers(app)
     for router in (
@@ -29,4 +35,15 @@ def make_http(models: Models, *, middlewares: Sequence[Middleware] = ()) -> Fast
         page_router(models),
     ):
         app.include_router(router)
+    if metrics is not None:
+        add_metrics(app, metrics)
     return app
+
+
+def add_metrics(app: FastAPI, metrics: Metrics) -> None:
+    """`GET /metrics`."""
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["metrics"])
+    async def show_metrics() -> Response:
+        """What this server has counted, in Prometheus' text format."""
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)

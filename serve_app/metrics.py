@@ -1,116 +1,170 @@
 """What a replica counts, under TEI's names: requests as they come and go, and batches as the models report them.
 
-Ray collects these from every replica and serves them per node, with `ray_` before each name, to Prometheus.
+Ray collects these from every replica and serves them per node, with `ray_` before each name, to Prometheus; where there
+is one replica, the application has them at `/metrics`, too. A request is counted with the route that it met, "none"
+where it met no route; its texts pass through the model together, so that TEI's times of single texts
+(`te_embed_duration` and so on) are those of their request here.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-from ray.util.metrics import Counter, Gauge, Histogram
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import metrics as prometheus
 
+from serve_app.account import Account
 from serve_app.models import Models
 from t5enc.batcher import BatcherSnapshot
 
-SECONDS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0]
-# TEI's reasons of failure by status; others are "inference".
-REASONS = {400: "validation", 401: "unauthorized", 404: "validation", 408: "dropped", 413: "validation"}
-REASONS |= {415: "validation", 422: "validation", 429: "overloaded"}
-# What a snapshot counts from the start, and the name its growth is added to.
-GROWING = {
-    "texts": "te_embed_count",
-    "tokens": "te_embed_tokens",
-    "batches": "te_batch_count",
-    "cache_hits": "te_cache_hits",
-    "cache_misses": "te_cache_misses",
-    "coalesced": "te_coalesced",
-    "seconds_queued": "te_queue_seconds",
-    "seconds_computing": "te_inference_seconds",
+# Adds to a counter, sets a gauge, or observes for a histogram: a value with its tags.
+Record = Callable[[float, dict[str, str]], None]
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+TOKENS = tuple(float(2**power) for power in range(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One figure: what it tells, what it is split by, and the buckets of a histogram."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    tags: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+
+
+def _of_requests(kind: Literal["counter", "histogram"], help: str, *tags: str) -> Definition:
+    return Definition(kind, help, ("route", *tags), SECONDS if kind == "histogram" else ())
+
+
+def _of_models(kind: Literal["counter", "gauge"], help: str) -> Definition:
+    return Definition(kind, help, ("model",))
+
+
+DEFINITIONS = {
+    "te_request_count": _of_requests("counter", "Requests taken in.", "method"),
+    "te_request_success": _of_requests("counter", "Requests answered as asked.", "method"),
+    "te_request_failure": _of_requests("counter", "Requests refused, failed or dropped.", "err"),
+    "te_request_duration": _of_requests("histogram", "Seconds from head to answer."),
+    "te_request_tokenization_duration": _of_requests("histogram", "Seconds until all texts were tokenized."),
+    "te_request_queue_duration": _of_requests("histogram", "Seconds until the model took the first text."),
+    "te_request_inference_duration": _of_requests("histogram", "Seconds from then until the last text was through."),
+    "te_request_input_length": Definition("histogram", "Tokens of a text that was encoded.", ("route",), TOKENS),
+    "te_embed_count": _of_models("counter", "Texts whose embeddings were asked for."),
+    "te_embed_success": _of_models("counter", "Texts whose embeddings were delivered."),
+    "te_cache_hits": _of_models("counter", "Texts that were finished before they were asked for."),
+    "te_cache_misses": _of_models("counter", "Texts that were not."),
+    "te_coalesced": _of_models("counter", "Of these, texts that waited for an equal one in flight."),
+    "te_batch_count": _of_models("counter", "Batches that the model computed."),
+    "te_batch_texts": _of_models("counter", "Texts in these batches."),
+    "te_batch_tokens": _of_models("counter", "Tokens in these batches."),
+    "te_queue_seconds": _of_models("counter", "Seconds that texts of batches had waited, summed over them."),
+    "te_inference_seconds": _of_models("counter", "Seconds that batches took."),
+    "te_queue_size": _of_models("gauge", "Texts that wait."),
+    "te_queue_tokens": _of_models("gauge", "Tokens that wait."),
+    "te_running_tokens": _of_models("gauge", "Tokens in the batch that runs."),
+    "te_batch_next_size": _of_models("gauge", "Texts in the last batch."),
+    "te_batch_next_tokens": _of_models("gauge", "Tokens in the last batch."),
 }
-# What is read as it stands.
-STANDING = {
-    "queued_texts": "te_queue_size",
-    "queued_tokens": "te_queue_tokens",
-    "running_tokens": "te_running_tokens",
-    "last_batch_texts": "te_batch_next_size",
-    "last_batch_tokens": "te_batch_next_tokens",
-}
 
 
-class MeterRequests:
-    """ASGI middleware: counts and times each request to a route that encodes or tokenizes (POST)."""
+class Metrics:
+    """The figures of one replica."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._count = Counter("te_request_count", "Requests taken in.", ("route",))
-        self._success = Counter("te_request_success", "Requests answered as asked.", ("route",))
-        self._failure = Counter("te_request_failure", "Requests refused or failed.", ("route", "err"))
-        self._duration = Histogram("te_request_duration", "Seconds from head to answer.", SECONDS, ("route",))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and note how it ended; one that never got an answer was dropped."""
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        status: list[int] = []
-
-        async def noted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                status.append(message["status"])
-            await send(message)
-
-        start = time.perf_counter()
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            self._note(scope, status[0] if status else None, time.perf_counter() - start)
-
-    def _note(self, scope: Scope, status: int | None, seconds: float) -> None:
-        tags = {"route": name_route(scope)}
-        self._count.inc(tags=tags)
-        self._duration.observe(seconds, tags=tags)
-        if status is not None and status < 400:
-            self._success.inc(tags=tags)
-        else:
-            self._failure.inc(tags=tags | {"err": name_failure(status)})
-
-
-class BatchMetrics:
-    """Reports what the models' batchers have done since the last time."""
-
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, *, with_ray: bool) -> None:
+        """`with_ray` tells Ray of them as well, inside one of its processes."""
         self._models = models
-        self._reported = {name: service.snapshot() for name, service in models.items()}
-        self._counters = {name: Counter(to, _describe(name), ("model",)) for name, to in GROWING.items()}
-        self._gauges = {name: Gauge(to, _describe(name), ("model",)) for name, to in STANDING.items()}
+        self._reported = {name: BatcherSnapshot() for name in models}
+        self._registry = CollectorRegistry()
+        texts = {name: _as_text(name, definition, self._registry) for name, definition in DEFINITIONS.items()}
+        self._backends: list[Mapping[str, Record]] = [texts]
+        if with_ray:
+            self._backends.append({name: _in_ray(name, definition) for name, definition in DEFINITIONS.items()})
+
+    def count_request(self, route: str, account: Account, seconds: float) -> None:
+        """Note a request that is over: a success where its account has no reason of failure."""
+        self._record("te_request_count", 1, route=route, method=account.method)
+        self._record("te_request_duration", seconds, route=route)
+        if account.reason is None:
+            self._record("te_request_success", 1, route=route, method=account.method)
+        else:
+            self._record("te_request_failure", 1, route=route, err=account.reason)
+        for work in account.work:
+            self._record("te_request_tokenization_duration", work.seconds_tokenizing, route=route)
+            self._record("te_request_queue_duration", work.seconds_queued, route=route)
+            self._record("te_request_inference_duration", work.seconds_computing, route=route)
+            for length in work.lengths:
+                self._record("te_request_input_length", length, route=route)
 
     def report(self) -> None:
-        """Add what is new, and set what stands."""
+        """Add what the models' batchers did since the last time, and set what stands."""
         for name, service in self._models.items():
-            now = service.snapshot()
-            self._report(name, self._reported[name], now)
+            before, now = self._reported[name], service.snapshot()
             self._reported[name] = now
+            for figure, value in _read_totals(now).items():
+                self._record(figure, value - _read_totals(before)[figure], model=name)
+            for figure, value in _read_levels(now).items():
+                self._record(figure, value, model=name)
 
-    def _report(self, model: str, before: BatcherSnapshot, now: BatcherSnapshot) -> None:
-        tags = {"model": model}
-        for name, counter in self._counters.items():
-            grown = getattr(now, name) - getattr(before, name)
-            if grown > 0:  # Ray refuses to add nothing
-                counter.inc(grown, tags=tags)
-        for name, gauge in self._gauges.items():
-            gauge.set(getattr(now, name), tags=tags)
+    def render(self) -> bytes:
+        """All figures up to now in Prometheus' text format."""
+        self.report()
+        return generate_latest(self._registry)
 
-
-def name_route(scope: Scope) -> str:
-    """The route that was matched, "none" where no route was: paths are the caller's, and without number."""
-    return str(getattr(scope.get("route"), "path", "none"))
-
-
-def name_failure(status: int | None) -> str:
-    """TEI's word for how a request failed; None is one without an answer."""
-    return "dropped" if status is None else REASONS.get(status, "inference")
+    def _record(self, figure: str, value: float, **tags: str) -> None:
+        for backend in self._backends:
+            backend[figure](value, tags)
 
 
-def _describe(name: str) -> str:
-    return f"{name.replace('_', ' ').capitalize()}, as the model's batcher counts."
+def _read_totals(counts: BatcherSnapshot) -> dict[str, float]:
+    return {
+        "te_embed_count": counts.cache_hits + counts.cache_misses,
+        "te_embed_success": counts.delivered,
+        "te_cache_hits": counts.cache_hits,
+        "te_cache_misses": counts.cache_misses,
+        "te_coalesced": counts.coalesced,
+        "te_batch_count": counts.batches,
+        "te_batch_texts": counts.texts,
+        "te_batch_tokens": counts.tokens,
+        "te_queue_seconds": counts.seconds_queued,
+        "te_inference_seconds": counts.seconds_computing,
+    }
+
+
+def _read_levels(counts: BatcherSnapshot) -> dict[str, float]:
+    return {
+        "te_queue_size": counts.queued_texts,
+        "te_queue_tokens": counts.queued_tokens,
+        "te_running_tokens": counts.running_tokens,
+        "te_batch_next_size": counts.last_batch_texts,
+        "te_batch_next_tokens": counts.last_batch_tokens,
+    }
+
+
+def _as_text(name: str, definition: Definition, registry: CollectorRegistry) -> Record:
+    """A figure of prometheus_client, which puts `_total` behind a counter's name."""
+    if definition.kind == "counter":
+        counter = prometheus.Counter(name, definition.help, definition.tags, registry=registry)
+        return lambda value, tags: counter.labels(**tags).inc(value)
+    if definition.kind == "gauge":
+        gauge = prometheus.Gauge(name, definition.help, definition.tags, registry=registry)
+        return lambda value, tags: gauge.labels(**tags).set(value)
+    histogram = prometheus.Histogram(
+        name, definition.help, definition.tags, registry=registry, buckets=definition.buckets
+    )
+    return lambda value, tags: histogram.labels(**tags).observe(value)
+
+
+def _in_ray(name: str, definition: Definition) -> Record:
+    """The same figure of Ray's, which puts `ray_` before its name."""
+    from ray.util.metrics import Counter, Gauge, Histogram
+
+    if definition.kind == "counter":
+        counter = Counter(name, definition.help, definition.tags)
+        return lambda value, tags: counter.inc(value, tags) if value > 0 else None  # Ray refuses to add nothing
+    if definition.kind == "gauge":
+        return Gauge(name, definition.help, definition.tags).set  # type: ignore[no-any-return]
+    return Histogram(name, definition.help, list(definition.buckets), definition.tags).observe  # type: ignore[no-any-return]

@@ -6,12 +6,23 @@ from t5enc.errors import InputError
 
 
 class RefusedError(InputError):
-    """`status` is HTTP's, `kind` TEI's error_type, `field` and `code` OpenAI's param and code."""
+    """`status` is HTTP's, `kind` TEI's error_type, `field` and `code` OpenAI's param and code.
+
+    `reason` is what the metrics call it, where the status does not say it.
+    """
 
     def __init__(
-        self, status: int, kind: str, message: str, *, field: str | None = None, code: str | None = None
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        *,
+        field: str | None = None,
+        code: str | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(message)
+        self.reason = reason
         self.status = status
         self.kind = kind
         self.field = field

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from serve_app.client import Client
-from t5enc.errors import InputError
+from t5enc.errors import InputError, PrecisionError
 from t5enc.precision import resolve_dtype
 
 
@@ -85,9 +85,13 @@ class RemoteT5EncoderModel(nn.Module):
 
     def _encode(self, ids: Tensor, kept: Tensor) -> Tensor:
         rows = [row[mask].tolist() for row, mask in zip(ids, kept, strict=True)]
-        if not any(rows):
+        sent = [place for place, row in enumerate(rows) if row]
+        if not sent:
             raise InputError("attention_mask: expected at least one token in the batch, got none")
-        embeddings = self.client.encode_tokens([row for row in rows if row])
+        try:
+            embeddings = self.client.encode_tokens([rows[place] for place in sent])
+        except PrecisionError as error:
+            raise PrecisionError({sent[place]: reason for place, reason in error.failed.items()}) from None
         hidden = embeddings.values.new_zeros(*ids.shape, embeddings.dim)
         hidden[kept] = embeddings.values
         return hidden.to(self.device, self.dtype)

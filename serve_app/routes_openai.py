@@ -23,7 +23,7 @@ from serve_app.models import Models
 from serve_app.pooling import check_dimensions, pool_texts
 from serve_app.refused import refuse_value
 from serve_app.routing import add_route
-from serve_app.schema import EmbeddingsBody, OpenAIError, as_batch
+from serve_app.schema import EmbeddingsBody, OpenAIError
 from serve_app.service import ModelService
 from serve_app.wire import to_raw
 
@@ -33,12 +33,13 @@ LARGEST_HEADER = 7168
 
 def make_router(models: Models) -> APIRouter:
     """OpenAI's routes, for these models."""
-    router = APIRouter(prefix="/v1", tags=["OpenAI"])
+    router = APIRouter(tags=["OpenAI"])
     started = int(time.time())
     answers = ("application/json", "application/octet-stream")
-    add_route(router, "POST", "/embeddings", embed, models, error=OpenAIError, media_types=answers)
-    add_route(router, "GET", "/models", list_models, models, started, error=OpenAIError)
-    add_route(router, "GET", "/models/{name:path}", describe_model, models, started, error=OpenAIError)
+    for path in ("/v1/embeddings", "/embeddings"):  # the latter is TEI's
+        add_route(router, "POST", path, embed, models, error=OpenAIError, media_types=answers)
+    add_route(router, "GET", "/v1/models", list_models, models, started, error=OpenAIError)
+    add_route(router, "GET", "/v1/models/{name:path}", describe_model, models, started, error=OpenAIError)
     return router
 
 
@@ -46,7 +47,7 @@ async def embed(models: Models, body: EmbeddingsBody) -> Response:
     """One vector a text: the mean of its tokens' embeddings, of unit length. A text over the limit is refused."""
     service = models.find(body.model)
     check_dimensions(body.dimensions, service)
-    encoded = await encode_batch(service, as_batch(body.input), truncate=False, field="input")
+    encoded = await encode_batch(service, body.input, truncate=False, field="input")
     return await asyncio.to_thread(_answer, service, encoded, body)
 
 

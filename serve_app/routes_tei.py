@@ -1,7 +1,8 @@
 """Routes of Hugging Face's text-embeddings-inference, whose clients work here as they are.
 
-`/embed`, `/similarity` and `POST /` pool: the mean of a text's tokens, of unit length. Texts over the limit are cut,
-as TEI does, unless `truncate` is false. `model` in a body picks one of several models; TEI has no such field.
+`/embed` (which is `POST /` and `/invocations`, too, and in Vertex AI's form `/vertex`) and `/similarity` pool: the mean
+of a text's tokens, of unit length. Texts over the limit are cut, as TEI does, unless `truncate` is false. `model` in a
+body picks one of several models; TEI has no such field.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serve_app.encoding import Encoded, check_count, encode_batch
+from serve_app.account import find_account
+from serve_app.encoding import Encoded, check_count, encode_batch, take_batch
 from serve_app.models import Models
 from serve_app.pooling import check_dimensions, pool_texts
 from serve_app.refused import RefusedError, refuse_empty, refuse_value
 from serve_app.routing import Handler, add_route
 from serve_app.schema import (
-    Batch,
     DecodeBody,
     EmbedAllBody,
     EmbedBody,
+    Input,
     SimilarityBody,
     TeiError,
     TokenizeBody,
     TruncateBody,
+    VertexBody,
     as_batch,
 )
 from serve_app.service import TOKENIZER_THREADS, ModelService
@@ -38,33 +41,52 @@ def make_router(models: Models) -> APIRouter:
     router = APIRouter(tags=["text-embeddings-inference"])
     for path, handler in POSTED.items():
         add_route(router, "POST", path, handler, models, error=TeiError)
-    for path, check in GOT.items():
-        add_route(router, "GET", path, check, models, error=TeiError)
+    for path, expected in OF_OTHER_MODELS.items():
+        add_route(router, "POST", path, refuse_model, models, path, expected, error=TeiError)
+    add_route(router, "GET", "/info", describe_model, models, error=TeiError)
+    for path in ("/health", "/ping"):
+        add_route(router, "GET", path, check_health, models, error=TeiError, media_types=())
     return router
 
 
 async def embed(models: Models, body: EmbedBody) -> Response:
     """One vector a text: the mean of its tokens' embeddings, of unit length unless `normalize` is false."""
-    service = models.find(body.model)
-    check_dimensions(body.dimensions, service)
-    encoded = await _encode(service, as_batch(body.inputs), body)
-    vectors = await asyncio.to_thread(pool_texts, service, encoded, normalize=body.normalize is not False)
-    return _answer(await asyncio.to_thread(to_json, vectors.tolist()), encoded)
+    vectors, encoded = await _embed(models, body)
+    return _answer(await asyncio.to_thread(to_json, vectors), encoded)
+
+
+async def embed_instances(models: Models, body: VertexBody) -> Response:
+    """Vertex AI's form of `/embed`: a prediction for each instance, the list of its vectors. All or none."""
+    find_account().note_method("batch")
+    if not body.instances:
+        raise refuse_empty("instances")
+    check_count(sum(map(_count_inputs, body.instances)), models.default, "instances")
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_embed(models, instance)) for instance in body.instances]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    content = {"predictions": [task.result()[0] for task in tasks]}
+    return Response(await asyncio.to_thread(to_json, content), media_type="application/json")
+
+
+async def refuse_model(models: Models, path: str, expected: str) -> Response:
+    """TEI's route for models of another kind, of which none is served here: always 424."""
+    found = f"{models.default.name}, an encoder with one embedding a token"
+    raise RefusedError(424, "Backend", f"{path}: expected {expected}, got {found}", reason="model_type")
 
 
 async def embed_all(models: Models, body: EmbedAllBody) -> Response:
     """The embedding of every token as nested lists; `/encode` gives them as a tenth of the bytes."""
-    encoded = await _encode(models.find(body.model), as_batch(body.inputs), body)
+    encoded = await _encode(models.find(body.model), body.inputs, body)
     return _answer(await asyncio.to_thread(_write_nested, encoded), encoded)
 
 
 async def compare(models: Models, body: SimilarityBody) -> Response:
     """Cosine similarity of one sentence with each of the others, by their pooled vectors."""
     service = models.find(body.model)
-    if not body.inputs.sentences:
-        raise refuse_empty("sentences")
-    check_count(body.inputs.sentences, service, "sentences")
-    batch = [body.inputs.source_sentence, *body.inputs.sentences]
+    sentences = take_batch(body.inputs.sentences, service, "sentences")
+    batch = [body.inputs.source_sentence, *sentences]
     encoded = await _encode(service, batch, body.parameters or TruncateBody())
     vectors = await asyncio.to_thread(pool_texts, service, encoded)
     return _answer(to_json((vectors[1:] @ vectors[0]).tolist()), encoded)
@@ -74,16 +96,14 @@ async def tokenize(models: Models, body: TokenizeBody) -> Response:
     """What the tokenizer makes of texts, token by token; nothing is cut."""
     service = models.find(body.model)
     _check_prompt(body.prompt_name)
-    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    check_count(texts, service, "inputs")
+    texts = [text for text in take_batch(body.inputs, service, "inputs") if isinstance(text, str)]
     return _json(await asyncio.to_thread(_split, service, texts, body.add_special_tokens))
 
 
 async def decode(models: Models, body: DecodeBody) -> Response:
     """The texts that token ids stand for."""
     service = models.find(body.model)
-    lists = [text for text in as_batch(body.ids) if isinstance(text, list)]
-    check_count(lists, service, "ids")
+    lists = [text for text in take_batch(body.ids, service, "ids") if isinstance(text, list)]
     return _json(await asyncio.to_thread(_decode, service, lists, body.skip_special_tokens))
 
 
@@ -129,20 +149,36 @@ def describe_service(service: ModelService) -> dict[str, Any]:
 POSTED: dict[str, Handler] = {
     "/": embed,
     "/embed": embed,
+    "/invocations": embed,
+    "/vertex": embed_instances,
     "/embed_all": embed_all,
     "/similarity": compare,
     "/tokenize": tokenize,
     "/decode": decode,
 }
-GOT: dict[str, Handler] = {"/info": describe_model, "/health": check_health, "/ping": check_health}
+OF_OTHER_MODELS = {
+    "/embed_sparse": "a model with sparse embeddings",
+    "/predict": "a classifier",
+    "/rerank": "a re-ranker",
+}
 
 
-async def _encode(service: ModelService, batch: Batch, body: TruncateBody) -> Encoded:
+async def _embed(models: Models, body: EmbedBody) -> tuple[list[list[float]], Encoded]:
+    """A vector for each text, and what it was made of."""
+    service = models.find(body.model)
+    check_dimensions(body.dimensions, service)
+    encoded = await _encode(service, body.inputs, body)
+    vectors = await asyncio.to_thread(pool_texts, service, encoded, normalize=body.normalize is not False)
+    return vectors.tolist(), encoded
+
+
+async def _encode(service: ModelService, inputs: Input, body: TruncateBody) -> Encoded:
     _check_prompt(body.prompt_name)
-    truncate = body.truncate is not False
-    if truncate and body.truncation_direction.lower() == "left":
-        raise refuse_value("truncation_direction", "expected Right, got Left; texts are cut at their end only")
-    return await encode_batch(service, batch, truncate=truncate, field="inputs")
+    return await encode_batch(service, inputs, truncate=body.truncate is not False, field="inputs", cut=body.cut)
+
+
+def _count_inputs(instance: EmbedBody) -> int:
+    return len(as_batch(instance.inputs))
 
 
 def _check_prompt(name: str | None) -> None:

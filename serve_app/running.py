@@ -19,9 +19,18 @@ from serve_app.auth import KeyRing
 from serve_app.config import ServeConfig, check_exposure
 from serve_app.haproxy import make_environment
 from t5enc.errors import ConfigError
+from t5enc.options import resolve_device
 from t5enc.text_encoder import open_model
 
 APP = "default"
+ENVIRONMENT = {
+    # Ray's own processes then listen on loopback alone, as they do by default on the systems that the variable names.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A replica whose model is stuck answers nobody: it need not be waited for.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+    # Until a proxy that died is missed, nobody is answered.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -30,17 +39,34 @@ def run_service(config: ServeConfig) -> None:
 
     Raises ConfigError and CheckpointError, before anything is started, for what cannot be served.
     """
-    keys = KeyRing.from_environment(config.keys_file)
-    check_exposure(config, has_keys=keys is not None)
+    config = share_threads(require_known_keys(config))
     check_port(config.host, config.port)
     for options in config.encoders().values():
         options.resolve(open_model(options).config)
-    with interrupts(), TemporaryDirectory(prefix="t5enc-") as folder:
-        os.environ |= make_environment(os.environ, Path(folder))
+    # Not in TMPDIR: the path of a socket is short.
+    with interrupts(), TemporaryDirectory(prefix="t5enc-", dir="/tmp") as folder:
+        os.environ |= ENVIRONMENT | dict(os.environ) | make_environment(os.environ, Path(folder), config.head_seconds)
         try:
-            serve_until_interrupted(replace(config, require_keys=keys is not None))
+            serve_until_interrupted(config)
         except KeyboardInterrupt:
             Console(stderr=True).print("stopped")
+
+
+def require_known_keys(config: ServeConfig) -> ServeConfig:
+    """The same, and no replica shall start without keys where there are some here.
+
+    Raises ConfigError where others than this machine could call without a key.
+    """
+    keys = KeyRing.from_environment(config.keys_file)
+    check_exposure(config, has_keys=keys is not None)
+    return replace(config, require_keys=keys is not None)
+
+
+def share_threads(config: ServeConfig) -> ServeConfig:
+    """The same, with this machine's cores divided among the replicas where they compute on them."""
+    if config.num_threads is not None or resolve_device(config.device).type != "cpu":
+        return config
+    return replace(config, num_threads=max(1, (os.cpu_count() or 1) // config.replica_range()[1]))
 
 
 def serve_until_interrupted(config: ServeConfig) -> None:
@@ -48,7 +74,7 @@ def serve_until_interrupted(config: ServeConfig) -> None:
     import ray  # reads the environment as it is imported
     from ray import serve
 
-    from serve_app.app import build
+    from serve_app.app import make_application
 
     try:
         ray.init(
@@ -60,7 +86,12 @@ def serve_until_interrupted(config: ServeConfig) -> None:
         )
         take_signals()  # Ray put its own in their place
         serve.start(http_options={"host": config.host, "port": config.port})
-        handle = serve.run(build(config.to_mapping()), name=APP, logging_config={"enable_access_log": False})
+        handle = serve.run(
+            make_application(config),
+            name=APP,
+            route_prefix=config.route_prefix,
+            logging_config={"enable_access_log": False},
+        )
         describe_service(config, handle.describe.remote().result(), describe_ray())
         while True:
             signal.pause()
@@ -119,7 +150,8 @@ def describe_service(config: ServeConfig, models: list[dict[str, Any]], ray: str
     proxy = "HAProxy" if os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1" else "Ray's Python proxy"
     keys = "with keys" if config.require_keys else "without keys"
     host = f"[{config.host}]" if ":" in config.host else config.host
-    console.print(f"listening on http://{host}:{config.port} ({proxy}, {keys}, replicas {config.replicas})")
+    address = f"http://{host}:{config.port}{config.route_prefix.rstrip('/')}"
+    console.print(f"listening on {address} ({proxy}, {keys}, replicas {config.replicas})")
 
 
 def describe_ray() -> str:

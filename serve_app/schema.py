@@ -14,8 +14,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from t5enc.tokenizer import Cut
+
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
 Batch: TypeAlias = list[str] | list[list[int]]
+# A batch, or what stands for a batch of one.
+Input: TypeAlias = str | list[str] | list[int] | list[list[int]]
 
 
 def _explain(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -39,7 +43,7 @@ def _name(value: Any) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-Inputs: TypeAlias = Annotated[str | list[str] | list[int] | list[list[int]], WrapValidator(_explain)]
+Inputs: TypeAlias = Annotated[Input, WrapValidator(_explain)]
 TextInputs: TypeAlias = Annotated[str | list[str], WrapValidator(_explain)]
 IdInputs: TypeAlias = Annotated[list[int] | list[list[int]], WrapValidator(_explain)]
 Direction: TypeAlias = Literal["Right", "right", "Left", "left"]
@@ -92,6 +96,11 @@ class TruncateBody(Body):
     prompt_name: str | None = None
     model: str | None = None
 
+    @property
+    def cut(self) -> Cut:
+        """Where a text that is too long loses tokens: TEI's directions are those of its page."""
+        return "start" if self.truncation_direction.lower() == "left" else "end"
+
 
 class EmbedAllBody(TruncateBody):
     """`POST /embed_all`: texts or token ids; every token's embedding is answered."""
@@ -104,6 +113,12 @@ class EmbedBody(EmbedAllBody):
 
     normalize: bool | None = True
     dimensions: int | None = None
+
+
+class VertexBody(Body):
+    """`POST /vertex`: bodies of `/embed`."""
+
+    instances: list[EmbedBody]
 
 
 class TokenizeBody(Body):
@@ -151,10 +166,11 @@ class EmbeddingsBody(Body):
 
 
 class TeiError(BaseModel):
-    """Every error outside /v1, as TEI has it."""
+    """Every error but OpenAI's, as TEI has it; and the places of texts that the model cannot compute, with reasons."""
 
     error: str
     error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+    failed: dict[int, str] | None = None
 
 
 class OpenAIErrorContent(BaseModel):
@@ -164,15 +180,16 @@ class OpenAIErrorContent(BaseModel):
     type: str
     param: str | None
     code: str | None
+    failed: dict[int, str] | None = None
 
 
 class OpenAIError(BaseModel):
-    """Every error under /v1, as OpenAI has it."""
+    """Every error under /v1 and of /embeddings, as OpenAI has it."""
 
     error: OpenAIErrorContent
 
 
-def as_batch(inputs: str | list[str] | list[int] | list[list[int]]) -> Batch:
+def as_batch(inputs: Input) -> Batch:
     """A single text, or a single list of token ids, as a batch of one."""
     if isinstance(inputs, str):
         return [inputs]

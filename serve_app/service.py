@@ -17,11 +17,14 @@ from torch import Tensor
 
 from t5enc.actor import EncoderActor
 from t5enc.batcher import Batcher, BatcherSnapshot
+from t5enc.checkpoint import Checkpoint
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, TooLongError
 from t5enc.options import EncoderOptions
 from t5enc.pieces import Piece
 from t5enc.text_encoder import TextEncoder, TokenIds, open_model
+from t5enc.tokenizer import Cut
+from t5enc.waiting import Served
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,14 +79,15 @@ class ModelService:
 
         Raises ConfigError for options that cannot be honoured, CheckpointError for files that do not fit.
         """
-        if limits.max_length > options.max_length:
+        if limits.max_length > options.length:
             raise ConfigError(
-                f"max_length: expected limits of at most the model's {options.max_length}, got {limits.max_length}"
+                f"max_length: expected limits of at most the model's {options.length}, got {limits.max_length}"
             )
         self.name = name
         self.limits = limits
-        self.fingerprint = open_model(options).fingerprint()
-        self._actor = _load(options)
+        checkpoint = open_model(options)
+        self.fingerprint = checkpoint.fingerprint()
+        self._actor = _load(options, checkpoint)
         self.options = self._actor.encoder.options
         self.dim = self._actor.encoder.config.model_dim
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
@@ -97,15 +101,17 @@ class ModelService:
         )
 
     async def tokenize(
-        self, texts: Sequence[str], *, truncate: bool, max_length: int | None = None
+        self, texts: Sequence[str], *, truncate: bool, cut: Cut = "end", max_length: int | None = None
     ) -> TokenizedRequest:
         """Ids of N texts with the end token, cut to `max_length` (the limit's by default) where `truncate` says so.
+
+        The end token stays where a text is cut at its end, too.
 
         Raises TooLongError for the first text that would have to be cut and may not, InputError for what is not
         text and for a `max_length` beyond the limit. How many texts a request may have is the caller's to check.
         """
         limit = self._find_limit(max_length)
-        return await self._beside_loop(self._tokenize, texts, truncate, limit)
+        return await self._beside_loop(self._tokenize, texts, truncate, cut, limit)
 
     def check_ids(self, ids: Sequence[Sequence[int] | TokenIds]) -> list[TokenIds]:
         """Token lists of a caller's own making as arrays.
@@ -118,8 +124,8 @@ class ModelService:
                 raise TooLongError(index, tokens=len(text), limit=self.limits.max_length)
         return [self._actor.encoder.check_ids(index, text) for index, text in enumerate(ids)]
 
-    async def encode(self, ids: Sequence[Sequence[int] | TokenIds]) -> list[Tensor]:
-        """One (tokens, M) CPU tensor a text, in order, in the compute dtype; others share them: do not write.
+    async def encode(self, ids: Sequence[Sequence[int] | TokenIds]) -> Served:
+        """One (tokens, M) CPU tensor a text in the compute dtype, which others share: do not write; and what it took.
 
         Raises what `check_ids` raises, OverloadedError at once when the queue is full, PrecisionError naming
         the texts whose activations left the range. Cancelled, it takes what still waits out of the queue.
@@ -164,8 +170,8 @@ class ModelService:
             raise InputError(f"max_length: expected 1 to {self.limits.max_length}, got {limit}")
         return limit
 
-    def _tokenize(self, texts: Sequence[str], truncate: bool, limit: int) -> TokenizedRequest:
-        tokenized = replace(self._actor.encoder.tokenizer, max_length=limit).encode(texts)
+    def _tokenize(self, texts: Sequence[str], truncate: bool, cut: Cut, limit: int) -> TokenizedRequest:
+        tokenized = replace(self._actor.encoder.tokenizer, max_length=limit).encode(texts, cut=cut)
         truncated = tokenized.truncated.tolist()
         if any(truncated) and not truncate:
             index = truncated.index(True)
@@ -190,9 +196,9 @@ class _NoWork:
         raise TypeError("a served model takes no tables: await ModelService.encode")
 
 
-def _load(options: EncoderOptions) -> EncoderActor:
+def _load(options: EncoderOptions, checkpoint: Checkpoint) -> EncoderActor:
     """The model, and every graph compiled that a stream may want: no request shall wait for a compiler."""
-    actor = EncoderActor(options, _NoWork())
+    actor = EncoderActor(options, _NoWork(), checkpoint)
     if actor.encoder.options.attention == "flex":
         actor.submit(TextEncoder.warm_up, all_rungs=True).result()
     return actor

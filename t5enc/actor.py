@@ -14,6 +14,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyarrow as pa
 
+from t5enc.checkpoint import Checkpoint
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder
 
@@ -36,14 +37,14 @@ class Work(Protocol):
 class EncoderActor:
     """A loaded TextEncoder and the thread that owns it."""
 
-    def __init__(self, options: EncoderOptions, work: Work) -> None:
-        """Loads the model; `work` decides what a call means."""
+    def __init__(self, options: EncoderOptions, work: Work, checkpoint: Checkpoint | None = None) -> None:
+        """Loads the model, from the checkpoint where it was opened already; `work` decides what a call means."""
         self._work = work
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.busy_seconds = 0.0
         self.busy_cpu_seconds = 0.0
         work.starting()
-        self._encoder: TextEncoder = self._thread.submit(TextEncoder.load, options).result()
+        self._encoder: TextEncoder = self._thread.submit(TextEncoder.load, options, checkpoint).result()
         self._thread.submit(self._encoder.warm_up).result()
         work.started(self)
 

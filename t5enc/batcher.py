@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from t5enc.errors import InputError, OverloadedError, PrecisionError
+from t5enc.errors import InputError, OverloadedError
 from t5enc.prompt_cache import PromptCache
 from t5enc.text_encoder import TextEncoder, TokenIds
-from t5enc.waiting import Call, Outcome, WaitingText
+from t5enc.waiting import Call, Outcome, Served, WaitingText
 
 Submit = Callable[[Callable[[TextEncoder], None]], Future[None]]
 # Seconds to come back after, while nothing is known of the model's speed.
@@ -37,7 +37,8 @@ class BatcherSnapshot:
     """What waits and runs now, and what was done since the start.
 
     A text asked for is a hit or a miss; a miss joins an equal one in flight (`coalesced`) or is queued. `texts` and
-    `tokens` are those that batches were made of, `seconds_queued` what they waited, summed over them.
+    `tokens` are those that batches were made of, `seconds_queued` what they waited, summed over them. `delivered`
+    are the texts whose callers got their embeddings.
     """
 
     queued_texts: int = 0
@@ -50,6 +51,7 @@ class BatcherSnapshot:
     cache_hits: int = 0
     cache_misses: int = 0
     coalesced: int = 0
+    delivered: int = 0
     seconds_queued: float = 0.0
     seconds_computing: float = 0.0
     last_batch_texts: int = 0
@@ -83,8 +85,8 @@ class Batcher:
         self._has_turn = False
         self._is_draining = False
 
-    async def encode(self, ids: Sequence[TokenIds]) -> list[Tensor]:
-        """One (tokens, M) CPU tensor a text, in order, in the compute dtype; others share them: do not write.
+    async def encode(self, ids: Sequence[TokenIds]) -> Served:
+        """The embeddings of N texts in the compute dtype; other callers share them: do not write.
 
         Raises OverloadedError at once, and queues nothing, when the queue has no room for all of them; InputError
         for more than an empty queue takes; PrecisionError naming the texts that failed; whatever the model raised.
@@ -98,11 +100,10 @@ class Batcher:
         finally:
             with self._lock:
                 self._release(call)
-        if call.error is not None:
-            raise call.error
-        if call.failed:
-            raise PrecisionError(dict(sorted(call.failed.items())))
-        return [hidden for hidden in call.hidden if hidden is not None]
+        served = call.result()
+        with self._lock:
+            self._add(delivered=len(ids))
+        return served
 
     def snapshot(self) -> BatcherSnapshot:
         """The figures of one moment."""
@@ -131,7 +132,7 @@ class Batcher:
         known = (cached, self._queue, self._running)
         new = {key: text for key, text in zip(keys, texts, strict=True) if not any(key in place for place in known)}
         self._check_room(new)
-        now = time.monotonic()
+        now = call.since = time.monotonic()
         self._queue |= {key: WaitingText(key, text, now) for key, text in new.items()}
         self._count_queue(len(new), sum(map(len, new.values())))
         for place, key in enumerate(keys):
@@ -212,6 +213,8 @@ class Batcher:
 
     def _begin(self, batch: Sequence[WaitingText], tokens: int) -> None:
         self._batch_since = now = time.monotonic()
+        for text in batch:
+            text.begin(now)
         self._count_queue(-len(batch), -tokens)
         self._add(
             batches=1,
@@ -233,7 +236,8 @@ class Batcher:
 
     def _finish(self, batch: Sequence[WaitingText], outcomes: Sequence[Outcome]) -> None:
         assert self._batch_since is not None
-        self._add(seconds_computing=time.monotonic() - self._batch_since)
+        now = time.monotonic()
+        self._add(seconds_computing=now - self._batch_since)
         failures = self._counts.failures_in_a_row + 1 if isinstance(outcomes[0], Exception) else 0
         self._counts = replace(self._counts, running_tokens=0, failures_in_a_row=failures)
         self._batch_since = None
@@ -241,7 +245,7 @@ class Batcher:
         for text, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Tensor):
                 self._cache.put(text.key, outcome)
-            text.deliver(outcome)
+            text.deliver(outcome, now)
 
     def _count_queue(self, texts: int, tokens: int) -> None:
         self._add(queued_texts=texts, queued_tokens=tokens)

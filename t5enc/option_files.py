@@ -9,7 +9,12 @@ from t5enc.errors import ConfigError
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options of a YAML file; ConfigError where it is none."""
+    """The options of a YAML file, their names as the command line or as Python spells them."""
+    return {name.replace("-", "_"): value for name, value in read_yaml(path).items()}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What a YAML file of names and values says; ConfigError where it is none."""
     try:
         import yaml
     except ModuleNotFoundError as error:
@@ -20,4 +25,4 @@ def read_options(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected a YAML file of options, got: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `option: value` lines, got {type(content).__name__}")
-    return {str(name).replace("-", "_"): value for name, value in content.items()}
+    return {str(name): value for name, value in content.items()}

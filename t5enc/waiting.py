@@ -11,24 +11,62 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from t5enc.errors import PrecisionError
 from t5enc.text_encoder import TokenIds
 
 # What became of a text: (tokens, M), the reason why it has no embedding, or what the model raised.
 Outcome = Tensor | str | Exception
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One (tokens, M) CPU tensor a text of a call, in order, and how long the call waited for them.
+
+    It is queued until the model takes the first of its texts, and computed from then until the last is through: the
+    two add up to the time between question and answer. Texts out of the cache take none.
+    """
+
+    hidden: list[Tensor]
+    seconds_queued: float
+    seconds_computing: float
+
+
 @dataclass(slots=True, eq=False)
 class Call:
-    """One caller's texts: what there is of them so far, and the future that wakes the caller."""
+    """One caller's texts: what there is of them so far, and the future that wakes the caller.
+
+    Times are monotonic seconds: `since` it was asked, `begun` when the first of its texts was taken by the model,
+    `ended` when the last was through.
+    """
 
     done: asyncio.Future[None]
     hidden: list[Tensor | None]
+    since: float = 0.0
+    begun: float | None = None
+    ended: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)
     error: Exception | None = None
     awaited: set[WaitingText] = field(default_factory=set)
 
-    def settle(self, text: WaitingText, outcome: Outcome) -> None:
+    def result(self) -> Served:
+        """What the caller gets when all is settled; raises what the model raised, or PrecisionError for some texts."""
+        if self.error is not None:
+            raise self.error
+        if self.failed:
+            raise PrecisionError(dict(sorted(self.failed.items())))
+        hidden = [text for text in self.hidden if text is not None]
+        if self.begun is None:
+            return Served(hidden, 0.0, 0.0)
+        return Served(hidden, self.begun - self.since, self.ended - self.begun)
+
+    def begin(self, now: float) -> None:
+        """One of its texts is in the model."""
+        if self.begun is None:
+            self.begun = now
+
+    def settle(self, text: WaitingText, outcome: Outcome, now: float) -> None:
         """One of its texts is through; the caller wakes after the last, or when the model failed."""
+        self.ended = now
         self.awaited.discard(text)
         for place in text.callers[self]:
             if isinstance(outcome, Tensor):
@@ -48,19 +86,28 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class WaitingText:
-    """A token list in flight, since when (monotonic seconds), and the places at which each call wants it."""
+    """A token list in flight, since when, whether it is in the model, and the places at which each call wants it."""
 
     key: bytes
     ids: TokenIds
     since: float
+    is_running: bool = False
     callers: dict[Call, list[int]] = field(default_factory=dict)
 
     def join(self, call: Call, place: int) -> None:
         """A call waits for this text, too."""
         self.callers.setdefault(call, []).append(place)
         call.awaited.add(self)
+        if self.is_running:
+            call.begin(call.since)
 
-    def deliver(self, outcome: Outcome) -> None:
+    def begin(self, now: float) -> None:
+        """The model takes it."""
+        self.is_running = True
+        for call in self.callers:
+            call.begin(now)
+
+    def deliver(self, outcome: Outcome, now: float) -> None:
         """Tell all calls."""
         for call in self.callers:
-            call.settle(self, outcome)
+            call.settle(self, outcome, now)

@@ -45,3 +45,13 @@ def test_one_text_at_a_time_is_timed_with_and_without_pads(tmp_path: Path) -> No
     ran = {(row["name"], row["real"]): row for row in rows if "ms" in row}
     assert {("transformers SDPA", 32), ("t5enc SDPA", 32), ("t5enc SDPA", 1), ("t5enc SDPA, no pads", 1)} <= set(ran)
     assert all(row["error"] < 1e-5 and row["flops_per_second"] > 0 for row in ran.values())
+
+
+def test_the_service_is_asked_in_every_way_and_gives_the_embeddings_of_the_engine(tmp_path: Path) -> None:
+    pytest.importorskip("ray.serve", reason="needs ray[serve]")
+    figures = run_quickly("serve", tmp_path)
+    loads = {(row["server"], row["load"]) for row in figures["rows"]}
+    for server in ("t5enc /encode", "t5enc /v1/embeddings", "Ray Serve, @serve.batch, transformers"):
+        assert {(server, "1 clients"), (server, "64 clients")} <= loads
+        assert figures["single"][server]["http_ms"] > 0
+    assert all(row["rate"] > 0 and row["p99"] >= row["p50"] > 0 for row in figures["rows"])

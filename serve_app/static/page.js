@@ -36,7 +36,9 @@ async function ask(path, content, signal) {
   if (answer.status === 401) find("keyform").hidden = false;
   if (!answer.ok) {
     const failure = await answer.json().catch(() => ({}));
-    throw new Error(`${answer.status}: ${failure.error ?? answer.statusText}`);
+    const error = new Error(`${answer.status}: ${failure.error ?? answer.statusText}`);
+    error.wait = Number(answer.headers.get("Retry-After")); // seconds; NaN where it is a date
+    throw error;
   }
   return answer;
 }
@@ -71,6 +73,7 @@ async function choose() {
 // Tokens and vectors of what stands in the box; whatever is under way for an older text is dropped.
 async function encode() {
   if (!info) return;
+  clearTimeout(pause);
   running?.abort();
   const controller = (running = new AbortController());
   const texts = find("captions").value.split("\n").filter((text) => text.trim());
@@ -87,7 +90,9 @@ async function encode() {
     show(texts, pieces, embedded.vectors);
     say(embedded.report);
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message, true);
+    if (error.name === "AbortError") return;
+    say(error.wait > 0 ? `${error.message}; asking again in ${error.wait} s` : error.message, true);
+    if (error.wait > 0) pause = setTimeout(encode, 1000 * error.wait);
   }
 }
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
+import ipaddress
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx2
 import psutil
 import pytest
@@ -25,14 +24,9 @@ from serve_app.client import Client
 from serve_app.config import ServeConfig
 from t5enc.errors import ConfigError
 from t5enc.text_encoder import TextEncoder
-from tests.serve_app.conftest import KEY, MAX_BODY_BYTES, Service
+from tests.serve_app.conftest import KEY, MAX_BODY_BYTES, REPLICA, Service, name_actor
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        "T5ENC_REAL_SERVE" not in os.environ, reason="a service on real Ray Serve: set T5ENC_REAL_SERVE=1"
-    ),
-]
+pytestmark = pytest.mark.slow
 TEXTS = ["a red fox in the snow", "two boats at dawn", "a cat"]
 REDEPLOY = """
 import sys, ray
@@ -40,7 +34,7 @@ from ray import serve
 from serve_app.app import build
 ray.init(address=sys.argv[1], log_to_driver=False)
 config = {"model": "builtin:tiny", "max_length": 64, "max_body_bytes": 200_000, "body_seconds": 2.0}
-serve.run(build(config | {"keys_file": sys.argv[2], "require_keys": True, "max_texts": 128}))
+serve.run(build(config | {"keys_file": sys.argv[2], "require_keys": True, "max_texts": int(sys.argv[3])}))
 """
 
 
@@ -52,9 +46,8 @@ def post(service: Service, path: str = "/embed", key: str = KEY, **options: obje
 
 def find_replica(service: Service) -> psutil.Process:
     """The process that holds the model."""
-    found = [child for child in service.children() if child.name().startswith("ray::ServeRepl")]
-    assert len(found) == 1
-    return found[0]
+    (found,) = service.replicas()
+    return found
 
 
 def send_raw(service: Service, head: str, body: bytes = b"") -> bytes:
@@ -63,6 +56,17 @@ def send_raw(service: Service, head: str, body: bytes = b"") -> bytes:
     lines = f"POST /embed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{head}\r\n\r\n"
     connection.sendall(lines.encode() + body)
     return read_line(connection)
+
+
+def trickle(connection: socket.socket, data: bytes, is_over: threading.Event) -> None:
+    """One byte after the other, for as long as the other side takes them."""
+    for index in range(len(data)):
+        try:
+            connection.sendall(data[index : index + 1])
+        except OSError:
+            return
+        if is_over.wait(0.2):
+            return
 
 
 def test_the_service_says_what_it_loaded_and_where_it_listens(service: Service) -> None:
@@ -109,6 +113,43 @@ def test_a_body_that_trickles_gets_408(service: Service) -> None:
     assert answer.startswith(b"HTTP/1.1 408")
 
 
+def test_a_head_that_trickles_gets_408(service: Service) -> None:
+    """From HAProxy, which waits no longer than `head_seconds`, though bytes keep coming."""
+    is_over = threading.Event()
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
+    head = b"POST /embed HTTP/1.1\r\n" + b"X-Slow: 1\r\n" * 1000
+    sender = threading.Thread(target=trickle, args=(connection, head, is_over))
+    sender.start()
+    try:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 408")
+    finally:
+        is_over.set()
+        sender.join()
+        connection.close()
+
+
+def test_nothing_listens_for_other_machines_but_one_port_that_asks_for_rays_key(service: Service) -> None:
+    """The one by which deployments call each other: Ray gives it no address, and refuses who does not bring its key."""
+    open_to_all = find_open_ports(service)
+    assert {name: len(ports) for name, ports in open_to_all.items()} == {REPLICA: 1}
+    with grpc.insecure_channel(f"127.0.0.1:{open_to_all[REPLICA][0]}") as channel:
+        call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(b"", timeout=30)
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def find_open_ports(service: Service) -> dict[str, list[int]]:
+    """The TCP ports on which its processes listen on more than loopback, by the process's name."""
+    found: dict[str, list[int]] = {}
+    for process in service.children():
+        for connection in process.net_connections("tcp"):
+            address = ipaddress.ip_address(connection.laddr.ip.removeprefix("::ffff:"))
+            if connection.status == psutil.CONN_LISTEN and not address.is_loopback:
+                found.setdefault(name_actor(process), []).append(connection.laddr.port)
+    return found
+
+
 def test_a_killed_replica_is_replaced_and_retrying_clients_see_no_error(service: Service) -> None:
     before = find_replica(service)
     before.send_signal(signal.SIGKILL)
@@ -132,42 +173,18 @@ def test_a_redeploy_loses_no_request(service: Service, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(keep_asking, number) for number in range(4)]
         try:
-            redeploy(service, tmp_path / "keys")
+            redeploy(service, tmp_path / "keys", max_texts=128)
+            assert httpx2.get(service.url + "/info", headers=service.headers).json()["max_client_batch_size"] == 128
+            redeploy(service, tmp_path / "keys", max_texts=256)  # as other tests expect it
         finally:
             done.set()
     assert set.union(*(seen.result() for seen in asking)) == {200}
     assert find_replica(service).pid != before.pid
-    assert post(service, "/info").status_code == 405
-    assert httpx2.get(service.url + "/info", headers=service.headers).json()["max_client_batch_size"] == 128
 
 
-def redeploy(service: Service, keys: Path) -> None:
+def redeploy(service: Service, keys: Path, max_texts: int) -> None:
     """Deploy the same models with other limits, as an operator would from another shell."""
-    subprocess.run(
-        [sys.executable, "-c", REDEPLOY, service.ray_address, str(keys)],
-        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-
-
-def test_shutdown_answers_what_was_accepted(start_service: Callable[[], Service]) -> None:
-    started = start_service()
-    connections = [ask_much(started, number) for number in range(16)]
-    first = read_line(connections[0])
-    code = started.stop()
-    assert {first, *(read_line(connection) for connection in connections[1:])} == {b"HTTP/1.1 200 OK\r\n"}
-    assert code == 0
-
-
-def ask_much(service: Service, number: int) -> socket.socket:
-    """A connection on which many texts were sent, and nothing was read."""
-    body = json.dumps({"inputs": [f"{number}: {count} birds over a lake, as a woodcut" for count in range(64)]})
-    head = f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
-    connection.sendall((head + body).encode())
-    return connection
+    service.join(sys.executable, "-c", REDEPLOY, service.ray_address, str(keys), str(max_texts))
 
 
 def read_line(connection: socket.socket) -> bytes:
@@ -178,9 +195,16 @@ def read_line(connection: socket.socket) -> bytes:
 
 def test_metrics_have_the_names_of_tei(service: Service) -> None:
     post(service, json={"inputs": "counted"})
-    wanted = ["ray_te_request_count_total", "ray_te_request_duration_bucket", "ray_te_embed_count_total"]
-    wanted += ["ray_te_queue_size", "ray_te_request_failure_total", 'err="unauthorized"', 'route="/embed"']
     post(service, key="wrong-key-0123456789", json={"inputs": "refused"})
+    shown = httpx2.get(service.url + "/metrics", headers=service.headers).text
+    wanted = ["te_request_count_total", "te_request_duration_bucket", "te_embed_count_total", "te_queue_size"]
+    wanted += ["te_request_failure_total", 'err="unauthorized"', 'route="/embed"']
+    assert [name for name in wanted if name not in shown] == []
+
+
+def test_ray_has_the_same_metrics_with_its_prefix(service: Service) -> None:
+    post(service, json={"inputs": "counted"})
+    wanted = ("ray_te_request_count_total", "ray_te_request_duration_bucket", "ray_te_queue_size")
     deadline = time.monotonic() + 60
     while not all(name in (text := httpx2.get(service.metrics_url).text) for name in wanted):
         assert time.monotonic() < deadline, [name for name in wanted if name not in text]
@@ -205,6 +229,8 @@ def test_serve_run_builds_the_application_from_words() -> None:
     assert isinstance(build({"model": "builtin:tiny", "replicas": "2"}), serve.Application)
     with pytest.raises(ConfigError, match="modle: no such option"):
         build({"modle": "builtin:tiny"})
+    with pytest.raises(ConfigError, match="port: expected among Serve's own options"):
+        build({"model": "builtin:tiny", "port": "8001"})
 
 
 def test_replicas_of_a_range_follow_the_load() -> None:

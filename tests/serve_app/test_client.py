@@ -18,13 +18,14 @@ from serve_app.chunks import cut_chunks, guess_tokens
 from serve_app.client import AsyncClient, Client
 from serve_app.retries import Timing
 from t5enc.builtin import sample_captions
-from t5enc.errors import ConfigError, InputError, OverloadedError, ServiceError
+from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, ServiceError
 from t5enc.text_encoder import TextEncoder
 from tests.serve_app.faulty_server import (
     DIM,
     Behaviour,
     FaultyServer,
     answer_as,
+    answer_rightly,
     close_early,
     cut_body,
     encode_identity,
@@ -122,6 +123,13 @@ def test_big_lists_go_in_chunks_and_come_back_in_order(server: FaultyServer) -> 
     assert [len(request["texts"]) for request in server.requests].count(7) == 14
 
 
+def test_a_server_that_dies_between_chunks_is_asked_for_what_is_left(server: FaultyServer, fake_time: FakeTime) -> None:
+    server.script = [answer_rightly, cut_body, reset, show_page(502), show_page(404)]
+    with Client(server.url, max_texts=1, parallel=1, timing=fake_time.timing) as client:
+        assert read_back(client.encode(TEXTS)) == TEXTS
+    assert [request["texts"] for request in server.requests] == [TEXTS[:1], *[TEXTS[1:2]] * 5, TEXTS[2:]]
+
+
 def test_chunks_are_under_way_several_at_a_time(server: FaultyServer) -> None:
     together = threading.Barrier(3)
 
@@ -153,6 +161,7 @@ def test_tokens_are_guessed_from_bytes() -> None:
         refuse(429, BUSY),
         refuse(503, {"error": "unhealthy", "error_type": "Unhealthy"}),
         refuse(408, {"error": "too slow"}),
+        show_page(404),
         show_page(500),
         show_page(502),
         show_page(504),
@@ -163,7 +172,8 @@ def test_tokens_are_guessed_from_bytes() -> None:
         send(b""),
     ],
     ids=[
-        "429", "503", "408", "500 page", "502 page", "504 page", "200 page", "closed", "cut", "reset", "empty",
+        "429", "503", "408", "404 page", "500 page", "502 page", "504 page", "200 page", "closed", "cut", "reset",
+        "empty",
     ],
 )  # fmt: skip
 def test_what_fails_in_passing_is_tried_again(
@@ -229,6 +239,22 @@ def test_a_server_that_stays_broken_is_named_with_what_it_said(client: Client, s
         client.encode(TEXTS)
 
 
+def test_an_address_where_no_service_is_found_is_given_up_long_before_the_deadline(
+    client: Client, server: FaultyServer, fake_time: FakeTime
+) -> None:
+    server.script = [*[show_page(502)] * 8, *[show_page(404)] * 100]
+    with pytest.raises(ServiceError, match=r"12 attempt\(s\) within a deadline of 15 s; the last: 404: <html>"):
+        client.encode(TEXTS)
+    assert fake_time.waits == [0.125, 0.25, 0.5, 1, 2, 4, 4, 4, 4, 4, 4]
+
+
+def test_what_is_missing_in_the_services_own_words_is_not_asked_for_again(client: Client, server: FaultyServer) -> None:
+    server.script = [refuse(404, {"error": "model: expected one of tiny, got 'huge'", "error_type": "Validation"})]
+    with pytest.raises(InputError, match="404: model: expected one of tiny"):
+        client.encode(TEXTS)
+    assert len(server.requests) == 1
+
+
 def test_nobody_there_is_a_service_error(fake_time: FakeTime) -> None:
     with run_faulty_server() as gone:
         url = gone.url
@@ -283,6 +309,29 @@ def test_a_key_that_is_not_accepted_is_a_config_error(client: Client, server: Fa
     assert len(server.requests) == 1
 
 
+def test_texts_that_the_model_cannot_compute_are_named_by_their_place_in_the_whole_list(server: FaultyServer) -> None:
+    reason = "activations left the range of float16"
+    failed = {"error": "1 text(s)", "error_type": "Backend", "failed": {"1": reason}}
+
+    def answer(handler: Any, content: dict[str, Any]) -> None:
+        behaviour = refuse(424, failed) if "bad" in content["texts"] else answer_rightly
+        behaviour(handler, content)
+
+    server.answer = answer
+    with Client(server.url, max_texts=2) as client, pytest.raises(PrecisionError) as error:
+        client.encode(["a", "b", "c", "bad", "d"])
+    assert error.value.failed == {3: reason}
+    assert str(error.value) == f"1 text(s) could not be encoded: texts[3]: {reason}"
+    assert sum("bad" in request["texts"] for request in server.requests) == 1
+
+
+@pytest.mark.parametrize("failed", [{}, [], "3", {"three": "no"}, None])
+def test_a_424_that_names_no_texts_is_a_service_error(client: Client, server: FaultyServer, failed: object) -> None:
+    server.script = [refuse(424, {"error": "Inference failed", "error_type": "Backend", "failed": failed})]
+    with pytest.raises(ServiceError, match="424: Inference failed"):
+        client.encode(TEXTS)
+
+
 @pytest.mark.parametrize("status", [424, 500])
 def test_a_fault_that_the_server_admits_is_not_tried_again(client: Client, server: FaultyServer, status: int) -> None:
     server.script = [refuse(status, {"error": "bug"})]
@@ -328,6 +377,8 @@ def test_embeddings_of_two_models_are_not_mixed(server: FaultyServer) -> None:
         ({"url": "http://host:port"}, "url"),
         ({"deadline": 0}, "deadline"),
         ({"max_texts": 0}, "max_texts"),
+        ({"key": "a key of a file\n"}, "key"),
+        ({"key": "schlüssel"}, "key"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(options: dict[str, Any], expected: str) -> None:

@@ -28,6 +28,12 @@ def make(**options: Any) -> ServeConfig:
         ({"replicas": "two"}, "replicas: expected .* got 'two'"),
         ({"max_body_bytes": 0}, "max_body_bytes: expected more than 0, got 0"),
         ({"body_seconds": -1}, "body_seconds: expected more than 0, got -1"),
+        ({"head_seconds": 0}, "head_seconds: expected more than 0, got 0"),
+        ({"upscale_seconds": -1}, "upscale_seconds: expected 0 or more, got -1"),
+        ({"route_prefix": "m/x"}, "route_prefix: expected / or /NAME/.*got 'm/x'"),
+        ({"route_prefix": "/m/"}, "route_prefix: expected / or /NAME/.*got '/m/'"),
+        ({"target_tokens": 0}, "target_tokens: expected 1 or more"),
+        ({"target_tokens": 600, "queue_tokens": 600}, r"target_tokens: .* fewer than queue_tokens \(600\).* got 600"),
         ({"queue_texts": 3}, "queue_texts: expected at least max_texts"),
         ({"num_gpus": -0.5}, "num_cpus, num_gpus: expected 0 or more"),
         ({"token_budget": 100}, "model: token_budget: expected at least 16 and max_length"),
@@ -68,6 +74,30 @@ def test_further_models_take_over_what_they_do_not_say() -> None:
     encoders = config.encoders()
     assert list(encoders) == ["builtin:tiny", "long"]
     assert (encoders["long"].dtype, encoders["long"].max_length) == ("float32", 128)
+
+
+def test_all_replicas_and_models_compile_into_one_folder() -> None:
+    """Replicas are built from one mapping, so that two on a node find what the other has compiled."""
+    asked = make(compile_cache="/cache", replicas="2", models={"other": {"model": "builtin:tiny-umt5"}})
+    options = ServeConfig.from_mapping(asked.to_mapping()).encoders()
+    assert [options[name].compile_cache for name in ("builtin:tiny", "other")] == ["/cache", "/cache"]
+
+
+def test_what_was_asked_for_is_told_from_what_is_so_by_default() -> None:
+    assert make().find_changes() == {"model": "builtin:tiny"}
+    assert make(port=8001, models={}).find_changes() == {"model": "builtin:tiny", "port": 8001}
+
+
+@pytest.mark.parametrize("name", ["host", "port", "route_prefix"])
+def test_an_application_does_not_take_what_only_serve_can_do(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: expected among Serve's own options"):
+        ServeConfig.from_application({"model": "builtin:tiny", name: "x"})
+
+
+def test_what_is_refused_is_told_without_the_other_options() -> None:
+    with pytest.raises(ConfigError) as refused:
+        make(token="hf_secret", port=0)
+    assert str(refused.value) == "port: expected 1 to 65535, got 0"
 
 
 def test_a_token_is_not_shown() -> None:

@@ -14,11 +14,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.auth import KeyRing, RequireKeys
 from serve_app.http import make_http
 from serve_app.models import Models
 from serve_app.page import load_page
+from serve_app.replies import Failure, make_reply
 from serve_app.service import ModelService, ServiceLimits
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder
@@ -33,12 +35,29 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 @dataclass
 class Site:
-    """Addresses of one application: as it is, under a prefix, and behind a key."""
+    """Addresses of one application: as it is, under a prefix, behind a key, and overloaded at first."""
 
     url: str
     prefixed: str
     locked: str
+    busy: str
     service: ModelService
+
+
+class RefuseFirst:
+    """ASGI middleware: the queue is full when the first two requests for embeddings come."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._left = 2
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].endswith("/embed") or not self._left:
+            await self._app(scope, receive, send)
+            return
+        self._left -= 1
+        failure = Failure(status=429, kind="Overloaded", message="the queue is full", headers={"Retry-After": "1"})
+        await make_reply(scope, failure)(scope, receive, send)
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +67,10 @@ def site() -> Iterator[Site]:
     services = [ModelService(name, options, limits) for name in ("tiny", "other")]
     models = Models(services)
     locked = make_http(models, middlewares=[Middleware(RequireKeys, keys=KeyRing(values=[KEY]))])
-    app = Starlette(
-        routes=[Mount("/m/tiny", make_http(models)), Mount("/locked", locked), Mount("/", make_http(models))]
-    )
-    with serve(app) as url:
-        yield Site(url, f"{url}/m/tiny/", f"{url}/locked/", services[0])
+    busy = make_http(models, middlewares=[Middleware(RefuseFirst)])
+    mounts = {"/m/tiny": make_http(models), "/locked": locked, "/busy": busy, "/": make_http(models)}
+    with serve(Starlette(routes=[Mount(path, app) for path, app in mounts.items()])) as url:
+        yield Site(url, f"{url}/m/tiny/", f"{url}/locked/", f"{url}/busy/", services[0])
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +196,14 @@ def test_a_refusal_is_shown_in_the_servers_words(site: Site, browser: Tab) -> No
     )
     browser.type_into("#captions", "line")
     browser.wait_for("!document.querySelector('#status.bad')")
+
+
+def test_an_overloaded_server_is_asked_again_when_it_said(site: Site, browser: Tab) -> None:
+    browser.open(site.busy)
+    assert browser.wait_for("document.querySelector('#status.bad')?.textContent") == (
+        "429: the queue is full; asking again in 1 s"
+    )
+    browser.wait_for("!document.querySelector('#status.bad') && document.querySelectorAll('#matrix td').length")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

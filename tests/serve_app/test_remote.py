@@ -17,7 +17,7 @@ from torch import Tensor
 
 from serve_app.remote import RemoteT5EncoderModel
 from t5enc.builtin import write_builtin
-from t5enc.errors import InputError
+from t5enc.errors import InputError, PrecisionError
 from t5enc.text_encoder import TextEncoder
 from tests.serve_app.faulty_server import SAFETENSORS, Behaviour, FaultyServer, Handler, refuse, run_faulty_server
 from tests.t5enc.reference import ROUNDING, distance
@@ -117,6 +117,18 @@ def test_a_row_without_tokens_is_zeros(remote: Remote) -> None:
     assert (found[2] != 0).any()
     with pytest.raises(InputError, match="at least one token"):
         remote()(ids, torch.zeros_like(mask))
+
+
+def test_rows_that_the_model_cannot_compute_are_named_by_their_place_in_the_batch(
+    remote: Remote, servers: dict[str, FaultyServer]
+) -> None:
+    ids, mask = make_batch()
+    mask[1] = 0
+    model = remote()
+    servers["tiny"].script = [refuse(424, {"error": "no", "error_type": "Backend", "failed": {"1": "too large"}})]
+    with pytest.raises(PrecisionError) as error:
+        model(ids, mask)
+    assert error.value.failed == {2: "too large"}
 
 
 def test_what_a_server_cannot_do_is_refused(remote: Remote) -> None:

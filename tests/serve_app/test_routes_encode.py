@@ -196,6 +196,7 @@ def test_texts_that_the_model_cannot_compute_are_424(monkeypatch: pytest.MonkeyP
     answer = post("/encode", {"texts": ["a", "b"]})
     assert (answer.status_code, answer.json()["error_type"]) == (424, "Backend")
     assert "texts[1]: activations left the range" in answer.json()["error"]
+    assert answer.json()["failed"] == {"1": "activations left the range of float16"}
 
 
 def test_a_request_names_its_model_and_the_first_serves_those_that_name_none() -> None:

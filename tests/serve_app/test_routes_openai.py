@@ -14,7 +14,7 @@ import torch
 from serve_app.http import make_http
 from serve_app.models import Models
 from serve_app.service import ModelService, ServiceLimits
-from t5enc.errors import OverloadedError
+from t5enc.errors import OverloadedError, PrecisionError
 from t5enc.options import EncoderOptions
 from tests.serve_app.in_process import LONG, NAME, ask, load_service, post
 
@@ -131,6 +131,13 @@ def test_errors_have_openais_shape(
     assert message in error["message"]
 
 
+def test_teis_alias_answers_and_refuses_as_openais_route() -> None:
+    ours, alias = (post(path, {"input": TEXTS}) for path in ("/v1/embeddings", "/embeddings"))
+    check_close(vectors(alias.json()), vectors(ours.json()))
+    assert alias.json()["usage"] == ours.json()["usage"]
+    assert post("/embeddings", {"input": []}).json() == post("/v1/embeddings", {"input": []}).json()
+
+
 def test_the_models_own_width_is_an_allowed_dimension() -> None:
     assert vectors(embed("a", dimensions=64)).shape == (1, 64)
 
@@ -146,6 +153,16 @@ def test_a_full_queue_is_429_in_openais_shape(monkeypatch: pytest.MonkeyPatch) -
         "rate_limit_error",
         "rate_limit_exceeded",
     )
+
+
+def test_texts_that_the_model_cannot_compute_are_named_beside_openais_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(ids: object) -> None:
+        raise PrecisionError({0: "too large"})
+
+    monkeypatch.setattr(load_service(), "encode", fail)
+    answer = post("/v1/embeddings", {"input": "a"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (424, "server_error")
+    assert answer.json()["error"]["failed"] == {"0": "too large"}
 
 
 def test_models_are_listed_and_found_by_name() -> None:

@@ -24,7 +24,7 @@ def check_close(found: object, expected: torch.Tensor) -> None:
     torch.testing.assert_close(torch.tensor(found), expected, atol=ROUNDING, rtol=ROUNDING)
 
 
-@pytest.mark.parametrize("path", ["/embed", "/"])
+@pytest.mark.parametrize("path", ["/embed", "/", "/invocations"])
 def test_embed_gives_the_normalised_mean_of_each_texts_tokens(path: str) -> None:
     answer = post(path, {"inputs": TEXTS})
     assert answer.status_code == 200
@@ -71,7 +71,6 @@ def test_texts_over_the_limit_are_422_where_truncate_is_false(path: str) -> None
         ("/embed", {"inputs": ["a", 1]}, 422, "Validation", "got a list of integer and string"),
         ("/embed", {"inputs": "a", "prompt_name": "query"}, 422, "Validation", "prompt_name: expected none"),
         ("/embed", {"inputs": "a", "dimensions": 8}, 422, "Validation", "dimensions: expected none or the model's 64"),
-        ("/embed", {"inputs": "a", "truncation_direction": "Left"}, 422, "Validation", "expected Right, got Left"),
         ("/embed", {"inputs": "a", "truncation_direction": "Up"}, 422, "Validation", "truncation_direction: Input"),
         ("/embed", {"inputs": "a", "model": "gpt"}, 404, "Validation", "model: expected one of tiny, got 'gpt'"),
         ("/tokenize", {"inputs": []}, 400, "Empty", "`inputs` cannot be empty"),
@@ -101,8 +100,49 @@ def test_unknown_fields_are_passed_over_as_tei_does() -> None:
     assert post("/embed", {"inputs": "a", "parameters": {}, "raw_scores": True}).status_code == 200
 
 
-def test_left_truncation_is_no_matter_where_nothing_is_cut() -> None:
-    assert post("/embed", {"inputs": "a", "truncate": False, "truncation_direction": "Left"}).status_code == 200
+@pytest.mark.parametrize("direction", ["Left", "left"])
+def test_texts_and_ids_are_cut_at_their_start_where_the_direction_is_left(direction: str) -> None:
+    text = LONG + "and two dogs on a beach"
+    ids = [piece["id"] for piece in post("/tokenize", {"inputs": text}).json()[0]]
+    kept = post("/embed_all", {"inputs": ids[-LIMITS.max_length :]}).json()
+    for inputs in (text, ids):
+        answer = post("/embed_all", {"inputs": inputs, "truncation_direction": direction})
+        assert answer.headers["x-truncated-texts"] == "1"
+        check_close(answer.json(), torch.tensor(kept))
+    refused = post("/embed_all", {"inputs": text, "truncation_direction": direction, "truncate": False})
+    assert refused.status_code == 422
+
+
+def test_vertex_answers_each_instance_as_embed_would() -> None:
+    instances: list[dict[str, Any]] = [{"inputs": TEXTS}, {"inputs": "a dog", "normalize": False}]
+    predictions = post("/vertex", {"instances": instances}).json()
+    assert set(predictions) == {"predictions"}
+    for found, instance in zip(predictions["predictions"], instances, strict=True):
+        check_close(found, torch.tensor(post("/embed", instance).json()))
+
+
+@pytest.mark.parametrize(
+    ("instances", "status", "message"),
+    [
+        ([], 400, "`instances` cannot be empty"),
+        ([{"inputs": "a"}, {"inputs": []}], 400, "`inputs` cannot be empty"),
+        ([{"inputs": ["a"] * 5}, {"inputs": ["b"] * 4}], 422, "batch size 9 > maximum allowed batch size 8"),
+        ([{"inputs": "a"}, {"inputs": LONG, "truncate": False}], 422, "texts[0]: expected at most 64 tokens"),
+        ([{"inputs": "a"}, {}], 422, "instances[1].inputs: expected, and not there"),
+    ],
+)
+def test_vertex_answers_all_instances_or_none(instances: list[Any], status: int, message: str) -> None:
+    answer = post("/vertex", {"instances": instances})
+    assert answer.status_code == status
+    assert message in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/embed_sparse", "/predict", "/rerank"])
+def test_routes_of_other_models_are_424_as_in_tei(path: str) -> None:
+    answer = post(path, {"inputs": "a"})
+    assert (answer.status_code, answer.json()["error_type"]) == (424, "Backend")
+    assert answer.json()["error"].startswith(f"{path}: expected a ")
+    assert answer.json()["error"].endswith("got tiny, an encoder with one embedding a token")
 
 
 def test_tokenize_gives_the_ids_that_are_encoded_and_where_they_stand_in_the_text() -> None:
@@ -163,7 +203,8 @@ def test_answers_carry_teis_account_of_the_request() -> None:
     assert headers["x-compute-type"] == "cpu"
     assert int(headers["x-compute-characters"]) == sum(map(len, TEXTS))
     assert int(headers["x-compute-tokens"]) == sum(map(len, encode_alone(TEXTS)))
-    assert int(headers["x-total-time"]) >= int(headers["x-tokenization-time"]) >= 0
+    steps = ("x-tokenization-time", "x-queue-time", "x-inference-time")
+    assert int(headers["x-total-time"]) + 1 >= sum(int(headers[step]) for step in steps) >= 0
 
 
 def test_unknown_paths_and_methods_are_refused_in_teis_shape() -> None:

@@ -12,9 +12,11 @@ import torch
 
 from serve_app.service import ModelService, ServiceLimits
 from t5enc.builtin import open_builtin
+from t5enc.checkpoint import Checkpoint
 from t5enc.errors import ConfigError, InputError, OverloadedError, TooLongError
 from t5enc.options import EncoderOptions
-from t5enc.text_encoder import TextEncoder
+from t5enc.text_encoder import TextEncoder, open_model
+from t5enc.waiting import Served
 
 OPTIONS = EncoderOptions(model="builtin:tiny", max_length=32, token_budget=64)
 LIMITS = ServiceLimits(max_length=24, max_texts=8, queue_tokens=4096, queue_texts=256)
@@ -43,10 +45,23 @@ def test_it_says_what_it_is(service: ModelService, encoder: TextEncoder) -> None
     assert service.fingerprint == open_builtin("tiny").fingerprint()
 
 
+def test_a_model_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def note(options: EncoderOptions) -> Checkpoint:
+        opened.append(options)
+        return open_model(options)
+
+    monkeypatch.setattr("serve_app.service.open_model", note)
+    monkeypatch.setattr("t5enc.text_encoder.open_model", note)
+    ModelService("tiny", OPTIONS, LIMITS)
+    assert opened == [OPTIONS]
+
+
 def test_texts_become_the_embeddings_of_the_bare_encoder(service: ModelService, encoder: TextEncoder) -> None:
     async def serve() -> list[torch.Tensor]:
         request = await service.tokenize(TEXTS, truncate=False)
-        return await service.encode(request.ids)
+        return (await service.encode(request.ids)).hidden
 
     hidden = asyncio.run(serve())
     for ours, bare in zip(hidden, encoder.encode(TEXTS), strict=True):
@@ -57,7 +72,7 @@ def test_callers_at_the_same_time_each_get_their_own(service: ModelService, enco
     texts = [f"bird number {number}" for number in range(40)]
 
     async def call(text: str) -> torch.Tensor:
-        return (await service.encode((await service.tokenize([text], truncate=False)).ids))[0]
+        return (await service.encode((await service.tokenize([text], truncate=False)).ids)).hidden[0]
 
     async def crowd() -> list[torch.Tensor]:
         return await asyncio.gather(*map(call, texts))
@@ -78,6 +93,14 @@ def test_tokens_are_cut_only_where_the_caller_agrees(service: ModelService) -> N
     assert cut.lengths[1] == 201
     assert [len(ids) for ids in cut.ids] == [cut.lengths[0], 24]
     assert [ids[-1] for ids in cut.ids] == [1, 1]
+
+
+def test_a_text_is_cut_at_its_start_where_the_caller_says_so(service: ModelService) -> None:
+    text = "bird " * 20 + "two birds in a tree"
+    whole = [token for token, *_ in service.pieces(text)]
+    found = asyncio.run(service.tokenize([text, "a bird"], truncate=True, cut="start"))
+    assert found.ids[0].tolist() == whole[-24:]
+    assert (found.truncated, found.lengths[0]) == ([True, False], len(whole))
 
 
 def test_a_caller_may_ask_for_fewer_tokens_but_not_for_more(service: ModelService) -> None:
@@ -135,7 +158,7 @@ def test_ids_that_no_model_could_take_are_refused_before_they_are_queued(
 
 def test_ids_of_a_callers_own_are_taken_as_they_are(service: ModelService, encoder: TextEncoder) -> None:
     assert [part.tolist() for part in service.check_ids([[5, 6], np.array([7])])] == [[5, 6], [7]]
-    hidden = asyncio.run(service.encode([[5, 6], [7]]))
+    hidden = asyncio.run(service.encode([[5, 6], [7]])).hidden
     for ours, bare in zip(hidden, encoder.encode_tokens([[5, 6], [7]]), strict=True):
         torch.testing.assert_close(ours, bare, atol=2e-5, rtol=2e-5)
 
@@ -171,7 +194,9 @@ def test_prompts_asked_for_again_are_not_computed_again() -> None:
     service = make_service()
     ids = asyncio.run(service.tokenize(TEXTS, truncate=False)).ids
     first, again = asyncio.run(service.encode(ids)), asyncio.run(service.encode(ids))
-    assert all(torch.equal(*pair) for pair in zip(first, again, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(first.hidden, again.hidden, strict=True))
+    assert first.seconds_queued + first.seconds_computing > 0.0
+    assert (again.seconds_queued, again.seconds_computing) == (0.0, 0.0)
     counts = service.snapshot()
     assert (counts.cache_hits, counts.cache_misses, counts.coalesced, counts.texts) == (5, 5, 1, 4)
 
@@ -224,7 +249,7 @@ def test_a_model_that_fails_each_time_is_unhealthy_and_one_that_failed_once_is_n
 def test_a_closed_service_has_answered_all_and_takes_nothing_new() -> None:
     service = make_service()
 
-    async def close() -> list[list[torch.Tensor]]:
+    async def close() -> list[Served]:
         asked = [asyncio.create_task(service.encode([[number, 1]])) for number in range(5, 45)]
         await asyncio.sleep(0)
         await service.close()
@@ -232,7 +257,7 @@ def test_a_closed_service_has_answered_all_and_takes_nothing_new() -> None:
             await service.encode((await service.tokenize(["late"], truncate=True)).ids)
         return await asyncio.gather(*asked)
 
-    assert [hidden[0].shape for hidden in asyncio.run(close())] == [(2, service.dim)] * 40
+    assert [served.hidden[0].shape for served in asyncio.run(close())] == [(2, service.dim)] * 40
 
 
 @pytest.mark.parametrize(

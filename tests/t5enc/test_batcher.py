@@ -1,13 +1,11 @@
-"""The batcher: order, fairness, cancellation, capacity, sharing; every text gets its own embedding."""
+"""The batcher: cancellation, capacity, sharing, failures; every text gets its own embedding."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, ParamSpec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,194 +19,20 @@ from t5enc.batcher import Batcher
 from t5enc.errors import InputError, OverloadedError, PrecisionError
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder
-from tests.t5enc.gate import DIM, PATIENCE, TOO_LARGE, Gate, Ids
+from t5enc.waiting import Served
+from tests.t5enc.callers import BUDGET, ask, cancel, check_own, in_loop, make_batcher, text
+from tests.t5enc.gate import DIM, TOO_LARGE, Gate, Ids
 from tests.t5enc.test_actor import CountTokens
 
-P = ParamSpec("P")
-
-BUDGET = 16
 # A text of eight tokens has an embedding of eight rows of two float32 numbers; its key are eight int32 numbers.
 BYTES_OF_EIGHT = 8 * DIM * 4 + 8 * 4
-
-
-def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """A test that is a coroutine; what its event loop would only log fails it, too."""
-
-    async def watch(*args: P.args, **kwargs: P.kwargs) -> None:
-        logged: list[dict[str, Any]] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
-        await asyncio.wait_for(test(*args, **kwargs), PATIENCE)
-        await asyncio.sleep(0)
-        assert not logged
-
-    @functools.wraps(test)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        asyncio.run(watch(*args, **kwargs))
-
-    return run
-
-
-class Clock:
-    """Stands for the module `time`."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-def make_batcher(gate: Gate, **changed: Any) -> Batcher:
-    limits = {"token_budget": BUDGET, "queue_tokens": 1000, "queue_texts": 100} | changed
-    return Batcher(gate.submit, **limits)
-
-
-def text(number: int, length: int = 8) -> Ids:
-    """Ids that no other number has."""
-    return (number,) * length
-
-
-async def ask(batcher: Batcher, *texts: Ids) -> asyncio.Task[list[Tensor]]:
-    """A caller whose texts are in the queue when this returns."""
-    task = asyncio.create_task(batcher.encode([np.array(ids, np.int32) for ids in texts]))
-    await asyncio.sleep(0)
-    return task
-
-
-async def cancel(task: asyncio.Task[list[Tensor]]) -> None:
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-def check_own(hidden: Sequence[Tensor], texts: Sequence[Ids]) -> None:
-    """Each embedding is that of its text."""
-    assert [tuple(part[:, 0].int().tolist()) for part in hidden] == list(texts)
-    assert all(part.shape == (len(ids), DIM) for part, ids in zip(hidden, texts, strict=True))
-
-
-def count_overtakers(batches: Sequence[Sequence[Ids]], arrived: Sequence[Ids], waiting: Ids) -> int:
-    """Batches before that of `waiting` (all of them where it has none) with a text that came later than it."""
-    later = set(arrived[arrived.index(waiting) + 1 :])
-    place = next((place for place, batch in enumerate(batches) if waiting in batch), len(batches))
-    return sum(bool(later & set(batch)) for batch in batches[:place])
-
-
-@in_loop
-async def test_an_idle_model_starts_at_once_with_what_is_there() -> None:
-    gate = Gate()
-    batcher = make_batcher(gate)
-    first = await ask(batcher, text(1))
-    assert len(gate.turns) == 1
-    gate.step()
-    check_own(await first, [text(1)])
-    assert gate.batches == [[text(1)]]
-
-
-@in_loop
-async def test_batches_form_while_the_last_one_runs() -> None:
-    gate = Gate()
-    batcher = make_batcher(gate)
-    first = await ask(batcher, text(1))
-    gate.hold()
-    others = [await ask(batcher, text(number)) for number in (2, 3, 4)]
-    assert (batcher.snapshot().queued_texts, batcher.snapshot().queued_tokens) == (3, 24)
-    assert batcher.snapshot().running_tokens == 8
-    gate.release()
-    gate.run_all()
-    check_own([hidden for task in (first, *others) for hidden in await task], [text(n) for n in (1, 2, 3, 4)])
-    assert gate.batches == [[text(1)], [text(2), text(3)], [text(4)]]
-
-
-@in_loop
-async def test_the_models_thread_goes_from_batch_to_batch_without_the_event_loop() -> None:
-    gate = Gate()
-    task = await ask(make_batcher(gate), *map(text, range(1, 8)))
-    gate.run_all()  # the loop does not run meanwhile
-    assert [len(batch) for batch in gate.batches] == [2, 2, 2, 1]
-    check_own(await task, [text(number) for number in range(1, 8)])
-
-
-@in_loop
-async def test_a_text_over_the_budget_runs_alone() -> None:
-    gate = Gate()
-    long = text(2, BUDGET + 1)
-    task = await ask(make_batcher(gate), text(1, 1), long, text(3, 1))
-    gate.run_all()
-    assert gate.batches == [[text(1, 1)], [long], [text(3, 1)]]
-    check_own(await task, [text(1, 1), long, text(3, 1)])
 
 
 @in_loop
 async def test_a_call_without_texts_is_answered_without_the_model() -> None:
     gate = Gate()
-    assert await make_batcher(gate).encode([]) == []
+    assert await make_batcher(gate).encode([]) == Served([], 0.0, 0.0)
     assert not gate.turns
-
-
-def run_serves_rule(rounds: Sequence[Sequence[Ids]]) -> list[list[Ids]]:
-    """Batches as `@serve.batch` with a `batch_size_fn` forms them: what does not fit goes to the back of the queue."""
-    queue: deque[Ids] = deque()
-    batches: list[list[Ids]] = []
-    for arriving in rounds:
-        queue.extend(arriving)
-        batch = [queue.popleft()]
-        while queue:
-            following = queue.popleft()
-            if sum(map(len, batch)) + len(following) > BUDGET:
-                queue.append(following)
-                break
-            batch.append(following)
-        batches.append(batch)
-    return batches
-
-
-@in_loop
-async def test_the_longest_prompt_is_never_overtaken_where_serves_rule_starves_it() -> None:
-    long = text(99, 14)
-    shorts = [text(number, 6) for number in range(80)]
-    rounds = [[shorts[0], shorts[1], long, shorts[2], shorts[3]]]
-    rounds += [shorts[start : start + 2] for start in range(4, 80, 2)]
-    arrived = [ids for arriving in rounds for ids in arriving]
-    assert count_overtakers(run_serves_rule(rounds), arrived, long) == len(rounds) - 1
-
-    gate = Gate()
-    batcher = make_batcher(gate)
-    tasks = []
-    for arriving in rounds:
-        tasks += [await ask(batcher, ids) for ids in arriving]
-        gate.step()
-    assert count_overtakers(gate.batches, arrived, long) == 0
-    gate.run_all()
-    check_own([hidden for task in tasks for hidden in await task], arrived)
-
-
-@given(rounds=st.lists(st.lists(st.integers(1, BUDGET + 2), max_size=5), max_size=12))
-def test_texts_run_in_the_order_in_which_they_came(rounds: list[list[int]]) -> None:
-    gate = Gate()
-    arrived: list[Ids] = []
-
-    async def arrive() -> None:
-        batcher = make_batcher(gate)
-        for lengths in rounds:
-            new = [text(len(arrived) + place, length) for place, length in enumerate(lengths)]
-            arrived.extend(new)
-            await ask(batcher, *new)
-            if gate.turns:
-                gate.step()
-        gate.run_all()
-
-    asyncio.run(arrive())
-    assert [ids for batch in gate.batches for ids in batch] == arrived
-    assert all(sum(map(len, batch)) <= BUDGET or len(batch) == 1 for batch in gate.batches)
-
-
-@in_loop
-async def test_a_batch_takes_all_that_fits() -> None:
-    gate = Gate()
-    await ask(make_batcher(gate), *(text(number, length) for number, length in enumerate([8, 4, 4, 1, 15, 2])))
-    gate.run_all()
-    assert [[len(ids) for ids in batch] for batch in gate.batches] == [[8, 4, 4], [1, 15], [2]]
 
 
 @in_loop
@@ -299,28 +123,6 @@ async def test_a_full_queue_refuses_the_whole_call_and_says_when_to_come_back(li
     later = await ask(batcher, text(3), text(4))
     gate.run_all()
     check_own(await later, [text(3), text(4)])
-
-
-@in_loop
-async def test_waiting_and_computing_are_timed_and_say_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr("t5enc.batcher.time", clock)
-    gate = Gate()
-    batcher = make_batcher(gate, queue_texts=3)
-    tasks = [await ask(batcher, text(1), text(2), text(3))]
-    clock.now += 5.0
-    gate.hold()  # two of them, 16 tokens
-    clock.now += 8.0
-    gate.release()
-    counts = batcher.snapshot()
-    assert (counts.seconds_queued, counts.seconds_computing) == (10.0, 8.0)
-    assert (counts.last_batch_texts, counts.last_batch_tokens, counts.queued_texts) == (2, 16, 1)
-    tasks.append(await ask(batcher, text(4), text(5)))
-    with pytest.raises(OverloadedError) as no:
-        await batcher.encode([np.array(text(6), np.int32)])
-    assert no.value.retry_after == 24 * 8.0 / 16  # 24 tokens wait, 16 took 8 seconds
-    gate.run_all()
-    check_own([hidden for task in tasks for hidden in await task], [text(n) for n in range(1, 6)])
 
 
 @in_loop
@@ -474,6 +276,8 @@ async def test_an_actor_that_takes_no_work_leaves_nothing_in_the_queue() -> None
 
 
 ids = st.lists(st.integers(1, 2), min_size=1, max_size=10).map(tuple)
+
+
 steps = st.one_of(
     st.lists(ids, max_size=4).map(lambda texts: ("ask", texts)),
     st.integers(0, 30).map(lambda number: ("cancel", number)),
@@ -506,14 +310,16 @@ async def play(script: list[tuple[str, Any]], cache_bytes: int) -> None:
     for number, (task, texts) in enumerate(asked):
         if number not in cancelled:
             check_own(await task, texts)
-    check_rest(batcher, gate, sum(len(texts) for _, texts in asked))
+    answered = [texts for number, (_, texts) in enumerate(asked) if number not in cancelled]
+    check_rest(batcher, gate, sum(len(texts) for _, texts in asked), sum(map(len, answered)))
 
 
-def check_rest(batcher: Batcher, gate: Gate, asked: int) -> None:
+def check_rest(batcher: Batcher, gate: Gate, asked: int, answered: int) -> None:
     """Nothing waits or runs, the figures add up, and no batch was over the budget."""
     counts = batcher.snapshot()
     assert (counts.queued_texts, counts.queued_tokens, counts.running_tokens) == (0, 0, 0)
     assert counts.cache_hits + counts.cache_misses == asked
+    assert counts.delivered == answered
     assert counts.texts == sum(map(len, gate.batches)) <= counts.cache_misses - counts.coalesced
     assert counts.batches == len(gate.batches)
     assert all(len(batch) == 1 or sum(map(len, batch)) <= BUDGET for batch in gate.batches)
@@ -549,7 +355,7 @@ def test_an_actors_texts_are_those_of_its_encoder() -> None:
     expected = actor.submit(TextEncoder.encode, texts).result()
 
     async def crowd() -> list[list[Tensor]]:
-        return await asyncio.gather(*(batcher.encode([text]) for text in tokens * 5))
+        return [served.hidden for served in await asyncio.gather(*(batcher.encode([text]) for text in tokens * 5))]
 
     for place, hidden in enumerate(asyncio.run(crowd())):
         torch.testing.assert_close(hidden[0], expected[place % len(texts)], atol=2e-5, rtol=2e-5)

@@ -1,0 +1,45 @@
+"""The account of a request: noted where things become known, read by the meter around the application."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Literal
+
+Method = Literal["single", "batch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What was computed: the tokens of each text, and the seconds that each step took."""
+
+    lengths: list[int]
+    seconds_tokenizing: float
+    seconds_queued: float
+    seconds_computing: float
+
+
+@dataclass(slots=True)
+class Account:
+    """How a request gave its input ("none": it was refused before anyone looked), why it failed, what it had computed.
+
+    `reason` is TEI's word. Of `/vertex`, each instance is a piece of work.
+    """
+
+    method: Method | Literal["none"] = "none"
+    reason: str | None = None
+    work: list[Work] = field(default_factory=list)
+
+    def note_method(self, method: Method) -> None:
+        """The first to note it knows the request as a whole."""
+        if self.method == "none":
+            self.method = method
+
+
+# Set by the meter; the handlers of a request run in its context.
+CURRENT: ContextVar[Account] = ContextVar("account")
+
+
+def find_account() -> Account:
+    """That of the request that is being answered, or one that nobody reads."""
+    return CURRENT.get(None) or Account()
