@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -56,10 +57,15 @@ class Running:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask it to end if it has not, wait for that, and give its exit code."""
+        below = self.processes() if self._process.poll() is None else []
         self._process.send_signal(number)
-        code = self._process.wait(timeout=120)
-        self._reader.join()
-        return code
+        try:
+            return self._process.wait(timeout=120)
+        finally:
+            for process in below:  # what is left holds ports and cores that other tests need
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self._reader.join()
 
     def _read(self, ready: str) -> None:
         assert self._process.stdout is not None

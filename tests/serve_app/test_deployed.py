@@ -21,7 +21,14 @@ from tests.serve_app.conftest import RAY_KEY, Running, Service
 
 pytest.importorskip("ray.serve", reason="needs ray[serve]")
 pytestmark = pytest.mark.slow
-SERVE = [str(Path(sys.executable).parent / "serve"), "run"]
+# The command `serve`, and SIGINT ends it also where a shell has it ignored, as in its background jobs.
+SERVE_COMMAND = """
+import signal
+from ray.serve.scripts import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli()
+"""
+SERVE = [sys.executable, "-c", SERVE_COMMAND, "run"]
 WORDS = ["serve_app.app:build", "model=builtin:tiny-umt5", "max_length=32", "num_cpus=0", "name=words"]
 # The model's thread hangs in the midst of a batch, as it would in a driver that never comes back.
 HANGING = """
