@@ -41,10 +41,10 @@ from t5enc.embeddings import Embeddings
 from t5enc.text_encoder import TextEncoder
 
 # Clients, and prompts for each of them.
-CLOSED = {1: 40, 8: 20, 64: 10}
+CLOSED = {1: 40, 8: 20, 64: 5}
 MOST_CLIENTS = 64
 OPEN_SHARE = 0.8
-OPEN_PROMPTS = 320
+OPEN_PROMPTS = 160
 SHORT_ROUNDS = 60
 CHECKED = 8
 TOLERANCE = 1e-4

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -21,6 +21,8 @@ from torch import Tensor
 from serve_app.retries import PassingFailureError
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError, T5encError
+from t5enc.pipeline_inputs import Conditioning
+from t5enc.recipes.recipe import Recipe
 
 MEDIA_TYPE = "application/vnd.safetensors"
 # Of a server that is busy, restarting or behind a proxy: encoding has no side effects, so all are tried again.
@@ -34,7 +36,10 @@ LONGEST_QUOTE = 200
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Embeddings of N texts on the CPU, which texts were cut (N,), and what encoded them."""
+    """Embeddings of N texts on the CPU, which texts were cut (N,), and what encoded them.
+
+    Under a recipe the embeddings say which, and have its null prompt where that was asked for.
+    """
 
     embeddings: Embeddings
     truncated: Tensor
@@ -103,15 +108,45 @@ def read_answer(answer: httpx2.Response, count: int, where: str) -> Answer:
     if int(offsets[0]) != 0 or int(offsets[-1]) != len(values) or bool((offsets.diff() < 0).any()):
         raise ServiceError(f"{where}: expected offsets that rise from 0 to {len(values)}, got {offsets.tolist()}")
     return Answer(
-        Embeddings(values, offsets.to(torch.int64)),
+        Embeddings(values, offsets.to(torch.int64), read_conditioning(tensors.get("null"), metadata, where)),
         truncated.bool(),
         metadata.get("model", ""),
         metadata.get("fingerprint", ""),
     )
 
 
+def read_conditioning(null: Tensor | None, metadata: Mapping[str, str], where: str) -> Conditioning | None:
+    """The recipe that an answer names, and the null prompt's rows; None where it names none.
+
+    ServiceError for a recipe that this version does not know: one of a newer server's.
+    """
+    if "recipe" not in metadata:
+        return None
+    try:
+        recipe = Recipe.from_mapping(json.loads(metadata["recipe_fields"]))
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        name = f"{metadata['recipe']} of version {metadata.get('recipe_version')}"
+        raise ServiceError(f"{where}: expected a recipe that is known here, got {name}: {error}") from error
+    return Conditioning(recipe, null if recipe.null == "text" else None)
+
+
 def join_answers(answers: Sequence[Answer], where: str) -> Answer:
-    """The texts of all answers in order; ServiceError where not all come from the same weights."""
+    """The texts of all answers in order; ServiceError where not all come from the same weights and recipe."""
+    check_same(answers, where)
+    first = answers[0]
+    embeddings = Embeddings.concatenate([answer.embeddings for answer in answers])
+    truncated = torch.cat([answer.truncated for answer in answers])
+    return Answer(embeddings, truncated, first.model, first.fingerprint)
+
+
+def add_null(answer: Answer, null: Answer, where: str) -> Answer:
+    """The texts of one answer with the null prompt of another; ServiceError as for `join_answers`."""
+    check_same([answer, null], where)
+    return replace(answer, embeddings=replace(answer.embeddings, conditioning=null.embeddings.conditioning))
+
+
+def check_same(answers: Sequence[Answer], where: str) -> None:
+    """ServiceError where not all answers come from the same weights and recipe."""
     first = answers[0]
     for answer in answers:
         if answer.fingerprint != first.fingerprint:
@@ -119,9 +154,13 @@ def join_answers(answers: Sequence[Answer], where: str) -> Answer:
                 f"{where}: the model changed on the way, from fingerprint {first.fingerprint} to {answer.fingerprint}; "
                 "encode again for embeddings of one model"
             )
-    embeddings = Embeddings.concatenate([answer.embeddings for answer in answers])
-    truncated = torch.cat([answer.truncated for answer in answers])
-    return Answer(embeddings, truncated, first.model, first.fingerprint)
+        if _name_recipe(answer) != _name_recipe(first):
+            raise ServiceError(f"{where}: the recipe changed on the way; encode again for embeddings of one recipe")
+
+
+def _name_recipe(answer: Answer) -> Recipe | None:
+    conditioning = answer.embeddings.conditioning
+    return None if conditioning is None else conditioning.recipe
 
 
 def _refusal(status: int) -> type[T5encError]:

@@ -10,9 +10,11 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
+import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application, Deployment
+from ray.serve.config import BackpressureConfig
 from ray.serve.context import _get_global_client
 from starlette.middleware import Middleware
 
@@ -29,6 +31,10 @@ from serve_app.service import ModelService
 # Seconds between two reports of what the batchers did.
 REPORT_PERIOD = 5.0
 HEALTH_PERIOD = 2.0
+# Requests that wait for a place among those that a replica answers; 429 past them.
+MAX_QUEUED_REQUESTS = 256
+# Of an event loop: a model that does not answer is the batcher's to tell.
+HEALTH_TIMEOUT = 10.0
 
 
 class UnhealthyModelError(Exception):
@@ -79,6 +85,7 @@ class Ingress:
         with contextlib.suppress(asyncio.CancelledError):
             await self._reports
         await asyncio.gather(*(service.close() for service in self._models.values()))
+        self._metrics.report()
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -101,13 +108,16 @@ def make_deployment(config: ServeConfig) -> Deployment:
     if high > low:
         delays = {"upscale_seconds": config.upscale_seconds, "downscale_seconds": config.downscale_seconds}
         scaling = {"autoscaling_config": make_scaling(low, high, **delays)}
-    actor = {"num_cpus": config.num_cpus} | ({"num_gpus": config.num_gpus} if config.num_gpus else {})
+    gpus = count_gpus(config)
+    actor = {"num_cpus": config.num_cpus} | ({"num_gpus": gpus} if gpus else {})
     return serve.deployment(
         Ingress,
         name=DEPLOYMENT,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         health_check_period_s=HEALTH_PERIOD,
-        health_check_timeout_s=config.stuck_seconds,
+        health_check_timeout_s=HEALTH_TIMEOUT,
+        max_queued_requests=MAX_QUEUED_REQUESTS,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         max_constructor_retry_count=3,
         graceful_shutdown_wait_loop_s=0.2,
         graceful_shutdown_timeout_s=config.drain_seconds,
@@ -134,6 +144,14 @@ def find_host() -> str:
     return str(_get_global_client().http_config.host)
 
 
+def count_gpus(config: ServeConfig) -> float:
+    """GPUs of a replica: as asked, or one where it computes on one; Ray would put all replicas on the first else."""
+    if config.num_gpus is not None:
+        return config.num_gpus
+    device = config.device or "auto"
+    return 1.0 if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()) else 0.0
+
+
 def measure_load(service: ModelService, target: int | None) -> float:
     """Tokens that wait and run, where 1 is the target (by default what keeps the model busy)."""
     assert service.options.token_budget is not None
@@ -144,9 +162,10 @@ def measure_load(service: ModelService, target: int | None) -> float:
 
 def describe_model(service: ModelService) -> dict[str, Any]:
     """Its name and where it came from, and what was left open and is now known."""
-    chosen = ("device", "dtype", "attention", "token_budget", "max_length")
-    found = {name: getattr(service.options, name) for name in chosen}
-    return {"name": service.name, "model": service.options.model} | found | {"dim": service.dim}
+    chosen = ("device", "dtype", "attention", "token_budget")
+    found = {name: getattr(service.options, name) for name in chosen} | {"max_length": service.limits.max_length}
+    recipe = {} if service.recipe is None else {"recipe": service.recipe.name}
+    return {"name": service.name, "model": service.options.model} | recipe | found | {"dim": service.dim}
 
 
 async def report_forever(metrics: Metrics) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.replies import Failure, make_reply
 from t5enc.errors import ConfigError
 
+LOG = logging.getLogger(__name__)
 VARIABLE = "T5ENC_API_KEYS"
 # Health, figures and documentation are for balancers, scrapers and readers: they tell nothing that a key guards.
 PUBLIC = frozenset({"/", "/health", "/ping", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
@@ -29,7 +31,7 @@ UNKNOWN = Failure(
 class KeyRing:
     """The keys that open a service, one or several; those of a file are read again whenever it changes.
 
-    A file that is gone or empty opens to nobody: what was there before it no longer counts.
+    A file that is gone, empty or cannot be used opens to nobody: what was there before it no longer counts.
     """
 
     def __init__(self, path: str | None = None, values: Iterable[str] = ()) -> None:
@@ -39,7 +41,7 @@ class KeyRing:
         self._seen: tuple[int, ...] | None = None
         self._digests = self._fixed
         if self._path is not None:
-            self._digests = self._read()
+            self._digests = self._fixed + self._read()
             if self._digests == self._fixed:
                 raise ConfigError(f"keys_file: expected a file with one key a line, got no key in {self._path}")
 
@@ -57,20 +59,25 @@ class KeyRing:
 
     def _current(self) -> tuple[bytes, ...]:
         if self._path is not None and _stamp(self._path) != self._seen:
-            self._digests = self._read()
+            self._digests = self._fixed
+            try:
+                self._digests += self._read()
+            except ConfigError as error:  # nobody who calls can mend it, and the old keys are revoked
+                LOG.error("%s; until it is mended, none of its keys opens", error)
         return self._digests
 
     def _read(self) -> tuple[bytes, ...]:
+        """Keys of the file, none where there is no file; ConfigError where it cannot be used."""
         assert self._path is not None
         self._seen = _stamp(self._path)
         if self._seen is None:
-            return self._fixed
+            return ()
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            lines = self._path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"keys_file: expected a file with one key a line, got: {error}") from error
         keys = (line.strip() for line in lines)
-        return self._fixed + digest_keys(key for key in keys if key and not key.startswith("#"))
+        return digest_keys(key for key in keys if key and not key.startswith("#"))
 
 
 class RequireKeys:
@@ -105,6 +112,8 @@ def digest_keys(keys: Iterable[str]) -> tuple[bytes, ...]:
     """Hashes of keys, all of one length; ConfigError for a key that could be guessed."""
     found = []
     for number, key in enumerate(keys, 1):
+        if not key.isascii():
+            raise ConfigError(f"key {number}: expected ASCII characters, which all clients send alike, got others")
         if len(key) < SHORTEST_KEY:
             raise ConfigError(f"key {number}: expected at least {SHORTEST_KEY} characters, got {len(key)}")
         found.append(hashlib.sha256(key.encode()).digest())

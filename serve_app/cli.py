@@ -29,7 +29,20 @@ def serve(
         Text, typer.Option(help="What clients call the model (default: the end of its id).", rich_help_panel=MODEL)
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Longest text in tokens (default: 512).", rich_help_panel=MODEL)
+        int | None,
+        typer.Option(help="Longest text in tokens (default: the recipe's, or 512).", rich_help_panel=MODEL),
+    ] = None,
+    recipe: Annotated[
+        Text,
+        typer.Option(
+            help="What `/encode` does by default: a family of `t5enc recipes`, a YAML file, or none "
+            "(default: a repository's own, if any).",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    recipe_option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of the pipeline's call; may be given again.", rich_help_panel=MODEL),
     ] = None,
     token_budget: Annotated[int | None, typer.Option(help="Tokens a batch.", rich_help_panel=MODEL)] = None,
     dtype: Annotated[Text, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODEL)] = None,
@@ -76,9 +89,12 @@ def serve(
     """Serve embeddings over HTTP until Ctrl-C or SIGTERM; what was accepted by then is answered."""
     given = {name: value for name, value in locals().items() if name not in META and value is not None}
     from serve_app.config import ServeConfig
-    from t5enc.option_files import read_options
+    from t5enc.option_files import parse_pairs, read_options
 
-    asked = ServeConfig.from_mapping((read_options(config) if config else {}) | given)
+    options = read_options(config) if config else {}
+    if pairs := parse_pairs("recipe_option", given.pop("recipe_option", ())):
+        given["recipe_options"] = {**options.get("recipe_options", {}), **pairs}
+    asked = ServeConfig.from_mapping(options | given)
     if write_deploy_file is not None:
         _write(asked, write_deploy_file)
         return

@@ -7,63 +7,27 @@ replica that died, a connection that broke, a body cut short.
 from __future__ import annotations
 
 import asyncio
-import re
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import httpx2
 import numpy as np
 import torch
+from torch import Tensor
 
-from serve_app.answers import MEDIA_TYPE, Answer, check_status, join_answers, read_answer
+from serve_app.answers import MEDIA_TYPE, Answer, add_null, check_status, join_answers, read_answer
 from serve_app.chunks import cut_chunks, guess_tokens
+from serve_app.client_options import ClientOptions
 from serve_app.event_loop import LoopThread
-from serve_app.retries import PassingFailureError, Retries, Timing
+from serve_app.retries import PassingFailureError, Retries
 from t5enc.embeddings import Embeddings
-from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError
+from t5enc.errors import InputError, PrecisionError, ServiceError
+from t5enc.options import NO_RECIPE
 from t5enc.text_encoder import TokenIds
 from t5enc.tokenizer import check_texts
 
 R = TypeVar("R")
-# What may stand in a header: a key read from a file often ends in a line end.
-KEY = re.compile(r"[!-~]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientOptions:
-    """Which server, and how patiently it is asked. Times are in seconds."""
-
-    url: str
-    key: str | None = field(default=None, repr=False)
-    model: str | None = None
-    timeout: float = 60.0
-    deadline: float = 300.0
-    max_texts: int = 32
-    max_tokens: int = 4096
-    parallel: int = 4
-    timing: Timing = field(default_factory=Timing, repr=False)
-
-    def __post_init__(self) -> None:
-        for name in ("timeout", "deadline", "max_texts", "max_tokens", "parallel"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        try:
-            url = httpx2.URL(self.url)
-        except httpx2.InvalidURL as error:
-            raise ConfigError(f"url: expected http://HOST[:PORT][/PATH], got {self.url!r} ({error})") from error
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ConfigError(f"url: expected http://HOST[:PORT][/PATH], got {self.url!r}")
-        if self.key and not KEY.fullmatch(self.key):
-            raise ConfigError(
-                f"key: expected ASCII without spaces or line ends, got other among {len(self.key)} characters"
-            )
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What goes with every request."""
-        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 class AsyncClient:
@@ -79,20 +43,55 @@ class AsyncClient:
         limits = httpx2.Limits(max_connections=self.options.parallel)
         self._http = httpx2.AsyncClient(headers=self.options.headers, limits=limits, timeout=None)
 
-    async def encode(self, texts: Sequence[str], *, truncate: bool = True) -> Embeddings:
+    async def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        recipe: str | None = None,
+        recipe_options: Mapping[str, Any] | None = None,
+        truncate: bool = True,
+    ) -> Embeddings:
         """Embeddings of N texts in order, on the CPU, in the server's dtype.
+
+        `recipe` is one that the server lists at `/recipes`, or none; without it the server's own holds, if any. Under
+        a recipe `to_pipeline()` gives what its pipeline makes of all N texts together.
 
         Raises InputError for what the server refuses (a text too long, where `truncate` is False), OverloadedError
         and ServiceError for what was not answered by the deadline, ConfigError for a key that is not accepted,
         PrecisionError naming texts that the model cannot compute.
         """
-        return (await self.answer(texts, truncate=truncate)).embeddings
+        found = await self.answer(texts, recipe=recipe, recipe_options=recipe_options, truncate=truncate)
+        return found.embeddings
 
-    async def answer(self, texts: Sequence[str], *, truncate: bool = True) -> Answer:
+    async def answer(
+        self,
+        texts: Sequence[str],
+        *,
+        recipe: str | None = None,
+        recipe_options: Mapping[str, Any] | None = None,
+        truncate: bool = True,
+    ) -> Answer:
         """What `encode` returns, with the texts that were cut and what encoded them."""
         checked = check_texts(texts)
+        asked = describe_recipe(recipe, recipe_options)
+        if not checked and recipe not in (None, NO_RECIPE):
+            return await self._fetch_null(asked)
         sizes = [guess_tokens(text) for text in checked]
-        return await self._encode(sizes, lambda part: {"texts": checked[part.start : part.stop], "truncate": truncate})
+        found = await self._encode(
+            sizes, lambda part: {"texts": checked[part.start : part.stop], "truncate": truncate} | asked
+        )
+        conditioning = found.embeddings.conditioning
+        if conditioning is None or conditioning.recipe.null != "text":
+            return found
+        return add_null(found, await self._fetch_null(asked), self._address("/encode"))
+
+    async def null(self, recipe: str | None = None, recipe_options: Mapping[str, Any] | None = None) -> Tensor | None:
+        """Rows (K, M) of a recipe's null prompt, on the CPU; None where its null is zeros, or there is none.
+
+        Raises what `encode` raises.
+        """
+        conditioning = (await self._fetch_null(describe_recipe(recipe, recipe_options))).embeddings.conditioning
+        return None if conditioning is None else conditioning.null
 
     async def encode_tokens(self, ids: Sequence[Sequence[int] | TokenIds]) -> Embeddings:
         """Embeddings of N token lists, exactly as given: no end token is added."""
@@ -138,6 +137,10 @@ class AsyncClient:
             raise failures.exceptions[0] from None
         return join_answers([answers[place] for place in range(len(chunks))], self._address("/encode"))
 
+    async def _fetch_null(self, asked: dict[str, Any]) -> Answer:
+        """No texts, and the null prompt of the recipe that is asked for."""
+        return await self._send(range(0), asked | {"null": True})
+
     async def _encode_nothing(self) -> Answer:
         """No texts in the server's width and dtype."""
         info = await self.info()
@@ -161,7 +164,7 @@ class AsyncClient:
         request = self._http.build_request(
             "POST", self._address("/encode"), json=content, headers={"Accept": MEDIA_TYPE}
         )
-        where = f"POST {request.url} (texts {chunk.start} to {chunk.stop - 1})"
+        where = f"POST {request.url} ({describe_chunk(chunk)})"
         try:
             return await self._fetch(request, where, lambda answer: read_answer(answer, len(chunk), where))
         except PrecisionError as error:
@@ -205,13 +208,32 @@ class Client:
         """What the client was made with."""
         return self._client.options
 
-    def encode(self, texts: Sequence[str], *, truncate: bool = True) -> Embeddings:
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        recipe: str | None = None,
+        recipe_options: Mapping[str, Any] | None = None,
+        truncate: bool = True,
+    ) -> Embeddings:
         """As AsyncClient.encode."""
-        return self._loop.run(self._client.encode(texts, truncate=truncate))
+        return self.answer(texts, recipe=recipe, recipe_options=recipe_options, truncate=truncate).embeddings
 
-    def answer(self, texts: Sequence[str], *, truncate: bool = True) -> Answer:
+    def answer(
+        self,
+        texts: Sequence[str],
+        *,
+        recipe: str | None = None,
+        recipe_options: Mapping[str, Any] | None = None,
+        truncate: bool = True,
+    ) -> Answer:
         """As AsyncClient.answer."""
-        return self._loop.run(self._client.answer(texts, truncate=truncate))
+        asked = self._client.answer(texts, recipe=recipe, recipe_options=recipe_options, truncate=truncate)
+        return self._loop.run(asked)
+
+    def null(self, recipe: str | None = None, recipe_options: Mapping[str, Any] | None = None) -> Tensor | None:
+        """As AsyncClient.null."""
+        return self._loop.run(self._client.null(recipe, recipe_options))
 
     def encode_tokens(self, ids: Sequence[Sequence[int] | TokenIds]) -> Embeddings:
         """As AsyncClient.encode_tokens."""
@@ -231,6 +253,17 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def describe_chunk(chunk: range) -> str:
+    """What a request is about."""
+    return f"texts {chunk.start} to {chunk.stop - 1}" if chunk else "null"
+
+
+def describe_recipe(recipe: str | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of a request that ask for a recipe."""
+    asked = {"recipe": recipe, "recipe_options": dict(options or {})}
+    return {name: value for name, value in asked.items() if value}
 
 
 def _as_list(index: int, text: Sequence[int] | TokenIds) -> list[int]:

@@ -12,16 +12,18 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from serve_app.service import ServiceLimits
 from t5enc.errors import ConfigError
-from t5enc.options import EncoderOptions
+from t5enc.options import DEFAULT_LENGTH, EncoderOptions
+from t5enc.recipes.families import open_recipe
+from t5enc.recipes.recipe import Recipe
 
 # The name of our deployment in Serve, and what of our options it must be told itself: an application cannot say it.
 DEPLOYMENT = "t5enc"
 SAID_TO_SERVE = ("host", "port", "route_prefix")
 # Requests that a replica takes in at once. Far above what fills a batch: one request may be a single short text.
 MAX_ONGOING_REQUESTS = 4096
+RECIPE_FILES = (".yaml", ".yml", ".json")
 ROUTE = re.compile(r"/|(/[\w.~-]+)+")
-# A recipe is not an option of a whole service.
-ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions) if not entry.name.startswith("recipe"))
+ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions))
 # What further models have as the first does, where they do not say it.
 SHARED_NAMES = ("max_length", "token_budget", "dtype", "device", "local_files_only", "compile_cache")
 LIMIT_NAMES = tuple(entry.name for entry in fields(ServiceLimits))
@@ -32,7 +34,8 @@ class ServeConfig:
     """Models, where they are served, and what a client may ask; None means chosen at load and reported.
 
     `models` names further models of the same replica: `{name: {model: ..., dtype: ...}}`, with any option of an
-    encoder; what is not said there is as for the first.
+    encoder; what is not said there is as for the first, but the recipe. A recipe's YAML file is read when the
+    configuration is made: replicas elsewhere need not have it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -58,7 +61,9 @@ class ServeConfig:
     token: str | None = field(default=None, repr=False)
     local_files_only: bool = False
     tokenizer: str | None = None
-    max_length: int = 512
+    recipe: str | Mapping[str, Any] | None = None
+    recipe_options: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
     token_budget: int | None = None
     dtype: str | None = None
     device: str | None = None
@@ -78,10 +83,10 @@ class ServeConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_body_bytes", "head_seconds", "body_seconds", "drain_seconds"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
         for name in ("upscale_seconds", "downscale_seconds"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if not 1 <= self.port <= 65535:
             raise ConfigError(f"port: expected 1 to 65535, got {self.port}")
@@ -114,6 +119,7 @@ class ServeConfig:
             raise ConfigError("model: expected a hub id, folder, file or builtin:NAME, got none")
         if isinstance(options.get("replicas"), int):
             options = {**options, "replicas": str(options["replicas"])}
+        options = _read_recipes(options)
         try:
             return TypeAdapter(cls).validate_python(dict(options))
         except ValidationError as error:
@@ -158,7 +164,7 @@ class ServeConfig:
     def limits(self, max_length: int | None = None) -> ServiceLimits:
         """What one model takes; a model of its own `max_length` takes no longer text."""
         values = {name: getattr(self, name) for name in LIMIT_NAMES}
-        return ServiceLimits(**(values | {"max_length": max_length or self.max_length}))
+        return ServiceLimits(**(values | {"max_length": max_length or self.max_length or DEFAULT_LENGTH}))
 
     def replica_range(self) -> tuple[int, int]:
         """(fewest, most) replicas."""
@@ -194,8 +200,23 @@ def _find_default(entry: Field[Any]) -> Any:
     return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
+def _read_recipes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the fields of a recipe in the place of its file, of further models, too."""
+    found = {**options}
+    if isinstance(recipe := found.get("recipe"), str) and recipe.endswith(RECIPE_FILES):
+        found["recipe"] = open_recipe(recipe).to_mapping()
+    models = found.get("models")
+    if isinstance(models, Mapping):
+        found["models"] = {
+            name: _read_recipes(model) if isinstance(model, Mapping) else model for name, model in models.items()
+        }
+    return found
+
+
 def _encoder(where: str, options: dict[str, Any]) -> EncoderOptions:
     try:
+        if isinstance(options.get("recipe"), Mapping):
+            options = {**options, "recipe": Recipe.from_mapping(options["recipe"])}
         return EncoderOptions.from_mapping(options)
     except (ConfigError, TypeError) as error:
         raise ConfigError(f"{where}: {error}") from error

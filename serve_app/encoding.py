@@ -1,4 +1,4 @@
-"""A batch of texts or token ids through one model, within its limits, and what that took.
+"""A batch of texts, token ids or captions through one model, within its limits, and what that took.
 
 N texts, M model dim.
 """
@@ -6,20 +6,30 @@ N texts, M model dim.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from serve_app.account import Work, find_account
 from serve_app.refused import RefusedError, refuse_empty, refuse_value
 from serve_app.schema import Batch, Input, as_batch
-from serve_app.service import ModelService, TokenizedRequest
+from serve_app.served_recipes import PreparedRequest
+from serve_app.service import ModelService
+from t5enc.errors import PrecisionError
+from t5enc.prompts import Prompt, count_tokens
+from t5enc.recipes.recipe import Recipe
 from t5enc.tokenizer import Cut, cut_ids
+from t5enc.waiting import Served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One (tokens, M) a text, which texts were cut, and the work behind them; `seconds` are those of all of it."""
+    """One (rows, M) a text, which texts were cut, and the work behind them; `seconds` are those of all of it.
+
+    `null` are the rows of the recipe's null prompt, where it was asked for and is a text.
+    """
 
     hidden: list[Tensor]
     truncated: list[bool]
@@ -27,6 +37,8 @@ class Encoded:
     work: Work
     seconds: float
     device: str
+    recipe: Recipe | None = None
+    null: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -58,25 +70,72 @@ async def encode_batch(
     """
     batch = take_batch(inputs, service, field)
     start = time.perf_counter()
-    request = await _tokenize(service, batch, truncate, cut)
-    _check_tokens(request, service, field)
-    tokenized = time.perf_counter()
-    served = await service.encode(request.ids)
+    return await _compute(service, await _tokenize(service, batch, truncate, cut), batch, field, start)
+
+
+async def encode_captions(
+    service: ModelService,
+    texts: Sequence[str],
+    recipe: str | None,
+    options: Mapping[str, Any],
+    *,
+    truncate: bool | None,
+    with_null: bool,
+) -> Encoded:
+    """The kept rows of N texts under a recipe, or their tokens' embeddings where there is none; N may be 0 for a null.
+
+    A text over the limit is cut under a recipe, as its pipeline does, unless `truncate` is False; without one it is
+    refused, unless `truncate` is True. Raises what `encode_batch` raises.
+    """
+    if texts or not with_null:
+        take_batch(list(texts), service, "texts")
+    else:
+        find_account().note_method("single")
+    start = time.perf_counter()
+    request = await service.prepare(texts, recipe, options, truncate=truncate is not False, with_null=with_null)
+    if request is None:
+        if with_null:
+            raise refuse_value("null", "expected a recipe, whose null prompt it is, got none")
+        request = await _tokenize(service, list(texts), truncate is True, "end")
+    return await _compute(service, request, texts, "texts", start)
+
+
+async def _compute(
+    service: ModelService, request: PreparedRequest, batch: Sequence[str | list[int]], field: str, start: float
+) -> Encoded:
+    prompts = request.all_prompts
+    _check_tokens(prompts, service, field)
+    prepared = time.perf_counter()
+    served = await _name_null(service.encode(prompts), request)
     work = Work(
-        lengths=[len(text) for text in request.ids],
-        seconds_tokenizing=tokenized - start,
+        lengths=[prompt.tokens for prompt in prompts],
+        seconds_tokenizing=prepared - start,
         seconds_queued=served.seconds_queued,
         seconds_computing=served.seconds_computing,
     )
     find_account().work.append(work)
+    count = len(request.prompts)
     return Encoded(
-        hidden=served.hidden,
+        hidden=served.hidden[:count],
         truncated=request.truncated,
         characters=sum(len(text) for text in batch if isinstance(text, str)),
         work=work,
         seconds=time.perf_counter() - start,
         device=str(service.options.device),
+        recipe=request.recipe,
+        null=served.hidden[count] if request.null is not None else None,
     )
+
+
+async def _name_null(served: Awaitable[Served], request: PreparedRequest) -> Served:
+    """What is served; RefusedError (424) where the null prompt alone has no embedding: no text is at fault."""
+    try:
+        return await served
+    except PrecisionError as error:
+        if set(error.failed) != {len(request.prompts)}:
+            raise
+        reason = error.failed[len(request.prompts)]
+        raise RefusedError(424, "Backend", f"null: {reason}", field="null") from error
 
 
 def take_batch(inputs: Input, service: ModelService, field: str) -> Batch:
@@ -97,20 +156,20 @@ def check_count(count: int, service: ModelService, field: str) -> None:
         raise RefusedError(422, "Validation", message, field=field, reason="batch_size")
 
 
-async def _tokenize(service: ModelService, batch: Batch, truncate: bool, cut: Cut) -> TokenizedRequest:
+async def _tokenize(service: ModelService, batch: Batch, truncate: bool, cut: Cut) -> PreparedRequest:
     texts = [text for text in batch if isinstance(text, str)]
     if texts:
-        return await service.tokenize(texts, truncate=truncate, cut=cut)
+        tokenized = await service.tokenize(texts, truncate=truncate, cut=cut)
+        return PreparedRequest([Prompt.of(ids) for ids in tokenized.ids], tokenized.truncated)
     ids = [text for text in batch if isinstance(text, list)]
-    lengths = [len(text) for text in ids]
     limit = service.limits.max_length
-    kept = [cut_ids(text, limit, cut) for text in ids] if truncate else ids
-    return TokenizedRequest(service.check_ids(kept), [truncate and length > limit for length in lengths], lengths)
+    kept = service.check_ids([cut_ids(text, limit, cut) for text in ids] if truncate else ids)
+    return PreparedRequest([Prompt.of(text) for text in kept], [truncate and len(text) > limit for text in ids])
 
 
-def _check_tokens(request: TokenizedRequest, service: ModelService, field: str) -> None:
+def _check_tokens(prompts: Sequence[Prompt], service: ModelService, field: str) -> None:
     """RefusedError for a request that could not be queued however long it waited."""
-    tokens, limit = sum(len(text) for text in request.ids), service.limits.queue_tokens
+    tokens, limit = count_tokens(prompts), service.limits.queue_tokens
     if tokens > limit:
         raise refuse_value(field, f"expected at most {limit} tokens in one request, got {tokens}")
 

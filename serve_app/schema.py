@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -14,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from t5enc.options import NO_RECIPE
 from t5enc.tokenizer import Cut
 
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
@@ -56,36 +58,52 @@ class Body(BaseModel):
 
 
 class EncodeBody(BaseModel):
-    """`POST /encode`: texts, or token ids that are encoded exactly as given.
+    """`POST /encode`: texts, token ids that are encoded exactly as given, or `null` for a recipe's null prompt alone.
 
-    Embeddings are answered in `dtype`, by default the one that the model computes in. A text over the limit is
-    refused, unless `truncate` lets it be cut.
+    Embeddings are answered in `dtype`, by default the one that the model computes in. A text over the limit is cut
+    under a recipe, as its pipeline does, and refused without one, unless `truncate` says otherwise. `recipe` is one of
+    `GET /recipes`, or none; `recipe_options` are options of its pipeline's call.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     texts: list[str] | None = None
     ids: list[list[int]] | None = None
+    recipe: str | None = None
+    recipe_options: dict[str, Any] = Field(default_factory=dict)
+    null: bool = False
+    pipeline: bool = False
     dtype: DtypeName | None = None
     model: str | None = None
-    truncate: bool = False
+    truncate: bool | None = None
 
     @model_validator(mode="after")
     def _check_either(self) -> Self:
-        if (self.texts is None) == (self.ids is None):
+        if (self.texts is None) == (self.ids is None) and not (self.texts is None and self.null):
             found = "neither" if self.texts is None else "both"
             raise PydanticCustomError("either", "expected texts or ids, got {found}", {"found": found})
+        if self.ids is not None and (name := self._find_recipes_field()):
+            message = "expected texts with {name}, got ids, which are taken as they are"
+            raise PydanticCustomError("either", message, {"name": name})
         return self
 
-    @property
-    def field(self) -> Literal["texts", "ids"]:
-        """Which of the two is given."""
-        return "texts" if self.ids is None else "ids"
+    def _find_recipes_field(self) -> str | None:
+        """The first field that asks for a recipe."""
+        asks = {"recipe": self.recipe not in (None, NO_RECIPE), "recipe_options": self.recipe_options}
+        return next(
+            (name for name, ask in (asks | {"null": self.null, "pipeline": self.pipeline}).items() if ask), None
+        )
 
-    @property
-    def batch(self) -> Batch:
-        """The texts, or their token ids."""
-        return (self.texts if self.ids is None else self.ids) or []
+
+class PrepareBody(BaseModel):
+    """`POST /prepare`: captions, of which nothing is encoded; the recipe is as for `/encode`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    texts: list[str]
+    recipe: str | None = None
+    recipe_options: dict[str, Any] = Field(default_factory=dict)
+    model: str | None = None
 
 
 class TruncateBody(Body):

@@ -6,23 +6,28 @@ M model dim.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 from torch import Tensor
 
+from serve_app.served_recipes import PreparedRequest, ServedRecipes, ShownCaption, prepare_request, show_captions
 from t5enc.actor import EncoderActor
 from t5enc.batcher import Batcher, BatcherSnapshot
 from t5enc.checkpoint import Checkpoint
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, TooLongError
-from t5enc.options import EncoderOptions
+from t5enc.inferring import infer_options
+from t5enc.options import DEFAULT_LENGTH, NO_RECIPE, EncoderOptions
 from t5enc.pieces import Piece
-from t5enc.text_encoder import TextEncoder, TokenIds, open_model
+from t5enc.preparing import Preparer
+from t5enc.prompts import Prompt
+from t5enc.recipes.recipe import Recipe
+from t5enc.text_encoder import TextEncoder, TokenIds, open_model, open_preparer
 from t5enc.tokenizer import Cut
 from t5enc.waiting import Served
 
@@ -77,17 +82,20 @@ class ModelService:
     def __init__(self, name: str, options: EncoderOptions, limits: ServiceLimits) -> None:
         """Loads the model and warms it up, which takes as long as it takes.
 
+        A recipe among the options, or that of the model's repository, is what `/encode` does where a request names
+        none; its length is then the limit of other texts, too. Another recipe may be longer, up to 512 tokens,
+        unless `max_length` is given.
+
         Raises ConfigError for options that cannot be honoured, CheckpointError for files that do not fit.
         """
-        if limits.max_length > options.length:
-            raise ConfigError(
-                f"max_length: expected limits of at most the model's {options.length}, got {limits.max_length}"
-            )
         self.name = name
-        self.limits = limits
         checkpoint = open_model(options)
+        options = infer_options(options, checkpoint)
+        preparer = open_preparer(options, checkpoint)
+        self.limits = _limit(limits, options, preparer)
         self.fingerprint = checkpoint.fingerprint()
-        self._actor = _load(options, checkpoint)
+        self._actor = _load(_open_to_all(options, preparer), checkpoint)
+        self._recipes = ServedRecipes(options, checkpoint, preparer, self._actor.encoder.tokenizer)
         self.options = self._actor.encoder.options
         self.dim = self._actor.encoder.config.model_dim
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
@@ -113,6 +121,31 @@ class ModelService:
         limit = self._find_limit(max_length)
         return await self._beside_loop(self._tokenize, texts, truncate, cut, limit)
 
+    @property
+    def recipe(self) -> Recipe | None:
+        """What `/encode` does where a request names no recipe, its length known."""
+        return self._recipes.default
+
+    def list_recipes(self) -> list[dict[str, Any]]:
+        """The recipes that fit the model, as plain values."""
+        return self._recipes.describe()
+
+    async def prepare(
+        self, texts: Sequence[str], recipe: str | None, options: Mapping[str, Any], *, truncate: bool, with_null: bool
+    ) -> PreparedRequest | None:
+        """Prompts of N captions under a recipe, by default the service's own; None where there is none.
+
+        Raises RefusedError for a recipe that does not fit, TooLongError for the first caption that would have to be
+        cut and may not, InputError for what is no text.
+        """
+        return await self._beside_loop(self._prepare, list(texts), recipe, options, truncate, with_null)
+
+    async def show(
+        self, texts: Sequence[str], recipe: str | None, options: Mapping[str, Any]
+    ) -> list[ShownCaption] | None:
+        """What `prepare` makes of N captions, none refused for its length; None where there is no recipe."""
+        return await self._beside_loop(self._show, list(texts), recipe, options)
+
     def check_ids(self, ids: Sequence[Sequence[int] | TokenIds]) -> list[TokenIds]:
         """Token lists of a caller's own making as arrays.
 
@@ -124,13 +157,16 @@ class ModelService:
                 raise TooLongError(index, tokens=len(text), limit=self.limits.max_length)
         return [self._actor.encoder.check_ids(index, text) for index, text in enumerate(ids)]
 
-    async def encode(self, ids: Sequence[Sequence[int] | TokenIds]) -> Served:
-        """One (tokens, M) CPU tensor a text in the compute dtype, which others share: do not write; and what it took.
+    async def encode(self, texts: Sequence[Sequence[int] | TokenIds | Prompt]) -> Served:
+        """One (rows, M) CPU tensor a text in the compute dtype, which others share: do not write; and what it took.
 
-        Raises what `check_ids` raises, OverloadedError at once when the queue is full, PrecisionError naming
-        the texts whose activations left the range. Cancelled, it takes what still waits out of the queue.
+        Texts are token lists, or prompts that `prepare` made. Raises what `check_ids` raises, OverloadedError at once
+        when the queue is full, PrecisionError naming the texts whose activations left the range. Cancelled, it takes
+        what still waits out of the queue.
         """
-        return await self._batcher.encode(self.check_ids(ids))
+        lists = iter(self.check_ids([text for text in texts if not isinstance(text, Prompt)]))
+        prompts = [text if isinstance(text, Prompt) else Prompt.of(next(lists)) for text in texts]
+        return await self._batcher.encode(prompts)
 
     def decode(self, ids: Sequence[int] | TokenIds, skip_special_tokens: bool = True) -> str:
         """The text that ids stand for; InputError for an id that the model does not have."""
@@ -161,8 +197,12 @@ class ModelService:
         return not is_failing and not self._batcher.is_stuck(self.limits.stuck_seconds)
 
     async def close(self) -> None:
-        """Finish what is queued, and take nothing new: `encode` raises OverloadedError from here on."""
-        await self._batcher.drain()
+        """Finish what is queued, and take nothing new: `encode` raises OverloadedError from here on.
+
+        A model that is stuck is not waited for.
+        """
+        if not self._batcher.is_stuck(self.limits.stuck_seconds):
+            await self._batcher.drain()
 
     def _find_limit(self, max_length: int | None) -> int:
         limit = self.limits.max_length if max_length is None else max_length
@@ -177,6 +217,18 @@ class ModelService:
             index = truncated.index(True)
             raise TooLongError(index, tokens=int(tokenized.lengths[index]), limit=limit)
         return TokenizedRequest(tokenized.ids, truncated, tokenized.lengths.tolist())
+
+    def _prepare(
+        self, texts: list[str], recipe: str | None, options: Mapping[str, Any], truncate: bool, with_null: bool
+    ) -> PreparedRequest | None:
+        preparer = self._recipes.find(recipe, options)
+        if preparer is None:
+            return None
+        return prepare_request(preparer, texts, truncate=truncate, with_null=with_null)
+
+    def _show(self, texts: list[str], recipe: str | None, options: Mapping[str, Any]) -> list[ShownCaption] | None:
+        preparer = self._recipes.find(recipe, options)
+        return None if preparer is None else show_captions(preparer, texts)
 
     async def _beside_loop(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(function, *args, **kwargs)
@@ -194,6 +246,27 @@ class _NoWork:
 
     def __call__(self, actor: EncoderActor, batch: pa.Table) -> pa.Table:
         raise TypeError("a served model takes no tables: await ModelService.encode")
+
+
+def _limit(limits: ServiceLimits, options: EncoderOptions, preparer: Preparer) -> ServiceLimits:
+    """The limits, with the length of the recipe where there is one."""
+    if preparer.recipe is not None:
+        return replace(limits, max_length=preparer.recipe.max_length)
+    if limits.max_length > options.length:
+        raise ConfigError(
+            f"max_length: expected limits of at most the model's {options.length}, got {limits.max_length}"
+        )
+    return limits
+
+
+def _open_to_all(options: EncoderOptions, preparer: Preparer) -> EncoderOptions:
+    """The model without a recipe, for texts as long as its own recipe's and, where no length is given, others'."""
+    if preparer.recipe is None:
+        return options
+    length = preparer.longest
+    if options.max_length is None:
+        length = max(length, min(DEFAULT_LENGTH, options.token_budget or DEFAULT_LENGTH))
+    return replace(options, recipe=NO_RECIPE, recipe_options={}, max_length=length)
 
 
 def _load(options: EncoderOptions, checkpoint: Checkpoint) -> EncoderActor:

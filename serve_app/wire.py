@@ -5,6 +5,7 @@ N texts, T tokens of all of them, M model dim.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import sys
@@ -22,6 +23,7 @@ from torch import Tensor
 from serve_app.refused import RefusedError, refuse_value
 from t5enc.embeddings import Embeddings
 from t5enc.errors import PrecisionError
+from t5enc.recipes.recipe import Recipe
 from t5enc.storage import METADATA_KEY, PREFIX, CaptionKeys, build_table
 
 SAFETENSORS = "application/vnd.safetensors"
@@ -34,12 +36,18 @@ COLUMNS = [f"{PREFIX}{name}" for name in ("bytes", "shape", "dtype", "num_tokens
 
 @dataclass(frozen=True, slots=True)
 class TokenEmbeddings:
-    """Embeddings of N texts on the CPU, which of them were cut, and the model that they are of."""
+    """Embeddings of N texts on the CPU, which of them were cut, and the model that they are of.
+
+    `with_null` adds the null prompt's rows, `as_pipeline` has the tensors of the recipe's pipeline in the place of the
+    rows; both need embeddings that a recipe made.
+    """
 
     embeddings: Embeddings
     truncated: Sequence[bool]
     model: str
     fingerprint: str
+    with_null: bool = False
+    as_pipeline: bool = False
 
     @property
     def dtype(self) -> str:
@@ -49,22 +57,52 @@ class TokenEmbeddings:
     @property
     def metadata(self) -> dict[str, str]:
         """What every format says of where the numbers come from."""
-        return {"model": self.model, "fingerprint": self.fingerprint, "dtype": self.dtype}
+        facts = {"model": self.model, "fingerprint": self.fingerprint, "dtype": self.dtype}
+        conditioning = self.embeddings.conditioning
+        return facts if conditioning is None else facts | describe_recipe(conditioning.recipe)
+
+    @property
+    def null(self) -> Tensor | None:
+        """(K, M) rows of the null prompt, none where it is zeros or nothing; None where it was not asked for."""
+        conditioning = self.embeddings.conditioning
+        if not self.with_null or conditioning is None:
+            return None
+        return self.embeddings.values[:0] if conditioning.null is None else conditioning.null
 
     @property
     def arrays(self) -> dict[str, Tensor]:
-        """values (T, M), offsets (N + 1,), lengths (N,), truncated (N,)."""
-        return {
-            "values": self.embeddings.values,
-            "offsets": self.embeddings.offsets,
-            "lengths": self.embeddings.lengths,
-            "truncated": torch.tensor(self.truncated, dtype=torch.bool),
-        }
+        """values (T, M), offsets (N + 1,), lengths (N,), truncated (N,); and null (K, M).
+
+        For a pipeline, its tensors stand in the place of values and offsets.
+        """
+        facts = {"lengths": self.embeddings.lengths, "truncated": torch.tensor(self.truncated, dtype=torch.bool)}
+        null = {} if self.null is None else {"null": self.null}
+        if self.as_pipeline:
+            return pad_rows(self.embeddings) | facts | null
+        return {"values": self.embeddings.values, "offsets": self.embeddings.offsets} | facts | null
 
 
-def join_texts(hidden: Sequence[Tensor], dtype: str) -> Embeddings:
-    """One (tokens, M) a text to embeddings in `dtype`; PrecisionError naming the texts that are out of its range."""
-    values = torch.cat(list(hidden)).to(getattr(torch, dtype))
+def describe_recipe(recipe: Recipe) -> dict[str, str]:
+    """Its name, its version, and all of its fields as JSON: what a client rebuilds the pipeline's tensors by."""
+    fields = json.dumps(recipe.to_mapping())
+    return {"recipe": recipe.name, "recipe_version": str(recipe.version), "recipe_fields": fields}
+
+
+def pad_rows(embeddings: Embeddings) -> dict[str, Tensor]:
+    """The tensors that the recipe's pipeline hands to its transformer, those that it has; each owns its memory."""
+    inputs = embeddings.to_pipeline()
+    names = ("prompt_embeds", "prompt_mask", "null_embeds", "null_mask")
+    found = {name: getattr(inputs, name) for name in names}
+    return {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in found.items()
+        if tensor is not None
+    }
+
+
+def join_texts(hidden: Sequence[Tensor], dtype: str, dim: int) -> Embeddings:
+    """One (rows, M) a text to embeddings in `dtype`; PrecisionError naming the texts that are out of its range."""
+    values = torch.cat([torch.empty(0, dim), *hidden]).to(getattr(torch, dtype))
     embeddings = Embeddings.from_lengths(values, [len(text) for text in hidden])
     if not torch.isfinite(values).all():
         bad = [index for index, text in enumerate(embeddings) if not torch.isfinite(text).all()]
@@ -90,7 +128,10 @@ def write_safetensors(answer: TokenEmbeddings) -> bytes:
 
 
 def write_arrow(answer: TokenEmbeddings) -> bytes:
-    """One row a text, in the columns that `t5enc encode` writes to Parquet."""
+    """One row a text, in the columns that `t5enc encode` writes to Parquet.
+
+    The null prompt's rows are in the metadata: their bytes in base64, and their shape.
+    """
     count = len(answer.embeddings)
     table = build_table(
         pa.table({}),
@@ -101,6 +142,8 @@ def write_arrow(answer: TokenEmbeddings) -> bytes:
         errors=[None] * count,
     ).select(COLUMNS)
     facts = answer.metadata | {"storage_dtype": answer.dtype, "dim": answer.embeddings.dim}
+    if answer.null is not None:
+        facts |= {"null": _to_base64(answer.null), "null_shape": list(answer.null.shape)}
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(facts)})
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -118,12 +161,13 @@ def write_npz(answer: TokenEmbeddings) -> bytes:
 
 
 def write_npy(answer: TokenEmbeddings) -> bytes:
-    """(T, M) of a single text: the format holds one array."""
-    if len(answer.embeddings) != 1:
-        message = f"Accept: {NPY} holds one text, got {len(answer.embeddings)}; ask for {NPZ}"
-        raise RefusedError(406, "Validation", message)
+    """(T, M) of a single text, or of the null prompt alone: the format holds one array."""
+    count, null = len(answer.embeddings), answer.null
+    if count + (null is not None) != 1:
+        more = "" if null is None else " and a null"
+        raise RefusedError(406, "Validation", f"Accept: {NPY} holds one text, got {count}{more}; ask for {NPZ}")
     sink = io.BytesIO()
-    np.save(sink, answer.embeddings.values.numpy())
+    np.save(sink, (answer.embeddings.values if null is None else null).numpy())
     return sink.getvalue()
 
 
@@ -134,6 +178,8 @@ def write_json(answer: TokenEmbeddings) -> bytes:
         "lengths": answer.embeddings.lengths.tolist(),
         "truncated": list(answer.truncated),
     }
+    if answer.null is not None:
+        content["null"] = answer.null.tolist()
     return to_json(content)
 
 
@@ -145,6 +191,10 @@ WRITERS: Mapping[str, Callable[[TokenEmbeddings], bytes]] = {
     NPY: write_npy,
     JSON: write_json,
 }
+
+
+def _to_base64(values: Tensor) -> str:
+    return base64.b64encode(values.contiguous().flatten().view(torch.uint8).numpy().tobytes()).decode()
 
 
 def to_raw(values: Tensor, dtype: str, endianness: str) -> bytes:

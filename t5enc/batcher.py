@@ -19,12 +19,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-import numpy as np
 from torch import Tensor
 
 from t5enc.errors import InputError, OverloadedError
 from t5enc.prompt_cache import PromptCache
-from t5enc.text_encoder import TextEncoder, TokenIds
+from t5enc.prompts import Prompt, count_tokens
+from t5enc.text_encoder import TextEncoder
 from t5enc.waiting import Call, Outcome, Served, WaitingText
 
 Submit = Callable[[Callable[[TextEncoder], None]], Future[None]]
@@ -37,8 +37,8 @@ class BatcherSnapshot:
     """What waits and runs now, and what was done since the start.
 
     A text asked for is a hit or a miss; a miss joins an equal one in flight (`coalesced`) or is queued. `texts` and
-    `tokens` are those that batches were made of, `seconds_queued` what they waited, summed over them. `delivered`
-    are the texts whose callers got their embeddings.
+    `tokens` are those that batches were made of, `seconds_queued` what they waited, summed over them. Pads that are
+    computed are tokens. `delivered` are the texts whose callers got their embeddings.
     """
 
     queued_texts: int = 0
@@ -71,7 +71,7 @@ class Batcher:
         cache_bytes: int = 0,
         weights: str = "",
     ) -> None:
-        """`submit` is an EncoderActor's; `weights` tells apart what different models make of the same ids."""
+        """`submit` is an EncoderActor's; `weights` tells apart what different models make of equal prompts."""
         self._submit = submit
         self._budget = token_budget
         self._max_tokens, self._max_texts = queue_tokens, queue_texts
@@ -85,16 +85,16 @@ class Batcher:
         self._has_turn = False
         self._is_draining = False
 
-    async def encode(self, ids: Sequence[TokenIds]) -> Served:
-        """The embeddings of N texts in the compute dtype; other callers share them: do not write.
+    async def encode(self, prompts: Sequence[Prompt]) -> Served:
+        """The kept rows of N prompts in the compute dtype; other callers share them: do not write.
 
         Raises OverloadedError at once, and queues nothing, when the queue has no room for all of them; InputError
         for more than an empty queue takes; PrecisionError naming the texts that failed; whatever the model raised.
         """
-        call = Call(asyncio.get_running_loop().create_future(), [None] * len(ids))
+        call = Call(asyncio.get_running_loop().create_future(), [None] * len(prompts))
         try:
             with self._lock:
-                self._admit(call, [np.ascontiguousarray(text, np.int32) for text in ids])
+                self._admit(call, prompts)
             if call.awaited:
                 await call.done
         finally:
@@ -102,7 +102,7 @@ class Batcher:
                 self._release(call)
         served = call.result()
         with self._lock:
-            self._add(delivered=len(ids))
+            self._add(delivered=len(prompts))
         return served
 
     def snapshot(self) -> BatcherSnapshot:
@@ -125,16 +125,17 @@ class Batcher:
         with self._lock:
             return self._has_turn or self._batch_since is not None
 
-    def _admit(self, call: Call, texts: Sequence[TokenIds]) -> None:
+    def _admit(self, call: Call, prompts: Sequence[Prompt]) -> None:
         """Take a call's texts from the cache, from what is in flight, or into the queue; all of them or none."""
-        keys = [self._weights + text.tobytes() for text in texts]
+        keys = [self._weights + prompt.key for prompt in prompts]
         cached = {key: hidden for key in keys if (hidden := self._cache.get(key)) is not None}
         known = (cached, self._queue, self._running)
-        new = {key: text for key, text in zip(keys, texts, strict=True) if not any(key in place for place in known)}
+        pairs = zip(keys, prompts, strict=True)
+        new = {key: prompt for key, prompt in pairs if not any(key in place for place in known)}
         self._check_room(new)
         now = call.since = time.monotonic()
-        self._queue |= {key: WaitingText(key, text, now) for key, text in new.items()}
-        self._count_queue(len(new), sum(map(len, new.values())))
+        self._queue |= {key: WaitingText(key, prompt, now) for key, prompt in new.items()}
+        self._count_queue(len(new), count_tokens(list(new.values())))
         for place, key in enumerate(keys):
             self._join(call, place, key, cached.get(key))
         hits = sum(key in cached for key in keys)
@@ -147,8 +148,8 @@ class Batcher:
         else:
             (self._queue.get(key) or self._running[key]).join(call, place)
 
-    def _check_room(self, new: dict[bytes, TokenIds]) -> None:
-        texts, tokens = len(new), sum(map(len, new.values()))
+    def _check_room(self, new: dict[bytes, Prompt]) -> None:
+        texts, tokens = len(new), count_tokens(list(new.values()))
         if texts > self._max_texts or tokens > self._max_tokens:
             raise InputError(
                 f"expected at most {self._max_texts} texts and {self._max_tokens} tokens in a call, "
@@ -176,7 +177,7 @@ class Batcher:
             text.callers.pop(call, None)
             if not text.callers and self._queue.get(text.key) is text:
                 del self._queue[text.key]
-                self._count_queue(-1, -len(text.ids))
+                self._count_queue(-1, -text.prompt.tokens)
         call.awaited.clear()
 
     def _ask_for_turn(self) -> None:
@@ -201,11 +202,11 @@ class Batcher:
         used = 0
         while self._queue:
             text = next(iter(self._queue.values()))
-            if batch and used + len(text.ids) > self._budget:
+            if batch and used + text.prompt.tokens > self._budget:
                 break
             self._running[text.key] = self._queue.pop(text.key)
             batch.append(text)
-            used += len(text.ids)
+            used += text.prompt.tokens
         if batch:
             self._begin(batch, used)
         self._ask_for_turn()
@@ -227,7 +228,7 @@ class Batcher:
 
     def _compute(self, encoder: TextEncoder, batch: Sequence[WaitingText]) -> Sequence[Outcome]:
         try:
-            encoded = encoder.encode_ragged([text.ids for text in batch], device="cpu")
+            encoded = encoder.encode_ragged([text.prompt for text in batch], device="cpu")
             # A view that is kept would keep its whole batch in memory.
             hidden = [text.clone() if self._cache.max_bytes else text for text in encoded.embeddings]
             return [encoded.failed.get(index, text) for index, text in enumerate(hidden)]

@@ -105,6 +105,7 @@ class Preparer:
             padded,
             keys=size if recipe.attends_pads else real,
             kept=real if recipe.rows == "real" else size,
+            finish=recipe.finish,
         )
 
 
@@ -113,8 +114,8 @@ def check_fit(recipe: Recipe, config: EncoderConfig, tokenizer: Tokenizer) -> No
     found = find_kind(config, tokenizer)
     if found != recipe.encoder and not (found == "t5" and recipe.encoder == "mt5" and _may_be_mt5(config)):
         raise ConfigError(
-            f"recipe: {recipe.name} ({recipe.source}) needs a {NAMES[recipe.encoder]} with its tokenizer, "
-            f"got a {NAMES[found]} (vocabulary of {config.vocab_size})"
+            f"recipe: {recipe.name} ({recipe.source}) needs {NAMES[recipe.encoder]} with its tokenizer, "
+            f"got {NAMES[found]} (vocabulary of {config.vocab_size})"
         )
 
 
@@ -132,4 +133,4 @@ def _may_be_mt5(config: EncoderConfig) -> bool:
     return config.vocab_size not in T5_VOCABULARIES
 
 
-NAMES = {"t5": "T5", "umt5": "UMT5", "mt5": "mT5", "byt5": "ByT5"}
+NAMES = {"t5": "a T5", "umt5": "a UMT5", "mt5": "an mT5", "byt5": "a ByT5"}

@@ -11,16 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from t5enc.recipes.recipe import Finish
+
 TokenIds = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:
-    """`ids` (S,), computed pads included; all attend to the first `keys` of them, and the first `kept` are kept."""
+    """`ids` (S,), computed pads included; all attend to the first `keys` of them, and the first `kept` are kept.
+
+    `finish` is what is done to the rows.
+    """
 
     ids: TokenIds
     keys: int
     kept: int
+    finish: Finish = "none"
 
     @classmethod
     def of(cls, ids: TokenIds) -> Document:
@@ -30,7 +36,7 @@ class Document:
     @property
     def key(self) -> bytes:
         """Equal for documents whose rows are equal, however many of them are kept."""
-        return self.keys.to_bytes(4, "little") + self.ids.tobytes()
+        return self.finish.encode() + self.keys.to_bytes(4, "little") + self.ids.tobytes()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

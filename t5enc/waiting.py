@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from t5enc.errors import PrecisionError
-from t5enc.text_encoder import TokenIds
+from t5enc.prompts import Prompt
 
-# What became of a text: (tokens, M), the reason why it has no embedding, or what the model raised.
+# What became of a text: (rows, M), the reason why it has no embedding, or what the model raised.
 Outcome = Tensor | str | Exception
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One (tokens, M) CPU tensor a text of a call, in order, and how long the call waited for them.
+    """One (rows, M) CPU tensor a text of a call, in order, and how long the call waited for them.
 
     It is queued until the model takes the first of its texts, and computed from then until the last is through: the
     two add up to the time between question and answer. Texts out of the cache take none.
@@ -86,10 +86,10 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class WaitingText:
-    """A token list in flight, since when, whether it is in the model, and the places at which each call wants it."""
+    """A prompt in flight, since when, whether it is in the model, and the places at which each call wants it."""
 
     key: bytes
-    ids: TokenIds
+    prompt: Prompt
     since: float
     is_running: bool = False
     callers: dict[Call, list[int]] = field(default_factory=dict)

@@ -9,6 +9,7 @@ const find = (id) => document.getElementById(id);
 const base = location.pathname.replace(/\/+$/, "");
 
 let info = null;
+let recipes = []; // those that fit the model
 let running = null; // the AbortController of the request under way
 let pause = 0;
 let last = null; // the figures of the last poll
@@ -67,7 +68,26 @@ async function choose() {
     `${info.model_id} (${info.model_dtype}, width ${info.model_dim}, at most ${info.max_input_length} tokens${untrained})`;
   last = null;
   history.length = 0;
+  await listRecipes();
   await encode();
+}
+
+async function listRecipes() {
+  const found = await (await ask(`/recipes?model=${encodeURIComponent(find("model").value)}`)).json();
+  recipes = found.recipes;
+  const chosen = found.default ?? "none";
+  find("recipe").replaceChildren(new Option("none", "none", false, chosen === "none"), ...recipes.map((recipe) => {
+    const option = new Option(recipe.is_default ? `${recipe.name} (the service's own)` : recipe.name, recipe.name);
+    return Object.assign(option, { selected: recipe.name === chosen, disabled: recipe.reason !== null, title: recipe.reason ?? "" });
+  }));
+  explainRecipe();
+}
+
+function explainRecipe() {
+  const recipe = recipes.find((one) => one.name === find("recipe").value);
+  find("about").textContent = recipe ? `${recipe.description}. ${recipe.notes}` : "";
+  find("made").hidden = !recipe;
+  find("made-by").textContent = recipe?.name ?? "";
 }
 
 // Tokens and vectors of what stands in the box; whatever is under way for an older text is dropped.
@@ -83,17 +103,25 @@ async function encode() {
   }
   try {
     const request = { inputs: texts, model: find("model").value };
-    const [pieces, embedded] = await Promise.all([
+    const [pieces, embedded, made] = await Promise.all([
       ask("/tokenize", request, controller.signal).then((answer) => answer.json()),
       embed(request, controller.signal),
+      prepare(texts, controller.signal),
     ]);
-    show(texts, pieces, embedded.vectors);
+    show(texts, pieces, embedded.vectors, made);
     say(embedded.report);
   } catch (error) {
     if (error.name === "AbortError") return;
     say(error.wait > 0 ? `${error.message}; asking again in ${error.wait} s` : error.message, true);
     if (error.wait > 0) pause = setTimeout(encode, 1000 * error.wait);
   }
+}
+
+// What the chosen recipe makes of the captions.
+async function prepare(texts, signal) {
+  const recipe = find("recipe").value;
+  if (recipe === "none") return [];
+  return (await ask("/prepare", { texts, recipe, model: find("model").value }, signal)).json();
 }
 
 async function embed(request, signal) {
@@ -106,9 +134,10 @@ async function embed(request, signal) {
   return { vectors, report: `${tokens} tokens encoded in ${inside} ms, ${round(seconds, 1)} ms with the way there and back` };
 }
 
-function show(texts, pieces, vectors = []) {
+function show(texts, pieces, vectors = [], made = []) {
   document.querySelector("main").classList.remove("stale");
   find("texts").replaceChildren(...pieces.map(showText));
+  find("prompts").replaceChildren(...made.map(showPrompt));
   find("matrix").replaceChildren(...(vectors.length ? showMatrix(texts, vectors) : []));
 }
 
@@ -126,6 +155,20 @@ function showText(pieces, index) {
   list.append(...pieces.map((piece, place) => showPiece(piece, dropped(place))));
   const item = make("li");
   item.append(head, list);
+  return item;
+}
+
+const count = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
+
+function showPrompt(caption, index) {
+  const head = make("div", undefined, "head");
+  head.append(
+    make("span", index + 1, "number"),
+    make("span", `${count(caption.rows, "row")} kept, ${count(caption.pads, "pad")} computed`, "rows"));
+  if (caption.truncated) head.append(make("span", `cut from ${caption.tokens} tokens`, "cut"));
+  const texts = caption.texts.map((text) => make("p", text || "(empty)", text ? "made" : "made none"));
+  const item = make("li");
+  item.append(head, ...(texts.length ? texts : [make("p", "nothing is encoded", "made none")]));
   return item;
 }
 
@@ -215,6 +258,10 @@ find("captions").addEventListener("input", () => {
   document.querySelector("main").classList.add("stale");
   clearTimeout(pause);
   pause = setTimeout(encode, TYPING_PAUSE);
+});
+find("recipe").addEventListener("change", () => {
+  explainRecipe();
+  encode();
 });
 find("model").addEventListener("change", () => choose().catch((error) => say(error.message, true)));
 find("keyform").addEventListener("submit", (event) => {

@@ -47,6 +47,27 @@ def test_a_file_that_is_gone_opens_to_nobody_until_it_is_back(tmp_path: Path) ->
     assert ring.knows(OLD)
 
 
+@pytest.mark.parametrize(
+    "content", [f"{NEW}\nshort\n".encode(), b"\xff\xfe" + NEW.encode(), "schlüssel-schlüssel".encode()]
+)
+def test_a_file_that_cannot_be_used_revokes_the_old_keys_until_it_is_mended(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(OLD)
+    ring = KeyRing(str(path), [THIRD])
+    path.write_bytes(content)
+    for _ in range(2):
+        assert not ring.knows(OLD)
+        assert not ring.knows(NEW)
+        assert ring.knows(THIRD)
+    path.write_text(NEW)
+    assert ring.knows(NEW)
+
+
+def test_a_mark_at_the_start_of_a_file_is_no_part_of_its_key(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(OLD, encoding="utf-8-sig")
+    assert KeyRing(str(tmp_path / "keys")).knows(OLD)
+
+
 def test_a_short_key_and_a_file_without_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="key 1: expected at least 16 characters, got 5"):
         KeyRing(values=["short"])

@@ -22,7 +22,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": message["body"]})
 
 
-def call(parts: list[bytes | None], *, length: str | None = None, path: str = "/embed") -> tuple[int, Any]:
+def call(
+    parts: list[bytes | None], *, length: str | None = None, path: str = "/embed", method: str = "POST"
+) -> tuple[int, Any]:
     """Status and body of the answer to a body in parts: b"" ends it, None is a client that is gone."""
     sent: list[Message] = []
     waiting = list(parts)
@@ -39,7 +41,7 @@ def call(parts: list[bytes | None], *, length: str | None = None, path: str = "/
         sent.append(message)
 
     headers = [(b"content-length", length.encode())] if length else []
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
     asyncio.run(LimitBodies(echo, max_bytes=CAP, seconds=0.05)(scope, receive, send))
     return (sent[0]["status"], sent[1]["body"]) if sent else (0, b"")
 
@@ -60,6 +62,18 @@ def test_a_length_over_the_cap_is_refused_before_the_body_is_read() -> None:
     status, body = call([], length="11")
     assert status == 413
     assert json.loads(body)["error"] == "body: expected at most 10 bytes, got 11"
+
+
+def test_a_length_of_very_many_digits_is_over_the_cap() -> None:
+    assert call([], length="9" * 5000)[0] == 413
+    assert call([b"0", b""], length="0" * 5000 + "1") == (200, b"0")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_who_gets_something_sends_no_body(method: str) -> None:
+    assert call([b""], method=method) == (200, b"")
+    assert call([b"x", b""], method=method)[0] == 413
+    assert call([], length="1", method=method)[0] == 413
 
 
 def test_a_body_that_does_not_end_is_refused_at_the_deadline() -> None:

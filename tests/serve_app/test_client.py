@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -472,3 +474,17 @@ def test_the_service_says_which_texts_it_cut(real: str) -> None:
 def test_a_model_that_is_not_served_is_named(real: str) -> None:
     with Client(real, model="m9") as client, pytest.raises(InputError, match="404: model: expected one of m512, m16"):
         client.encode(TEXTS)
+
+
+def test_closing_a_client_ends_the_calls_that_wait() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = Client(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(client.encode, ["a"])
+            with silent.accept()[0] as asked:
+                asked.recv(1)
+                client.close()
+            with pytest.raises(ServiceError, match="the client was closed before the answer was there"):
+                waiting.result(timeout=60)
+    with pytest.raises(ConfigError, match="this client was closed"):
+        client.encode(["a"])

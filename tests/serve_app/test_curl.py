@@ -89,6 +89,17 @@ def check_info(service: Service, path: str) -> None:
     )
 
 
+def check_recipes(service: Service, path: str) -> None:
+    listed = json.loads(curl(service, path))
+    assert listed["default"] is None
+    assert "flux" in [recipe["name"] for recipe in listed["recipes"]]
+
+
+def check_prepare(service: Service, path: str) -> None:
+    shown = send(service, path, {"texts": TEXTS, "recipe": "ltx", "recipe_options": {"max_sequence_length": 32}})
+    assert [(caption["texts"], caption["computed"]) for caption in shown] == [([text], 32) for text in TEXTS]
+
+
 def check_nothing(service: Service, path: str) -> None:
     assert curl(service, path) == b""
 
@@ -140,6 +151,8 @@ ROUTES: dict[str, Callable[[Service, str], None]] = {
     "POST /tokenize": check_tokenize,
     "POST /decode": check_decode,
     "GET /info": check_info,
+    "GET /recipes": check_recipes,
+    "POST /prepare": check_prepare,
     "GET /health": check_nothing,
     "GET /ping": check_nothing,
     "GET /stats": check_stats,

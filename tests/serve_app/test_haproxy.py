@@ -27,7 +27,7 @@ frontend http_frontend
 def launch(folder: Path, content: str) -> str:
     """The file after the launcher was run on it; HAProxy itself is only asked for its version."""
     (folder / "haproxy.cfg").write_text(content)
-    launcher = write_launcher(folder, (9101, 8404), 1.5)
+    launcher = write_launcher(folder, ("9101", "8404"), 1.5)
     subprocess.run([launcher, "-v", "-f", folder / "haproxy.cfg"], check=True, capture_output=True, timeout=60)
     return (folder / "haproxy.cfg").read_text()
 
@@ -64,6 +64,21 @@ def test_its_files_are_in_the_folder_and_what_is_given_stays(tmp_path: Path) -> 
     assert "HOME" not in made
     for name in ("SOCKET_PATH", "METRICS_SOCKET_PATH", "CONFIG_FILE_LOC", "SERVER_STATE_FILE"):
         assert Path(made[f"RAY_SERVE_HAPROXY_{name}"]).parent == tmp_path
+
+
+def test_statistics_on_ports_that_were_given_are_closed_to_others_too(tmp_path: Path) -> None:
+    made = make_environment(
+        {"RAY_SERVE_HAPROXY_METRICS_PORT": "9101", "RAY_SERVE_HAPROXY_STATS_PORT": "8404"}, tmp_path, 1
+    )
+    (tmp_path / "haproxy.cfg").write_text(FILE)
+    command = [made["RAY_SERVE_HAPROXY_BINARY_PATH"], "-v", "-f", tmp_path / "haproxy.cfg"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert "    bind 127.0.0.1:9101\n" in (tmp_path / "haproxy.cfg").read_text()
+
+
+def test_no_client_can_ask_a_replica_to_go_on_without_it(tmp_path: Path) -> None:
+    changed = launch(tmp_path, FILE)
+    assert "frontend http_frontend\n    http-request del-header x-request-disconnect-disabled\n" in changed
 
 
 def test_without_its_mode_it_needs_nothing(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Case:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+CHROMA = {"recipe": "chroma", "recipe_options": {"max_sequence_length": 32}}
 ANSWERED = [
     Case("/embed", {"inputs": "a bird"}, "single", 1),
     Case("/embed", {"inputs": ["a bird", "two birds", "a bird"]}, "batch", 3),
@@ -57,6 +58,9 @@ ANSWERED = [
     Case("/embeddings", {"input": [[5, 1], [6, 1]]}, "batch", 2),
     Case("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b", "c"]}}, "batch", 3),
     Case("/vertex", {"instances": [{"inputs": ["a", "b"]}, {"inputs": "c"}]}, "batch", 3),
+    Case("/encode", {"texts": ["a bird"], "null": True} | CHROMA, "batch", 2),
+    Case("/encode", {"null": True} | CHROMA, "single", 1),
+    Case("/prepare", {"texts": ["a bird"]} | CHROMA, "batch"),
     Case("/tokenize", {"inputs": "a bird"}, "single"),
     Case("/decode", {"ids": [[5, 1]]}, "batch"),
 ]
@@ -70,6 +74,8 @@ REFUSED = [
     Case("/encode", {"texts": ["a"]}, "validation", headers=(("Accept", "image/png"),)),
     Case("/encode", {"texts": ["a"]}, "unauthorized", route="none", headers=(("Authorization", "Bearer nobody"),)),
     Case("/encode", {"texts": ["a" * MAX_BODY_BYTES]}, "validation", route="none"),
+    Case("/encode", {"texts": ["a"], "recipe": "wan"}, "validation"),
+    Case("/encode", {"texts": [LONG], "truncate": False} | CHROMA, "tokenization"),
     Case("/v1/embeddings", {"input": ["a"] * 9}, "batch_size"),
     Case("/rerank", {"query": "a", "texts": ["b"]}, "model_type"),
     Case("/nothing", {}, "validation", route="none"),
@@ -162,7 +168,9 @@ def test_texts_and_tokens_add_up(server: Server) -> None:
     answers = [answer for answer in asyncio.run(send_all()) if "x-compute-tokens" in answer.headers]
     figures = server.read()
     texts = sum(case.texts for case in ANSWERED)
-    works = Counter({case.path: 1 for case in ANSWERED if case.texts}) | Counter({"/embed": 3, "/vertex": 2})
+    works = Counter({case.path: 1 for case in ANSWERED if case.texts}) | Counter(
+        {"/embed": 3, "/encode": 3, "/vertex": 2}
+    )
     assert sum_by_route(figures["te_request_queue_duration_count"]) == works
     assert sum(figures["te_request_input_length_count"].values()) == texts
     vertex = figures["te_request_input_length_sum"]["/vertex",]

@@ -23,6 +23,7 @@ from serve_app.page import load_page
 from serve_app.replies import Failure, make_reply
 from serve_app.service import ModelService, ServiceLimits
 from t5enc.options import EncoderOptions
+from t5enc.recipes import Recipe
 from t5enc.text_encoder import TextEncoder
 from tests.serve_app.browser import Tab, find_browser, run_browser
 from tests.serve_app.serving import serve
@@ -166,6 +167,54 @@ def test_similarities_are_those_of_the_encoder(site: Site, tab: Tab) -> None:
     found = [float(text.replace("\u2212", "-")) for text in read_all(tab, "#matrix tbody td")]
     assert found == pytest.approx((vectors @ vectors.T).flatten().tolist(), abs=0.006)
     assert read_all(tab, "#matrix tbody th")[1] == f"2 {TEXTS[1]}"
+
+
+@pytest.fixture(scope="module")
+def recipe_site() -> Iterator[str]:
+    """A service with a recipe of its own, which lets others be as long as they are."""
+    short = Recipe(name="short", clean="lower", max_length=24, attends_pads=True, rows="all")
+    service = ModelService("tiny", EncoderOptions(model="builtin:tiny", recipe=short), ServiceLimits(max_texts=8))
+    with serve(make_http(Models([service]))) as url:
+        yield url
+
+
+def choose_recipe(tab: Tab, name: str) -> None:
+    """Pick a recipe as a reader does; returns when what it makes of the captions is there."""
+    tab.evaluate("document.querySelector('main').classList.add('stale')")
+    tab.evaluate(f"document.querySelector('#recipe').value = {json.dumps(name)}")
+    tab.evaluate("document.querySelector('#recipe').dispatchEvent(new Event('change'))")
+    tab.wait_for("!document.querySelector('.stale')")
+
+
+def test_a_services_own_recipe_is_chosen_and_shows_what_it_makes_of_captions(
+    recipe_site: str, tab: Tab, tmp_path: Path
+) -> None:
+    show(tab, recipe_site, TEXTS)
+    assert tab.evaluate("document.querySelector('#recipe').value") == "short"
+    assert read_all(tab, "#prompts .made") == [text.lower().strip() for text in TEXTS]
+    shown = httpx2.post(f"{recipe_site}/prepare", json={"texts": TEXTS}).json()
+    assert read_all(tab, "#prompts .rows") == [f"24 rows kept, {caption['pads']} pads computed" for caption in shown]
+    assert [caption["pads"] for caption in shown] == [max(0, 24 - caption["tokens"]) for caption in shown]
+    assert read_all(tab, "#prompts .cut") == [f"cut from {shown[2]['tokens']} tokens"]
+    assert "short, version 1 (your own)" in read_all(tab, "#about")[0]
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_another_recipe_that_fits_or_none_can_be_chosen(recipe_site: str, tab: Tab) -> None:
+    show(tab, recipe_site, TEXTS)
+    choose_recipe(tab, "chroma")
+    assert read_all(tab, "#prompts .made") == TEXTS
+    assert read_all(tab, "#prompts .rows")[0].endswith(" rows kept, 1 pad computed")
+    choose_recipe(tab, "none")
+    assert read_all(tab, "#prompts li") == []
+    assert tab.evaluate("document.querySelector('#made').hidden")
+
+
+def test_recipes_that_are_too_long_for_a_service_cannot_be_chosen(site: Site, tab: Tab) -> None:
+    show(tab, site.url, TEXTS)
+    assert read_all(tab, "#recipe option:not(:disabled)") == ["none"]
+    title = tab.evaluate("document.querySelector('#recipe option[value=flux]').title")
+    assert title == f"recipe: flux has texts of 512 tokens, expected at most {LIMIT}, the most that is served here"
 
 
 def test_latency_and_live_figures_are_shown(site: Site, tab: Tab) -> None:

@@ -30,7 +30,7 @@ from t5enc.storage import read_column
 from tests.serve_app.in_process import LIMITS, LONG, NAME, ask, encode_alone, load_app, load_service, post
 
 TEXTS = ["a red bird", "", "two dogs on a beach at night", "Ü 🐦"]
-POSTED = ["/", "/encode", "/embed", "/embed_all", "/tokenize", "/decode", "/similarity", "/v1/embeddings"]
+POSTED = ["/", "/encode", "/prepare", "/embed", "/embed_all", "/tokenize", "/decode", "/similarity", "/v1/embeddings"]
 ROUNDING = 1e-5
 
 
@@ -115,7 +115,7 @@ def test_ids_over_the_limit_are_cut_with_their_last_token_kept() -> None:
     [
         ({}, 422, "Validation", "body: expected texts or ids, got neither"),
         ({"texts": ["a"], "ids": [[1]]}, 422, "Validation", "body: expected texts or ids, got both"),
-        ({"texts": ["a"], "recipe": "flux"}, 422, "Validation", "recipe: no such field"),
+        ({"texts": ["a"], "recept": "flux"}, 422, "Validation", "recept: no such field"),
         ({"texts": "a"}, 422, "Validation", "texts: Input should be a valid list, got string"),
         ({"texts": ["a", 1]}, 422, "Validation", "texts[1]: Input should be a valid string, got integer"),
         ({"ids": [[1, True]]}, 422, "Validation", "ids[0][1]: Input should be a valid integer, got boolean"),
@@ -236,10 +236,26 @@ def test_the_description_names_every_route_and_format() -> None:
 
 NAMES = [
     *("texts", "ids", "inputs", "input", "dtype", "model", "truncate", "truncation_direction", "prompt_name"),
+    *("recipe", "recipe_options", "null", "pipeline", "max_sequence_length", "grid", "negative_prompt"),
     *("normalize", "dimensions", "encoding_format", "embed_dtype", "endianness", "user", "skip_special_tokens"),
     *("add_special_tokens", "source_sentence", "sentences", "parameters"),
 ]
-WORDS = st.sampled_from(["float32", "float16", "base64", "bytes", "Left", "Right", "big", NAME, "a red bird"])
+WORDS = st.sampled_from(
+    [
+        "float32",
+        "float16",
+        "base64",
+        "bytes",
+        "Left",
+        "Right",
+        "big",
+        NAME,
+        "a red bird",
+        "pixart_alpha",
+        "chroma",
+        "none",
+    ]
+)
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(0, 999), st.floats(), st.text(max_size=20), WORDS
 )

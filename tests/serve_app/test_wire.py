@@ -45,7 +45,7 @@ DTYPES = ["float32", "float16", "bfloat16"]
 
 def make(dtype: str = "float32") -> TokenEmbeddings:
     """Three texts whose numbers tell them apart."""
-    return TokenEmbeddings(join_texts(TEXTS, dtype), TRUNCATED, "tiny", "abc")
+    return TokenEmbeddings(join_texts(TEXTS, dtype, 4), TRUNCATED, "tiny", "abc")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -83,7 +83,7 @@ def test_npz_and_npy_load_without_pickle() -> None:
         assert arrays["offsets"].tolist() == [0, 3, 4, 9]
         assert arrays["truncated"].tolist() == TRUNCATED
         assert str(arrays["model"]) == "tiny"
-    single = TokenEmbeddings(join_texts(TEXTS[:1], "float32"), [False], "tiny", "abc")
+    single = TokenEmbeddings(join_texts(TEXTS[:1], "float32", 4), [False], "tiny", "abc")
     np.testing.assert_array_equal(np.load(io.BytesIO(write_npy(single)), allow_pickle=False), TEXTS[0].numpy())
 
 
@@ -104,7 +104,7 @@ def test_json_numbers_are_the_very_numbers(dtype: str) -> None:
 def test_a_text_out_of_the_range_of_the_answers_dtype_is_named() -> None:
     texts = [TEXTS[0], torch.full((2, 4), 1e5)]
     with pytest.raises(PrecisionError) as caught:
-        join_texts(texts, "float16")
+        join_texts(texts, "float16", 4)
     assert caught.value.failed == {1: "embedding is out of the range of float16"}
 
 

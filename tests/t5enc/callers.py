@@ -12,6 +12,7 @@ import pytest
 from torch import Tensor
 
 from t5enc.batcher import Batcher
+from t5enc.prompts import Prompt
 from t5enc.waiting import Served
 from tests.t5enc.gate import DIM, PATIENCE, Gate, Ids
 
@@ -56,6 +57,11 @@ def make_batcher(gate: Gate, **changed: Any) -> Batcher:
 def text(number: int, length: int = 8) -> Ids:
     """Ids that no other number has."""
     return (number,) * length
+
+
+def as_prompt(ids: Ids) -> Prompt:
+    """A text without pads."""
+    return Prompt.of(np.array(ids, np.int32))
 
 
 async def ask(batcher: Batcher, *texts: Ids) -> asyncio.Task[list[Tensor]]:
@@ -103,6 +109,6 @@ async def _time(batcher: Batcher, texts: Sequence[Ids]) -> tuple[float, float]:
 
 
 async def _encode(batcher: Batcher, texts: Sequence[Ids]) -> Served:
-    served = await batcher.encode([np.array(ids, np.int32) for ids in texts])
+    served = await batcher.encode([as_prompt(ids) for ids in texts])
     check_own(served.hidden, texts)
     return served

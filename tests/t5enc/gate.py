@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from t5enc.embeddings import Embeddings
+from t5enc.prompts import Prompt, TokenIds
 from t5enc.text_encoder import EncodedTexts
 
 Ids = tuple[int, ...]
@@ -74,16 +75,17 @@ class Gate:
         while self.turns:
             self.step()
 
-    def encode_ragged(self, ids: Sequence[Any], *, device: str) -> EncodedTexts:
+    def encode_ragged(self, prompts: Sequence[Prompt], *, device: str) -> EncodedTexts:
         """What the batcher asks of an encoder."""
         assert device == "cpu"
-        batch = [tuple(text.tolist()) for text in ids]
+        rows = [_read_kept(prompt) for prompt in prompts]
+        batch = [tuple(kept.tolist()) for kept in rows]
         self.batches.append(batch)
         self._inside.set()
         self._open.wait()
         if self.error is not None:
             raise self.error
-        values = torch.from_numpy(np.concatenate(ids)).float()[:, None].repeat(1, DIM)
+        values = torch.from_numpy(np.concatenate(rows)).float()[:, None].repeat(1, DIM)
         failed = {index: TOO_LARGE for index, text in enumerate(batch) if text in self.failing}
         return EncodedTexts(Embeddings.from_lengths(values, [len(text) for text in batch]), failed)
 
@@ -95,3 +97,8 @@ class Gate:
         else:
             future.set_result(None)
         self._inside.set()
+
+
+def _read_kept(prompt: Prompt) -> TokenIds:
+    """The ids whose rows are kept, those of all documents end to end."""
+    return np.concatenate([np.zeros(0, np.int32), *(document.ids[: document.kept] for document in prompt.documents)])

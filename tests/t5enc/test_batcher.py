@@ -18,14 +18,16 @@ from t5enc.actor import EncoderActor
 from t5enc.batcher import Batcher
 from t5enc.errors import InputError, OverloadedError, PrecisionError
 from t5enc.options import EncoderOptions
+from t5enc.prompts import Document, Prompt
 from t5enc.text_encoder import TextEncoder
 from t5enc.waiting import Served
-from tests.t5enc.callers import BUDGET, ask, cancel, check_own, in_loop, make_batcher, text
+from tests.t5enc.callers import BUDGET, as_prompt, ask, cancel, check_own, in_loop, make_batcher, text
 from tests.t5enc.gate import DIM, TOO_LARGE, Gate, Ids
 from tests.t5enc.test_actor import CountTokens
 
-# A text of eight tokens has an embedding of eight rows of two float32 numbers; its key are eight int32 numbers.
-BYTES_OF_EIGHT = 8 * DIM * 4 + 8 * 4
+# A text of eight tokens has an embedding of eight rows of two float32 numbers; its key has sixteen bytes beside
+# the ids: what is kept, attended to, and done to the rows.
+BYTES_OF_EIGHT = 8 * DIM * 4 + 8 * 4 + 16
 
 
 @in_loop
@@ -113,7 +115,7 @@ async def test_a_full_queue_refuses_the_whole_call_and_says_when_to_come_back(li
     with pytest.raises(
         OverloadedError, match=r"queue is full: expected room for 2 texts and 16 tokens, got 1 of"
     ) as no:
-        await batcher.encode([np.array(text(number), np.int32) for number in (3, 4)])
+        await batcher.encode([as_prompt(text(number)) for number in (3, 4)])
     assert no.value.retry_after >= 1.0
     assert batcher.snapshot() == before
     shared = await ask(batcher, text(1), text(2))  # adds nothing to the queue
@@ -129,7 +131,7 @@ async def test_a_full_queue_refuses_the_whole_call_and_says_when_to_come_back(li
 async def test_a_call_that_no_queue_could_take_is_wrong_input() -> None:
     gate = Gate()
     with pytest.raises(InputError, match="expected at most 2 texts and 1000 tokens in a call, got 3 texts and 24 tok"):
-        await make_batcher(gate, queue_texts=2).encode([np.array(text(n), np.int32) for n in (1, 2, 3)])
+        await make_batcher(gate, queue_texts=2).encode([as_prompt(text(n)) for n in (1, 2, 3)])
     assert not gate.turns
 
 
@@ -207,6 +209,47 @@ async def test_weights_are_part_of_what_a_prompt_is_kept_by() -> None:
 
 
 @in_loop
+async def test_prompts_of_equal_ids_but_other_keys_rows_or_finish_share_nothing() -> None:
+    gate = Gate()
+    batcher = make_batcher(gate, cache_bytes=10_000, token_budget=64)
+    ids = np.array(text(1), np.int32)
+    documents = [Document(ids, 8, 8), Document(ids, 5, 8), Document(ids, 8, 6), Document(ids, 8, 8, "add_norms")]
+    for is_known in (False, True):
+        asked = [asyncio.create_task(batcher.encode([Prompt((document,))])) for document in documents]
+        await asyncio.sleep(0)
+        gate.run_all()
+        served = [await task for task in asked]
+        assert [len(one.hidden[0]) for one in served] == [8, 8, 6, 8]
+        assert batcher.snapshot().cache_hits == (4 if is_known else 0)
+    assert (batcher.snapshot().coalesced, batcher.snapshot().texts) == (0, 4)
+
+
+@in_loop
+async def test_pads_that_are_computed_count_in_the_queue_and_in_the_budget() -> None:
+    gate = Gate()
+    batcher = make_batcher(gate, queue_tokens=30)
+    padded = [Prompt((Document(np.array([*text(number, 2), *[0] * 10], np.int32), 12, 2),)) for number in (1, 2)]
+    task = asyncio.create_task(batcher.encode(padded))
+    await asyncio.sleep(0)
+    assert batcher.snapshot().queued_tokens == 24
+    with pytest.raises(OverloadedError, match=r"got 2 of 100 texts and 24 of 30 tokens waiting"):
+        await batcher.encode([as_prompt(text(3))])
+    gate.run_all()
+    check_own((await task).hidden, [text(1, 2), text(2, 2)])
+    assert [len(batch) for batch in gate.batches] == [1, 1]
+
+
+@in_loop
+async def test_a_prompt_without_documents_has_no_rows_and_takes_no_room() -> None:
+    gate = Gate()
+    batcher = make_batcher(gate, queue_tokens=8, cache_bytes=100)
+    task = asyncio.create_task(batcher.encode([Prompt(()), as_prompt(text(1)), Prompt(())]))
+    await asyncio.sleep(0)
+    gate.run_all()
+    check_own((await task).hidden, [(), text(1), ()])
+
+
+@in_loop
 async def test_a_kept_prompt_keeps_no_batch_in_memory() -> None:
     gate = Gate()
     task = await ask(make_batcher(gate, cache_bytes=10_000), text(1), text(2))
@@ -223,7 +266,7 @@ async def test_draining_finishes_what_is_queued_and_takes_nothing_new() -> None:
     draining = asyncio.create_task(batcher.drain())
     await asyncio.sleep(0)
     with pytest.raises(OverloadedError, match="closed"):
-        await batcher.encode([np.array(text(9), np.int32)])
+        await batcher.encode([as_prompt(text(9))])
     while gate.turns:
         assert not draining.done()
         gate.step()
@@ -271,7 +314,7 @@ async def test_an_actor_that_takes_no_work_leaves_nothing_in_the_queue() -> None
 
     batcher = Batcher(refuse, token_budget=16, queue_tokens=100, queue_texts=10)
     with pytest.raises(RuntimeError, match="shutdown"):
-        await batcher.encode([np.array(text(1), np.int32)])
+        await batcher.encode([as_prompt(text(1))])
     assert (batcher.snapshot().queued_texts, batcher.snapshot().queued_tokens) == (0, 0)
 
 
@@ -351,7 +394,7 @@ def test_an_actors_texts_are_those_of_its_encoder() -> None:
     actor = EncoderActor(EncoderOptions(model="builtin:tiny", max_length=32, token_budget=64), CountTokens())
     batcher = Batcher(actor.submit, token_budget=64, queue_tokens=1000, queue_texts=100, cache_bytes=100_000)
     texts = ["a bird", "two birds in a tree", "", "a bird"]
-    tokens = actor.encoder.tokenize(texts).ids
+    tokens = [Prompt.of(ids) for ids in actor.encoder.tokenize(texts).ids]
     expected = actor.submit(TextEncoder.encode, texts).result()
 
     async def crowd() -> list[list[Tensor]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from t5enc.errors import OverloadedError
-from tests.t5enc.callers import Clock, ask, ask_for_times, check_own, in_loop, make_batcher, text
+from tests.t5enc.callers import Clock, as_prompt, ask, ask_for_times, check_own, in_loop, make_batcher, text
 from tests.t5enc.gate import Gate
 
 
@@ -32,7 +31,7 @@ async def test_waiting_and_computing_are_timed_and_say_when_to_come_back(clock: 
     assert (counts.last_batch_texts, counts.last_batch_tokens, counts.queued_texts) == (2, 16, 1)
     tasks.append(await ask(batcher, text(4), text(5)))
     with pytest.raises(OverloadedError) as no:
-        await batcher.encode([np.array(text(6), np.int32)])
+        await batcher.encode([as_prompt(text(6))])
     assert no.value.retry_after == 24 * 8.0 / 16  # 24 tokens wait, 16 took 8 seconds
     gate.run_all()
     check_own([hidden for task in tasks for hidden in await task], [text(n) for n in range(1, 6)])

@@ -1,0 +1,84 @@
+"""Recipes in words: all of them, with every option, and the table of README.md as the code makes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from t5enc.recipes import RECIPES, Recipe
+from t5enc.recipes.describe import HEADS, MEANINGS, describe, describe_line, summarize
+from t5enc.recipes.options import OPTIONS
+from t5enc.recipes.stored import find_encoder, make_table, read_rows
+
+README = (Path(__file__).resolve().parents[3] / "t5enc/recipes/README.md").read_text(encoding="utf-8")
+
+
+def test_every_option_has_a_meaning() -> None:
+    assert set(MEANINGS) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_family_is_described_with_its_source_and_options(name: str) -> None:
+    recipe = RECIPES[name]
+    words = describe(recipe)
+    assert recipe.source in words["source"]
+    assert recipe.source in words["classes"]
+    assert all(option in words["options"] for option in recipe.options)
+    assert all(words.values())
+    assert len(summarize(recipe)) == len(HEADS)
+    assert describe_line(recipe).startswith(f"{name}, version {recipe.version}")
+
+
+def test_recipes_that_differ_in_a_field_are_not_described_alike() -> None:
+    recipe = Recipe(name="mine", max_length=64, mask="int64")
+    changes = [
+        {"encoder": "umt5"},
+        {"clean": "wan"},
+        {"form": "glm_spans"},
+        {"max_length": 65},
+        {"max_length": 0},
+        {"longest": 99},
+        {"within_limit": True},
+        {"attends_pads": True},
+        {"rows": "all"},
+        {"rows": "real_plus_one"},
+        {"width": "longest"},
+        {"pads_left": True},
+        {"mask": "bool"},
+        {"finish": "add_norms"},
+        {"null": "zeros"},
+        {"null": "none"},
+        {"null_text": "pale"},
+        {"cleans_null": False},
+        {"null_rows": "all"},
+        {"null_mask": "zeros"},
+        {"null_width": "own"},
+        {"zeroes_empty_null": True},
+        {"version": 2},
+        {"notes": "new"},
+    ]
+    found = [str(describe(replace(recipe, **change))) for change in [{}, *changes]]
+    assert len(set(found)) == len(found)
+
+
+def test_the_readmes_table_is_what_the_code_makes_of_its_rows() -> None:
+    rows = read_rows(README)
+    assert list(rows) == list(RECIPES)
+    assert make_table(rows) in README
+
+
+def test_a_padded_wan_caption_takes_what_trainers_know() -> None:
+    assert find_encoder(RECIPES["wan"]).width == 4096
+    assert "| 8.39 MB |" in make_table(dict.fromkeys(RECIPES, 1))
+
+
+@pytest.mark.slow
+def test_the_readmes_rows_are_those_of_real_prompts(shared: Path) -> None:
+    from benchmarks.corpus import draw_prompts
+    from benchmarks.recipes import find_medians, load_tokenizers
+
+    names = ("wan", "flux", "chroma", "hunyuandit", "cosmos", "glm_image", "hunyuan_image")
+    found = find_medians(draw_prompts(None, 3000), load_tokenizers(), names)
+    assert found == {name: read_rows(README)[name] for name in names}
