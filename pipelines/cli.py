@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from t5enc.errors import ConfigError
-from t5enc.option_files import read_options
+from t5enc.option_files import parse_pairs, read_options
 
 Text = str | None
 Inputs = Annotated[list[str] | None, typer.Argument(help="Parquet files, folders or globs; URIs too.")]
@@ -16,7 +16,19 @@ ModelOption = Annotated[Text, typer.Option(help="Hub id, folder, single file, di
 ColumnOption = Annotated[Text, typer.Option(help="Column of captions (default: caption).")]
 ChoiceOption = Annotated[Text, typer.Option(help="Of several captions a row: all or first.")]
 StorageOption = Annotated[Text, typer.Option(help="float16, bfloat16, float32 or int8 (default: float16).")]
-LengthOption = Annotated[int | None, typer.Option(help="Longest caption in tokens (default: 512).")]
+LengthOption = Annotated[int | None, typer.Option(help="Longest caption in tokens (default: the recipe's, or 512).")]
+SubfolderOption = Annotated[Text, typer.Option(help="Folder of the model within a repository.")]
+RevisionOption = Annotated[Text, typer.Option(help="Branch, tag or commit of a hub repository.")]
+TokenizerOption = Annotated[Text, typer.Option(help="Tokenizer folder or hub id, if not the model's own.")]
+RecipeOption = Annotated[
+    Text, typer.Option(help="A family of `t5enc recipes`, a YAML file, or none (default: a repository's own, if any).")
+]
+RecipeOptions = Annotated[
+    list[str] | None, typer.Option("--recipe-option", help="NAME=VALUE of the pipeline's call; may be given again.")
+]
+
+# Options of `plan` that are none of a job's.
+PLAN_ALONE = ("tokens_per_second", "devices", "hour_price", "storage_price", "config")
 
 
 def register(app: typer.Typer) -> None:
@@ -44,11 +56,12 @@ def encode(
     attention: Annotated[Text, typer.Option(help="auto, flex or sdpa.")] = None,
     token_budget: Annotated[int | None, typer.Option(help="Tokens a stream.")] = None,
     deterministic: Annotated[bool | None, typer.Option("--deterministic", help="Same bits in any company.")] = None,
-    recipe: Annotated[Text, typer.Option(help="What a diffusion pipeline feeds its T5.")] = None,
-    subfolder: Annotated[Text, typer.Option(help="Folder of the model within a repository.")] = None,
-    revision: Annotated[Text, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    recipe: RecipeOption = None,
+    recipe_option: RecipeOptions = None,
+    subfolder: SubfolderOption = None,
+    revision: RevisionOption = None,
     variant: Annotated[Text, typer.Option(help="Variant of the weight files, fp16 for example.")] = None,
-    tokenizer: Annotated[Text, typer.Option(help="Tokenizer folder or hub id, if not the model's own.")] = None,
+    tokenizer: TokenizerOption = None,
     local_files_only: Annotated[bool | None, typer.Option("--local-files-only", help="Never download.")] = None,
     actors: Annotated[Text, typer.Option(help="auto, N or MIN:MAX.")] = None,
     cpus_per_actor: Annotated[int | None, typer.Option(help="CPUs of an actor.")] = None,
@@ -85,6 +98,11 @@ def plan(
     caption_choice: ChoiceOption = None,
     storage_dtype: StorageOption = None,
     max_length: LengthOption = None,
+    recipe: RecipeOption = None,
+    recipe_option: RecipeOptions = None,
+    subfolder: SubfolderOption = None,
+    revision: RevisionOption = None,
+    tokenizer: TokenizerOption = None,
     device: Annotated[Text, typer.Option(help="What to size work for: cpu or cuda.")] = None,
     tokens_per_second: Annotated[
         float | None, typer.Option(help="Useful tokens/s of one device, if you measured it.")
@@ -95,14 +113,12 @@ def plan(
     config: Annotated[Path | None, typer.Option(help="YAML file with any of the options of encode.")] = None,
 ) -> None:
     """Estimate tokens, shards, bytes, hours and cost from a sample of the captions; writes nothing."""
-    names = ("inputs", "model", "text_column", "caption_choice", "storage_dtype", "max_length", "device")
-    given = {name: value for name, value in locals().items() if name in names}
+    given = {name: value for name, value in locals().items() if name not in PLAN_ALONE}
     from pipelines.estimate import Prices, print_estimate
     from pipelines.job import EncodeJob
 
     job = EncodeJob.from_mapping(merge_options(given | {"output": "-"}, config))
-    prices = Prices(hour=hour_price, terabyte_month=storage_price, devices=devices)
-    print_estimate(job, prices, tokens_per_second)
+    print_estimate(job, Prices(hour=hour_price, terabyte_month=storage_price, devices=devices), tokens_per_second)
 
 
 def fsck(
@@ -129,10 +145,21 @@ def demo(
 
 
 def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
-    """The file's options, and over them those given on the command line."""
+    """The file's options, and over them those given on the command line; of `recipe_options` each by itself."""
     options = read_options(config) if config else {}
+    pairs = parse_pairs("recipe_option", given.pop("recipe_option", None) or ())
+    if pairs:
+        options["recipe_options"] = _read_mapping(options, "recipe_options") | pairs
     options |= {name: value for name, value in given.items() if value is not None and value != []}
     keep = options.get("keep_columns")
     if isinstance(keep, str):
         options["keep_columns"] = [] if keep == "none" else [name.strip() for name in keep.split(",")]
     return options
+
+
+def _read_mapping(options: dict[str, Any], name: str) -> dict[str, Any]:
+    """A job file's option that has options of its own; none where it is not there."""
+    found = options.get(name, {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"{name}: expected `option: value` pairs, got {found!r}")
+    return found

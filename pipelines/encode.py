@@ -144,8 +144,8 @@ def explained() -> Iterator[None]:
 
 
 def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
-    """The frozen dtype, threads for the CPUs that an actor is given, and paths that hold in any folder."""
-    options = run.job.encoder_options()
+    """The frozen recipe and dtype, threads for the CPUs that an actor is given, and paths that hold in any folder."""
+    options = _frozen_options(run)
     return replace(
         options,
         model=absolute_if_local(options.model),
@@ -155,6 +155,19 @@ def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
         dtype=run.commit.frozen.identity["dtype"],
         device=cluster.device,
         num_threads=cluster.threads_per_actor,
+    )
+
+
+def _frozen_options(run: Run) -> EncoderOptions:
+    """What was asked for, with the recipe as it was frozen: its file may have changed, or an actor not find it."""
+    frozen = run.commit.frozen
+    if frozen.recipe is None:
+        return run.preparation.options
+    return replace(
+        run.preparation.options,
+        recipe=frozen.recipe,
+        recipe_options={},
+        max_length=frozen.recipe.max_length,
     )
 
 
@@ -240,7 +253,7 @@ def conclude(run: Run) -> EncodeReport:
     """Write the manifest where all is committed, and the report."""
     is_complete = not run.unreadable and not run.commit.left
     if is_complete:
-        mend_null(run.store, run.commit.frozen, run.job.encoder_options())
+        mend_null(run.store, run.commit.frozen, _frozen_options(run))
         conclude_commit(run.store, run.commit)
     report = _make_report(run, is_complete)
     if run.tasks:
@@ -254,6 +267,8 @@ def _make_report(run: Run, is_complete: bool) -> EncodeReport:
     return EncodeReport(
         output=run.job.output,
         totals=sum_records(run.commit.records.values()),
+        max_length=run.commit.frozen.identity["max_length"],
+        recipe=run.commit.frozen.describe_recipe(),
         unreadable=run.unreadable,
         progress=run.progress,
         wall_seconds=time.perf_counter() - run.started,

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pipelines.job import EncodeJob
 from pipelines.prepare import SPEEDS, Preparation, flops_per_token, prepare, seconds_per_token
+from pipelines.report import describe_cuts
 from t5enc.errors import ConfigError
 from t5enc.storage import token_bytes
 
@@ -41,6 +42,7 @@ class Estimate:
     rows: int
     captions: int
     tokens: int
+    kept: int
     truncated: int
     longest: int
     shards: int
@@ -71,12 +73,13 @@ def estimate(preparation: Preparation, tokens_per_second: float | None = None) -
     per_shard = preparation.frozen.rows_per_shard
     device = str(preparation.frozen.record["device"]).partition(":")[0]
     seconds = tokens / tokens_per_second if tokens_per_second else tokens * seconds_per_token(config, device)
-    size = token_bytes(preparation.frozen.storage_dtype, config.model_dim)
+    size = token_bytes(preparation.frozen.storage_dtype, preparation.frozen.dim)
     return Estimate(
         files=len(preparation.files),
         rows=rows,
         captions=captions,
         tokens=tokens,
+        kept=kept,
         truncated=round(captions * sample.truncated / max(1, len(sample.lengths))),
         longest=sample.longest,
         shards=sum(-(-planned.num_rows // per_shard) for planned in preparation.files),
@@ -90,13 +93,16 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
     """Prepare the job, estimate, print."""
     if tokens_per_second is not None and tokens_per_second <= 0:
         raise ConfigError(f"tokens_per_second: expected more than 0, got {tokens_per_second:g}")
-    found = estimate(prepare(job, device_to_plan(job.device)), tokens_per_second)
+    preparation = prepare(job, device_to_plan(job.device))
+    frozen, found = preparation.frozen, estimate(preparation, tokens_per_second)
+    cuts = describe_cuts(found.truncated, found.captions, found.longest, frozen.identity["max_length"])
     basis = "as measured" if tokens_per_second else "a rough guess; measure yours with `t5enc bench`"
     table = Table("figure", "estimate", title=f"plan for {job.model}", title_justify="left")
     for name, value in {
         "input": f"{found.files:,} files, {found.rows:,} rows, {found.captions:,} captions",
-        "tokens": f"{found.tokens:,}",
-        "truncated": f"{found.truncated:,}, longest in the sample {found.longest:,} tokens",
+        "recipe": frozen.describe_recipe() or "none",
+        "tokens": f"{found.tokens:,} computed, {found.kept:,} rows stored",
+        "captions cut": f"{cuts}, of the sample",
         "output": f"{found.shards:,} shards, {found.bytes / 1e9:,.3g} GB",
         "compute": f"{found.flops_per_token / 1e9:,.3g} GFLOP a token, {found.device_hours:,.3g} device-hours, {basis}",
         "time": f"{timedelta(seconds=round(3600 * found.wall_hours(prices)))} on {prices.devices} device(s)",

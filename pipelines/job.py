@@ -125,6 +125,8 @@ def _check_type(name: str, value: Any, declared: str) -> None:
             raise ConfigError(f"{name}: expected a list of strings, got {value!r}")
         for item in value:
             _check_type(name, item, "str")
+    if declared.startswith("Mapping") and not isinstance(value, Mapping):
+        raise ConfigError(f"{name}: expected `option: value` pairs, got {value!r}")
     kinds, expected = TYPES.get(declared.removesuffix(" | None"), (object, ""))
     is_fine = isinstance(value, kinds) and (kinds is bool or kinds is object or not isinstance(value, bool))
     if not is_fine and not (value is None and declared.endswith(" | None")):
@@ -167,6 +169,13 @@ class FrozenJob:
         """What embeddings are made for, with nothing left open."""
         values = self.identity.get("recipe")
         return None if values is None else Recipe.from_mapping(values)
+
+    def describe_recipe(self) -> str | None:
+        """The recipe's name and version, and how it was chosen if nobody named it."""
+        recipe, origin = self.recipe, self.record.get("recipe")
+        if recipe is None:
+            return None
+        return f"{recipe.name}, version {recipe.version}" + (f", {origin}" if origin else "")
 
     @property
     def storage_dtype(self) -> str:

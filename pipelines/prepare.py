@@ -18,12 +18,15 @@ from pipelines.footers import Footer, read_footer
 from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
 from pipelines.sources import Inputs, SourceFile, open_inputs
 from pipelines.units import PlannedFile
-from t5enc.checkpoint import Checkpoint
+from t5enc.checkpoint import Checkpoint, hash_tensors
 from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
+from t5enc.inferring import find_inferred, infer_options, open_projection
+from t5enc.options import EncoderOptions
 from t5enc.output import find_filesystem
 from t5enc.precision import resolve_dtype
 from t5enc.preparing import Preparer
+from t5enc.recipes.inference import InferredRecipe
 from t5enc.storage import token_bytes
 from t5enc.text_encoder import open_model, open_preparer
 
@@ -72,6 +75,7 @@ class Preparation:
     config: EncoderConfig
     revision: str | None
     sample: Sample
+    options: EncoderOptions
 
 
 def prepare(job: EncodeJob, device: torch.device) -> Preparation:
@@ -85,12 +89,14 @@ def prepare(job: EncodeJob, device: torch.device) -> Preparation:
     first, footer = footers[0]
     keep = None if job.keep_columns is None else list(job.keep_columns)
     schema = kept_schema(footer.schema, first, text_column=job.text_column, keep_columns=keep)
-    options = job.encoder_options()
-    checkpoint = open_model(options)
+    asked = job.encoder_options()
+    checkpoint = open_model(asked)
+    options = infer_options(asked, checkpoint)
     preparer = open_preparer(options, checkpoint)
     files = tuple(_plan_file(file, footer) for file, footer in footers)
     sample = take_sample(inputs.filesystem, files, job, schema, preparer)
     frozen = freeze_options(job, device, checkpoint, preparer, schema, sample)
+    frozen.record.update(_record_recipe(find_inferred(asked, checkpoint)))
     return Preparation(
         inputs=inputs,
         files=files,
@@ -99,7 +105,13 @@ def prepare(job: EncodeJob, device: torch.device) -> Preparation:
         config=checkpoint.config,
         revision=checkpoint.provenance.get("commit") or job.revision,
         sample=sample,
+        options=options,
     )
+
+
+def _record_recipe(found: InferredRecipe | None) -> dict[str, str]:
+    """Where the recipe comes from, if nobody named it."""
+    return {} if found is None else {"recipe": f"inferred from model_index.json ({found.pipeline})"}
 
 
 def _plan_file(file: SourceFile, footer: Footer) -> PlannedFile:
@@ -195,6 +207,9 @@ def freeze_options(
         "storage_dtype": job.storage_dtype,
         "deterministic": job.deterministic,
     }
+    projection = open_projection(preparer.recipe, checkpoint, job.variant, torch.device("cpu"))
+    if projection is not None:
+        identity["projection"] = hash_tensors({"weight": projection[0], "bias": projection[1]})
     if job.rows_per_shard is not None:
         identity["rows_per_shard"] = job.rows_per_shard
     rows = job.rows_per_shard or choose_rows(checkpoint.config, job.storage_dtype, device.type, sample)
@@ -206,7 +221,7 @@ def freeze_options(
     return FrozenJob(
         identity=identity,
         rows_per_shard=rows,
-        dim=checkpoint.config.model_dim,
+        dim=checkpoint.config.model_dim if projection is None else len(projection[0]),
         schema=schema_to_text(schema),
         record=record,
     )

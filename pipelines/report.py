@@ -19,10 +19,15 @@ INPUTS_UNREADABLE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeReport:
-    """Totals of the output, and what this run contributed."""
+    """Totals of the output, and what this run contributed.
+
+    `recipe` says which one embeddings are made by and how it was chosen, `max_length` where captions are cut.
+    """
 
     output: str
     totals: dict[str, int]
+    max_length: int = 0
+    recipe: str | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     wall_seconds: float = 0.0
@@ -68,11 +73,13 @@ class EncodeReport:
         totals = self.totals
         lines = [
             f"{self.output}: {totals['captions']:,} captions in {totals['shards']:,} shards, "
-            f"{totals['tokens']:,} tokens, {totals['size'] / 1e6:,.1f} MB",
+            f"{totals['tokens']:,} {'tokens' if self.recipe is None else 'rows'}, {totals['size'] / 1e6:,.1f} MB",
             f"  encoded {totals['encoded']:,}, without embedding {totals['errors']:,} "
-            f"(of those {totals['died']:,} killed the encoder), truncated {totals['truncated']:,}, "
-            f"longest {totals['longest']:,} tokens",
+            f"(of those {totals['died']:,} killed the encoder)",
+            f"  {describe_cuts(totals['truncated'], totals['captions'], totals['longest'], self.max_length)}",
         ]
+        if self.recipe is not None:
+            lines.append(f"  recipe {self.recipe}")
         if self.progress.units:
             lines.append(
                 f"  this run: {self.progress.captions:,} captions in {self.run_seconds:.1f} s of "
@@ -83,6 +90,12 @@ class EncodeReport:
         if not self.is_finished:
             lines.append("  unfinished: mend or remove the inputs named above and run the same command again")
         return "\n".join(lines)
+
+
+def describe_cuts(truncated: int, captions: int, longest: int, max_length: int) -> str:
+    """How many captions were cut where, and how long the longest was before."""
+    share = f" ({truncated / captions:.2%})" if truncated else ""
+    return f"truncated at {max_length:,} tokens: {truncated:,}{share}; longest caption {longest:,} tokens, uncut"
 
 
 def read_versions() -> dict[str, Any]:

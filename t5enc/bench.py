@@ -21,6 +21,7 @@ from t5enc.builtin import sample_captions
 from t5enc.config import EncoderConfig
 from t5enc.errors import InputError
 from t5enc.options import EncoderOptions
+from t5enc.prompts import count_tokens
 from t5enc.text_encoder import TextEncoder
 
 SEGMENTS = 12
@@ -69,19 +70,19 @@ def read_lines(path: str) -> list[str]:
 
 def measure(encoder: TextEncoder, captions: Sequence[str], *, rounds: int, load_seconds: float = 0.0) -> BenchResult:
     """Encode the captions `rounds` times, with segments of plain products between."""
-    ids = encoder.tokenize(captions).ids
-    tokens = sum(len(text) for text in ids)
+    prompts = encoder.prepare(captions).prompts
+    tokens = count_tokens(prompts)
     products = make_products(encoder.config, encoder.token_budget, encoder.dtype, encoder.device)
     encoding, plain = [], []
     for _ in range(rounds):
         plain += [clock(products, encoder.device) for _ in range(-(-SEGMENTS // rounds))]
-        encoding.append(clock(lambda: encoder.encode_ragged(ids), encoder.device))
+        encoding.append(clock(lambda: encoder.encode_ragged(prompts), encoder.device))
     computed = encoder.counters.computed_texts / max(1, encoder.counters.texts)
     return BenchResult(
         encoder=tokens / statistics.median(encoding),
         products=encoder.token_budget / min(plain),
         tokens=tokens,
-        texts=len(ids),
+        texts=len(prompts),
         fill=encoder.counters.fill * computed,
         load_seconds=load_seconds,
         graphs=encoder.compiled_graphs,

@@ -44,13 +44,35 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 ENCODER_CLASSES = ("T5EncoderModel", "UMT5EncoderModel", "MT5EncoderModel")
+# What diffusers calls the weights of its own components.
+WEIGHTS = "diffusion_pytorch_model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """A diffusers repository around an encoder: what its model_index.json says, and where its components are."""
+
+    index: Mapping[str, Any]
+    folder: Folder
+
+    def open_component(self, name: str, variant: str | None = None) -> Mapping[str, Tensor]:
+        """Tensors of a component of diffusers' own, not yet read; CheckpointError where it has no weights.
+
+        A variant is preferred where the component has it.
+        """
+        place = self.folder.within(name)
+        names = [f"{WEIGHTS}.{variant}.safetensors"] if variant else []
+        for file in (*names, f"{WEIGHTS}.safetensors"):
+            if (path := place.find(file)) is not None:
+                return open_tensors([path])
+        raise CheckpointError(f"no {WEIGHTS}.safetensors in {place.label}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """A model's config, tensors (names of one layout, not yet read) and tokenizer files.
 
-    `hf_config` is the config.json, where there is one.
+    `hf_config` is the config.json, where there is one, and `repository` the pipeline that the model is part of, if any.
     """
 
     name: str
@@ -60,6 +82,7 @@ class Checkpoint:
     provenance: Mapping[str, str]
     files: tuple[Path, ...] = ()
     hf_config: Mapping[str, Any] = field(default_factory=dict)
+    repository: Repository | None = None
 
     def fingerprint(self, cache_folder: Path | None = None) -> str:
         """SHA-256 of config and weights by content: the same wherever the files are.
@@ -70,7 +93,7 @@ class Checkpoint:
         Hashes of files are kept in `cache_folder`/hashes.json (default ~/.cache/t5enc). A model made in
         memory has no files: its tensors are hashed.
         """
-        content = hash_files(list(self.files), cache_folder) if self.files else [_hash_tensors(self.tensors)]
+        content = hash_files(list(self.files), cache_folder) if self.files else [hash_tensors(self.tensors)]
         shape = asdict(self.config)
         # A later field than the first fingerprints: it counts where it says something.
         later = ["scale_logits"] if shape.pop("scale_logits") else []
@@ -99,7 +122,9 @@ def open_checkpoint(
             raise ConfigError(f"subfolder, variant: expected none with the single file {path}")
         return open_single_file(path)
     root = open_folder(model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
-    encoder, tokenizer = _find_components(root, subfolder)
+    index = root.find("model_index.json")
+    repository = None if index is None else Repository(index=read_json(index), folder=root)
+    encoder, tokenizer = _find_components(root, repository, subfolder)
     described, config = _read_config(encoder)
     files = _find_weights(encoder, variant)
     return Checkpoint(
@@ -110,6 +135,7 @@ def open_checkpoint(
         provenance=encoder.provenance | {"files": ", ".join(file.name for file in files)},
         files=tuple(files),
         hf_config=described,
+        repository=repository,
     )
 
 
@@ -144,24 +170,23 @@ def find_tokenizer(
     return found
 
 
-def _find_components(root: Folder, subfolder: str | None) -> tuple[Folder, Folder]:
+def _find_components(root: Folder, repository: Repository | None, subfolder: str | None) -> tuple[Folder, Folder]:
     """Folders of the encoder and of its tokenizer: the same one, but in a diffusers repository."""
-    index = root.find("model_index.json")
-    if index is None:
+    if repository is None:
         place = root.within(subfolder)  # one object: what it finds first pins the commit for both
         return place, place
-    component = subfolder or _find_encoder_component(read_json(index), root)
+    component = subfolder or find_encoder_component(repository.index, root.label)
     return root.within(component), root.within(component.replace("text_encoder", "tokenizer"))
 
 
-def _find_encoder_component(index: dict[str, Any], root: Folder) -> str:
-    """The first component of a T5 class; entries are name -> [library, class]."""
+def find_encoder_component(index: Mapping[str, Any], label: str) -> str:
+    """The first component of a T5 class in a model_index.json, whose entries are name -> [library, class]."""
     classes = {name: entry[-1] for name, entry in index.items() if isinstance(entry, list) and entry}
     for name, class_name in classes.items():
         if class_name in ENCODER_CLASSES:
             return name
     held = ", ".join(f"{name} {class_name}" for name, class_name in classes.items())
-    raise CheckpointError(f"model_index.json of {root.label}: expected a T5 encoder, got {held}")
+    raise CheckpointError(f"model_index.json of {label}: expected a T5 encoder, got {held}")
 
 
 def _read_config(folder: Folder) -> tuple[dict[str, Any], EncoderConfig]:
@@ -232,7 +257,8 @@ def _find_tokenizer_files(folder: Folder) -> Path | None:
     return found[0].parent if found else None
 
 
-def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes, dtypes and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         _hash_tensor(digest, name, tensors[name].contiguous())

@@ -6,6 +6,13 @@ from typing import Annotated
 
 import typer
 
+from t5enc import recipe_commands
+from t5enc.errors import ConfigError
+
+RecipeOptions = Annotated[
+    list[str] | None, typer.Option("--recipe-option", help="NAME=VALUE of the pipeline's call; may be given again.")
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the library's commands."""
@@ -14,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify)
     app.command("calibrate")(calibrate)
     app.command("version")(version)
+    recipe_commands.register(app)
 
 
 def inspect(
@@ -36,11 +44,16 @@ def bench(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     attention: Annotated[str, typer.Option(help="auto, flex or sdpa.")] = "auto",
     token_budget: Annotated[int | None, typer.Option(help="Tokens a stream.")] = None,
-    max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 512,
+    max_length: Annotated[
+        int | None, typer.Option(help="Longest text in tokens (default: the recipe's, or 512).")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="A family of `t5enc recipes`, or a YAML file.")] = None,
+    recipe_option: RecipeOptions = None,
     rounds: Annotated[int, typer.Option(min=1, help="Times the whole corpus is encoded.")] = 3,
 ) -> None:
     """Measure useful tokens a second, and the share of what plain matrix products reach here."""
     from t5enc.bench import run_bench
+    from t5enc.option_files import parse_pairs
     from t5enc.options import EncoderOptions
 
     options = EncoderOptions.from_mapping(
@@ -51,13 +64,20 @@ def bench(
             "attention": attention,
             "token_budget": token_budget,
             "max_length": max_length,
+            "recipe": recipe,
+            "recipe_options": parse_pairs("recipe_option", recipe_option or ()),
         }
     )
     run_bench(options, texts, rounds=rounds)
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="Hub id, folder or builtin:NAME.")],
+    model: Annotated[str | None, typer.Argument(help="Hub id, folder or builtin:NAME.")] = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(help="A diffusers repository instead: compare with what its pipeline makes of captions."),
+    ] = None,
+    recipe_option: RecipeOptions = None,
     texts: Annotated[
         str | None, typer.Option(help="Text file, one caption a line; built-in samples otherwise.")
     ] = None,
@@ -82,7 +102,15 @@ def verify(
     """Compare with transformers in float32: quantiles of the absolute difference, by dtype.
 
     Ends with 1 where t5enc is past the tolerance. Meanwhile the reference's states lie in a temporary folder.
+    With --pipeline, compare texts, ids, masks and embeddings with those of a diffusers pipeline, in float32.
     """
+    if pipeline is not None:
+        _verify_pipeline(
+            pipeline, model, texts, recipe_option, revision=revision, device=device, tolerance=tolerance, json=json
+        )
+        return
+    if model is None:
+        raise ConfigError("model: expected one, or --pipeline with a diffusers repository, got neither")
     from rich.console import Console
 
     from t5enc.figures import show_progress, write_json
@@ -113,6 +141,43 @@ def verify(
     if plot:
         plot_report(report, plot)
     if report.failures:
+        raise typer.Exit(1)
+
+
+def _verify_pipeline(
+    repository: str,
+    model: str | None,
+    texts: str | None,
+    pairs: list[str] | None,
+    *,
+    revision: str | None,
+    device: str,
+    tolerance: float | None,
+    json: str | None,
+) -> None:
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from t5enc.figures import write_json
+    from t5enc.option_files import parse_pairs
+    from t5enc.pipeline_table import print_comparison
+    from t5enc.verify_pipeline import TOLERANCE, verify_pipeline
+
+    if model is not None:
+        raise ConfigError(f"model, pipeline: expected one of them, got {model} and {repository}")
+    found = verify_pipeline(
+        repository,
+        _read_captions(texts) if texts else ["", *_read_captions(None)[::10]],
+        recipe_options=parse_pairs("recipe_option", pairs or ()),
+        revision=revision,
+        device=device,
+        tolerance=TOLERANCE if tolerance is None else tolerance,
+    )
+    print_comparison(found, Console())
+    if json:
+        write_json(json, asdict(found))
+    if found.failures:
         raise typer.Exit(1)
 
 

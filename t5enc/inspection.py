@@ -11,6 +11,8 @@ from rich.table import Table
 
 from t5enc.embeddings import Embeddings
 from t5enc.output import SUCCESS, OutputFolder, open_output
+from t5enc.recipes.describe import describe_line
+from t5enc.recipes.recipe import Recipe
 from t5enc.storage import PREFIX
 
 SHOWN_WIDTH = 48
@@ -32,9 +34,21 @@ def print_output(path: str, *, rows: int, partial: bool) -> None:
 def _describe_job(job: dict[str, Any]) -> Table:
     table = Table("setting", "value", title="job", title_justify="left")
     settings = job["record"] | job["identity"] | {"rows_per_shard": job["rows_per_shard"], "dim": job["dim"]}
+    settings |= {"recipe": _describe_recipe(job)}
     for name, value in settings.items():
         table.add_row(name, escape(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return table
+
+
+def _describe_recipe(job: dict[str, Any]) -> str:
+    """One line of words, and how it was chosen if nobody named it."""
+    values, origin = job["identity"].get("recipe"), job["record"].get("recipe")
+    if values is None:
+        return "none"
+    return describe_line(Recipe.from_mapping(values)) + (f"; {origin}" if origin else "")
+
+
+TOTALS = {"truncated": "truncated captions", "longest": "longest caption in tokens, uncut", "size": "bytes"}
 
 
 def _describe_totals(folder: OutputFolder) -> Table:
@@ -42,7 +56,7 @@ def _describe_totals(folder: OutputFolder) -> Table:
         totals = json.loads(stream.read())["totals"]
     table = Table("total", "count", title="totals", title_justify="left")
     for name, value in totals.items():
-        table.add_row(name, f"{value:,}")
+        table.add_row(TOTALS.get(name, name), f"{value:,}")
     return table
 
 

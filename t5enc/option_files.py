@@ -1,7 +1,8 @@
-"""Options of a command in a YAML file."""
+"""Options of a command in a YAML file, or as NAME=VALUE."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,27 @@ from t5enc.errors import ConfigError
 def read_options(path: Path) -> dict[str, Any]:
     """The options of a YAML file, their names as the command line or as Python spells them."""
     return {name.replace("-", "_"): value for name, value in read_yaml(path).items()}
+
+
+def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs; `true`, `false`, whole numbers and quoted texts as YAML has them, the rest as it is."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"{option}: expected NAME=VALUE, got {pair!r}")
+        found[name.replace("-", "_")] = _parse_scalar(value)
+    return found
+
+
+def _parse_scalar(value: str) -> str | int | bool:
+    """Texts may be prompts: "no" and "blurry: very" stay what they are."""
+    if value in ("true", "false"):
+        return value == "true"
+    if value.removeprefix("-").isdecimal():
+        return int(value)
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return value[1:-1] if is_quoted else value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

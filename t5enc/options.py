@@ -18,6 +18,8 @@ from t5enc.recipes.recipe import Recipe
 
 AttentionName = Literal["auto", "flex", "sdpa"]
 DEFAULT_LENGTH = 512
+# The name that stands for none, where a diffusers repository would tell one.
+NO_RECIPE = "none"
 # Tokens a stream. On two cores 2048 is fastest: larger streams leave the cache between two products.
 DEFAULT_BUDGETS = {"cuda": 16384}
 DEFAULT_BUDGET = 2048
@@ -27,7 +29,10 @@ SMALLEST_FLEX_HEAD = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderOptions:
-    """Which model, where it runs, and how; None means chosen at load and reported."""
+    """Which model, where it runs, and how; None means chosen at load and reported.
+
+    A recipe that is None may be inferred from the repository of the model; "none" stays none.
+    """
 
     model: str
     subfolder: str | None = None
@@ -54,7 +59,7 @@ class EncoderOptions:
             raise ConfigError(f"num_threads: expected at least 1, got {self.num_threads}")
         if self.attention not in ("auto", "flex", "sdpa"):
             raise ConfigError(f"attention: expected auto, flex or sdpa, got {self.attention!r}")
-        if self.recipe_options and self.recipe is None:
+        if self.recipe_options and self.recipe == NO_RECIPE:
             raise ConfigError(f"recipe_options: expected a recipe with them, got {dict(self.recipe_options)} and none")
         if self.find_recipe() is None or self.max_length is not None:
             self._check_budget(self.length)
@@ -75,7 +80,7 @@ class EncoderOptions:
 
     def find_recipe(self) -> Recipe | None:
         """The recipe with its options; `max_length`, where it is given, must be one that the pipeline's call takes."""
-        if self.recipe is None:
+        if self.recipe is None or self.recipe == NO_RECIPE:
             return None
         options = dict(self.recipe_options)
         recipe = open_recipe(self.recipe)
@@ -83,6 +88,10 @@ class EncoderOptions:
             return override(recipe, options)
         if recipe.max_length == 0:
             return override(replace(recipe, max_length=self.max_length), options)
+        if "max_sequence_length" not in recipe.options:
+            raise ConfigError(
+                f"max_length: expected {recipe.max_length}, the only length of {recipe.name}, got {self.max_length}"
+            )
         return override(recipe, {"max_sequence_length": self.max_length} | options)
 
     def resolve(self, config: EncoderConfig, *, max_length: int | None = None) -> EncoderOptions:

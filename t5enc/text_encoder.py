@@ -22,8 +22,9 @@ from t5enc.checkpoint import Checkpoint, open_checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.embeddings import Embeddings
 from t5enc.encoder import Encoder
-from t5enc.errors import InputError, PrecisionError
+from t5enc.errors import ConfigError, InputError, PrecisionError
 from t5enc.finishing import finish
+from t5enc.inferring import infer_options, open_projection
 from t5enc.linear import can_pack
 from t5enc.options import EncoderOptions
 from t5enc.packing import make_rungs, pack_full, pack_sorted, pick_rung, round_rows
@@ -95,10 +96,15 @@ class TextEncoder:
         """Load a model by hub id, folder, single file, diffusers repository, or `builtin:NAME`.
 
         Options are the fields of EncoderOptions: subfolder, revision, variant, token, local_files_only, tokenizer,
-        recipe, max_length (512), dtype, device, token_budget, attention, compile_cache, deterministic, num_threads.
+        recipe, recipe_options, max_length (the recipe's, or 512), dtype, device, token_budget, attention,
+        compile_cache, deterministic, num_threads.
+        A diffusers repository tells its recipe, with which captions are encoded as its pipeline does; recipe="none"
+        takes them as they are.
         Raises ConfigError for an option that cannot be honoured, CheckpointError for files that do not fit.
         """
-        return cls.load(EncoderOptions.from_mapping({"model": os.fspath(model), **options}))
+        asked = EncoderOptions.from_mapping({"model": os.fspath(model), **options})
+        checkpoint = open_model(asked)
+        return cls.load(infer_options(asked, checkpoint), checkpoint)
 
     @classmethod
     def load(cls, options: EncoderOptions, checkpoint: Checkpoint | None = None) -> TextEncoder:
@@ -114,7 +120,7 @@ class TextEncoder:
         dtype = getattr(torch, options.dtype or "float32")
         pack = device.type == "cpu" and options.attention == "sdpa" and can_pack(dtype)
         encoder = load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=device, pack=pack)
-        return cls(encoder, preparer, options)
+        return cls(encoder, preparer, options, open_projection(preparer.recipe, checkpoint, options.variant, device))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -293,10 +299,15 @@ class TextEncoder:
         self.counters.streams += 1
         self.counters.useful_tokens += sum(document.keys for document in documents)
         self.counters.stream_tokens += plan.total
-        hidden: Tensor = self.encoder(embedded, plan)[: len(flat)]
-        if self.recipe is None:
+        return self._finish(documents, self.encoder(embedded, plan)[: len(flat)], embedded[: len(flat)])
+
+    def _finish(self, documents: Sequence[Document], hidden: Tensor, embedded: Tensor) -> Tensor:
+        """What each document's recipe does to its rows."""
+        if all(document.finish == "none" for document in documents):
             return hidden
-        return finish(self.recipe.finish, hidden, embedded[: len(flat)], self._projection)
+        lengths = [len(document.ids) for document in documents]
+        parts = zip(documents, torch.split(hidden, lengths), torch.split(embedded, lengths), strict=True)
+        return torch.cat([finish(document.finish, rows, before, self._projection) for document, rows, before in parts])
 
     def _count(self, prompts: Sequence[Prompt], copies: Sequence[Sequence[PlacedDocument]]) -> None:
         self.counters.texts += len(prompts)
@@ -333,6 +344,8 @@ def open_preparer(options: EncoderOptions, checkpoint: Checkpoint) -> Preparer:
     tokenizer = open_tokenizer(options, checkpoint)
     recipe = options.find_recipe()
     if recipe is None:
+        if options.recipe_options:
+            raise ConfigError(f"recipe_options: expected a recipe with them, got {dict(options.recipe_options)} alone")
         return Preparer(tokenizer=tokenizer)
     check_fit(recipe, checkpoint.config, tokenizer)
     return Preparer.under(recipe, tokenizer)

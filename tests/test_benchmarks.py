@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from t5enc.recipes.cleaning import CLEANERS
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +47,15 @@ def test_one_text_at_a_time_is_timed_with_and_without_pads(tmp_path: Path) -> No
     ran = {(row["name"], row["real"]): row for row in rows if "ms" in row}
     assert {("transformers SDPA", 32), ("t5enc SDPA", 32), ("t5enc SDPA", 1), ("t5enc SDPA, no pads", 1)} <= set(ran)
     assert all(row["error"] < 1e-5 and row["flops_per_second"] > 0 for row in ran.values())
+
+
+def test_every_cleaning_is_timed_beside_the_tokenizer_alone(tmp_path: Path) -> None:
+    figures = run_quickly("recipes", tmp_path)
+    alone, *rows = figures["rows"]
+    assert alone["name"] == "transformers' tokenizer alone"
+    assert [row["name"] for row in rows] == [f"clean {name}, tokenized" for name in CLEANERS]
+    assert all(row["captions_a_second"] > 0 and row["cleaned_a_second"] > 0 for row in rows)
+    assert all(row["cores"]["base"] > row["cores"]["T5-XXL"] > 0 for row in rows)
 
 
 def test_the_service_is_asked_in_every_way_and_gives_the_embeddings_of_the_engine(tmp_path: Path) -> None:

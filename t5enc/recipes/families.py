@@ -304,10 +304,13 @@ def open_recipe(name: str | os.PathLike[str] | Recipe) -> Recipe:
 
 
 def _read_recipe(path: Path) -> Recipe:
-    values = dict(read_options(path))
+    # YAML takes a bare `null` for nothing at all.
+    values = {"null" if name == "None" else name: value for name, value in read_options(path).items()}
     base = values.pop("based_on", None)
-    given = {} if base is None else open_recipe(str(base)).to_mapping()
+    if base is not None and base not in RECIPES:
+        raise ConfigError(f"{path}: based_on: expected one of {', '.join(RECIPES)}, got {base!r}")
+    given = {} if base is None else RECIPES[base].to_mapping()
     try:
         return Recipe.from_mapping(given | values)
-    except (ConfigError, TypeError) as error:
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,12 +11,17 @@ from typing import Any
 from t5enc.errors import ConfigError
 from t5enc.recipes.recipe import Recipe
 
+GRID = re.compile(r"(\d{1,4})x(\d{1,4})")
+
 
 def override(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
     """The recipe of a call with these options; ConfigError for one that the family has not, or a value it refuses.
 
     They are applied in the order of the recipe's own list, whatever the order in which they are given.
     """
+    for name in recipe.options:
+        if name not in OPTIONS:
+            raise ConfigError(f"options of {recipe.name}: expected some of {', '.join(OPTIONS)}, got {name!r}")
     for name in options:
         if name not in recipe.options:
             expected = f"one of {', '.join(recipe.options)}" if recipe.options else "none"
@@ -72,9 +78,10 @@ def _set_layout(recipe: Recipe, value: Any) -> Recipe:
 
 def _set_grid(recipe: Recipe, value: Any) -> Recipe:
     """Two rows of three images are "2x3"; the pipeline writes them out, and by accident as a tuple of one."""
-    rows, _, columns = str(value).partition("x")
-    if not (rows.isdecimal() and columns.isdecimal()):
+    found = GRID.fullmatch(str(value))
+    if found is None:
         raise ConfigError(f"grid: expected ROWSxCOLUMNS, such as 2x3, got {value!r}")
+    rows, columns = found.groups()
     images = int(rows) * int(columns)
     shape = f"{int(rows)} rows and {int(columns)} columns"
     return replace(recipe, layout=f"('A grid layout with {shape}, displaying {images} images arranged side by side.',)")

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from t5enc.errors import ConfigError
 
@@ -74,10 +76,10 @@ class Recipe:
     notes: str = ""
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            allowed = get_args(hint)
-            if allowed and all(isinstance(value, str) for value in allowed) and getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}: expected one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name, hint in _find_hints().items():
+            value = getattr(self, name)
+            if not _accepts(hint, value):
+                raise ConfigError(f"{name}: expected {_describe(hint)}, got {value!r}")
         if self.max_length < 0 or (self.longest is not None and self.max_length > self.longest):
             raise ConfigError(f"max_length: expected 0 to {self.longest or 'any length'}, got {self.max_length}")
         if self.attends_pads and self.rows == "real_plus_one":
@@ -93,7 +95,8 @@ class Recipe:
         for name in ("name", "max_length"):
             if name not in values:
                 raise ConfigError(f"{name}: a recipe needs it, and it is not there")
-        return cls(**{**values, "options": tuple(values.get("options", ()))})
+        options = values.get("options", ())
+        return cls(**{**values, "options": tuple(options) if isinstance(options, list) else options})
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `from_mapping` reads."""
@@ -103,3 +106,32 @@ class Recipe:
     def keeps_pads(self) -> bool:
         """Whether rows are kept that stand for no token."""
         return self.rows != "real"
+
+
+@cache
+def _find_hints() -> dict[str, Any]:
+    """The types of a recipe's fields; reading them takes longer than all else that makes one."""
+    return get_type_hints(Recipe)
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    """Whether a value is of a field's type; a truth value is no number."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in members
+    if origin in (Union, UnionType):
+        return any(_accepts(member, value) for member in members)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(entry, str) for entry in value)
+    return type(value) is hint
+
+
+def _describe(hint: Any) -> str:
+    """A field's type in words."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(members)}"
+    if origin in (Union, UnionType):
+        return " or ".join(map(_describe, members))
+    names = {str: "a text", int: "a whole number", bool: "true or false", type(None): "nothing"}
+    return names.get(hint, "a list of texts")

@@ -45,7 +45,7 @@ def test_figures_of_a_whole_input_are_exact_where_the_sample_is_all_of_it(write_
 
 def make_estimate(*, gigabytes: float, hours: float) -> Estimate:
     size = round(gigabytes * 1e9)
-    counts = dict.fromkeys(("files", "rows", "captions", "tokens", "truncated", "longest", "shards"), 1)
+    counts = dict.fromkeys(("files", "rows", "captions", "tokens", "kept", "truncated", "longest", "shards"), 1)
     return Estimate(**counts, bytes=size, flops_per_token=1.0, device_hours=hours)
 
 
