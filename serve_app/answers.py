@@ -115,6 +115,17 @@ def read_answer(answer: httpx2.Response, count: int, where: str) -> Answer:
     )
 
 
+def read_nothing(info: Mapping[str, Any], where: str) -> Answer:
+    """No texts in the width and dtype that a server's `/info` tells; ServiceError for one that does not."""
+    dim, dtype = info.get("model_dim"), getattr(torch, str(info.get("model_dtype")), None)
+    if not isinstance(dim, int) or not isinstance(dtype, torch.dtype):
+        found = {name: info.get(name) for name in ("model_dim", "model_dtype")}
+        raise ServiceError(f"{where}: expected model_dim and model_dtype, as t5enc tells them, got {found}")
+    nothing = Embeddings(torch.empty(0, dim, dtype=dtype), torch.zeros(1, dtype=torch.int64))
+    names = (str(info.get(name, "")) for name in ("served_model_name", "fingerprint"))
+    return Answer(nothing, torch.empty(0, dtype=torch.bool), *names)
+
+
 def read_conditioning(null: Tensor | None, metadata: Mapping[str, str], where: str) -> Conditioning | None:
     """The recipe that an answer names, and the null prompt's rows; None where it names none.
 

@@ -78,6 +78,9 @@ def serve(
     max_texts: Annotated[
         int | None, typer.Option(help="Texts of one request (default: 256).", rich_help_panel=LIMITS)
     ] = None,
+    max_answer_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of one answer (default: 256 MiB).", rich_help_panel=LIMITS)
+    ] = None,
     max_body_bytes: Annotated[
         int | None, typer.Option(help="Bytes of one request (default: 8 MiB).", rich_help_panel=LIMITS)
     ] = None,

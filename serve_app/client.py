@@ -13,10 +13,9 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 import numpy as np
-import torch
 from torch import Tensor
 
-from serve_app.answers import MEDIA_TYPE, Answer, add_null, check_status, join_answers, read_answer
+from serve_app.answers import MEDIA_TYPE, Answer, add_null, check_status, join_answers, read_answer, read_nothing
 from serve_app.chunks import cut_chunks, guess_tokens
 from serve_app.client_options import ClientOptions
 from serve_app.event_loop import LoopThread
@@ -36,11 +35,13 @@ class AsyncClient:
     def __init__(self, url: str, key: str | None = None, **options: Any) -> None:
         """Options are the fields of ClientOptions.
 
-        `timeout` bounds one attempt, `deadline` one chunk with all its attempts and waits. A long list is cut into
-        chunks of at most `max_texts` and about `max_tokens`, `parallel` of which are under way at a time.
+        `timeout` bounds one attempt, `deadline` one chunk with all its attempts and the waits between them. A long list
+        is cut into chunks of at most `max_texts` and about `max_tokens`. Of all calls together `parallel` attempts are
+        under way at a time; to wait for one's turn costs nothing of timeout and deadline.
         """
         self.options = ClientOptions(url=url, key=key, **options)
         limits = httpx2.Limits(max_connections=self.options.parallel)
+        self._turns = asyncio.Semaphore(self.options.parallel)
         self._http = httpx2.AsyncClient(headers=self.options.headers, limits=limits, timeout=None)
 
     async def encode(
@@ -143,10 +144,7 @@ class AsyncClient:
 
     async def _encode_nothing(self) -> Answer:
         """No texts in the server's width and dtype."""
-        info = await self.info()
-        values = torch.empty(0, int(info["model_dim"]), dtype=getattr(torch, info["model_dtype"]))
-        nothing = Embeddings(values, torch.zeros(1, dtype=torch.int64))
-        return Answer(nothing, torch.empty(0, dtype=torch.bool), info["served_model_name"], info["fingerprint"])
+        return read_nothing(await self.info(), f"GET {self._address('/info')}")
 
     async def _work(
         self,
@@ -175,11 +173,18 @@ class AsyncClient:
         retries = Retries(where, self.options.deadline, self.options.timing)
         while True:
             try:
-                answer = await self._try_once(request, min(self.options.timeout, retries.seconds_left))
+                answer = await self._take_turn(request, retries)
                 check_status(answer, where)
                 return read(answer)
             except PassingFailureError as failure:
                 await retries.wait(failure)
+
+    async def _take_turn(self, request: httpx2.Request, retries: Retries) -> httpx2.Response:
+        """One attempt, when one of the connections is free for it."""
+        asked = retries.now
+        async with self._turns:
+            retries.excuse(retries.now - asked)
+            return await self._try_once(request, min(self.options.timeout, retries.seconds_left))
 
     async def _try_once(self, request: httpx2.Request, seconds: float) -> httpx2.Response:
         try:

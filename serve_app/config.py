@@ -74,6 +74,9 @@ class ServeConfig:
     max_texts: int = 256
     queue_tokens: int = 262_144
     queue_texts: int = 8192
+    queue_bytes: int = 4 << 30
+    max_answer_bytes: int = 256 << 20
+    max_characters: int = 256 << 10
     cache_bytes: int = 64 << 20
     stuck_seconds: float = 120.0
     max_body_bytes: int = 8 << 20

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from serve_app.account import Work, find_account
-from serve_app.refused import RefusedError, refuse_empty, refuse_value
+from serve_app.answer_forms import AnswerForm, hold_answer
+from serve_app.refused import RefusedError, refuse_count, refuse_empty, refuse_value
 from serve_app.schema import Batch, Input, as_batch
 from serve_app.served_recipes import PreparedRequest
 from serve_app.service import ModelService
@@ -61,16 +62,39 @@ class Encoded:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A batch as prompts, its characters, and the moment at which that was begun."""
+
+    request: PreparedRequest
+    characters: int
+    start: float
+
+
 async def encode_batch(
-    service: ModelService, inputs: Input, *, truncate: bool, field: str, cut: Cut = "end"
+    service: ModelService, inputs: Input, *, truncate: bool, field: str, form: AnswerForm, cut: Cut = "end"
 ) -> Encoded:
-    """The embeddings of N texts or token lists; `field` is the request's name for them.
+    """The embeddings of N texts or token lists; `field` is the request's name for them, `form` the answer's.
 
     Raises RefusedError for a batch that is empty or beyond the limits, and what ModelService raises.
     """
+    tokenized = await tokenize_batch(service, inputs, truncate=truncate, field=field, cut=cut)
+    return await encode_tokenized(service, tokenized, field, form)
+
+
+async def tokenize_batch(service: ModelService, inputs: Input, *, truncate: bool, field: str, cut: Cut) -> Tokenized:
+    """The prompts of N texts or token lists, with nothing encoded. Raises what `encode_batch` raises of it."""
     batch = take_batch(inputs, service, field)
     start = time.perf_counter()
-    return await _compute(service, await _tokenize(service, batch, truncate, cut), batch, field, start)
+    return Tokenized(await _tokenize(service, batch, truncate, cut), _count_characters(batch), start)
+
+
+def join_tokenized(parts: Sequence[Tokenized]) -> Tokenized:
+    """Several batches as one."""
+    prompts = [prompt for part in parts for prompt in part.request.prompts]
+    truncated = [cut for part in parts for cut in part.request.truncated]
+    characters = sum(part.characters for part in parts)
+    return Tokenized(PreparedRequest(prompts, truncated), characters, min(part.start for part in parts))
 
 
 async def encode_captions(
@@ -81,6 +105,7 @@ async def encode_captions(
     *,
     truncate: bool | None,
     with_null: bool,
+    form: AnswerForm,
 ) -> Encoded:
     """The kept rows of N texts under a recipe, or their tokens' embeddings where there is none; N may be 0 for a null.
 
@@ -97,19 +122,20 @@ async def encode_captions(
         if with_null:
             raise refuse_value("null", "expected a recipe, whose null prompt it is, got none")
         request = await _tokenize(service, list(texts), truncate is True, "end")
-    return await _compute(service, request, texts, "texts", start)
+    return await encode_tokenized(service, Tokenized(request, _count_characters(texts), start), "texts", form)
 
 
-async def _compute(
-    service: ModelService, request: PreparedRequest, batch: Sequence[str | list[int]], field: str, start: float
-) -> Encoded:
+async def encode_tokenized(service: ModelService, tokenized: Tokenized, field: str, form: AnswerForm) -> Encoded:
+    """The embeddings of prompts, within the limits. Raises what `encode_batch` raises of it."""
+    request = tokenized.request
     prompts = request.all_prompts
-    _check_tokens(prompts, service, field)
+    check_tokens(prompts, service, field)
+    hold_answer(form, request, service, field)
     prepared = time.perf_counter()
     served = await _name_null(service.encode(prompts), request)
     work = Work(
         lengths=[prompt.tokens for prompt in prompts],
-        seconds_tokenizing=prepared - start,
+        seconds_tokenizing=prepared - tokenized.start,
         seconds_queued=served.seconds_queued,
         seconds_computing=served.seconds_computing,
     )
@@ -118,9 +144,9 @@ async def _compute(
     return Encoded(
         hidden=served.hidden[:count],
         truncated=request.truncated,
-        characters=sum(len(text) for text in batch if isinstance(text, str)),
+        characters=tokenized.characters,
         work=work,
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - tokenized.start,
         device=str(service.options.device),
         recipe=request.recipe,
         null=served.hidden[count] if request.null is not None else None,
@@ -152,8 +178,7 @@ def check_count(count: int, service: ModelService, field: str) -> None:
     """RefusedError for more texts than a request may have."""
     limit = service.limits.max_texts
     if count > limit:
-        message = f"batch size {count} > maximum allowed batch size {limit}"
-        raise RefusedError(422, "Validation", message, field=field, reason="batch_size")
+        raise refuse_count(count, limit, field)
 
 
 async def _tokenize(service: ModelService, batch: Batch, truncate: bool, cut: Cut) -> PreparedRequest:
@@ -167,11 +192,15 @@ async def _tokenize(service: ModelService, batch: Batch, truncate: bool, cut: Cu
     return PreparedRequest([Prompt.of(text) for text in kept], [truncate and len(text) > limit for text in ids])
 
 
-def _check_tokens(prompts: Sequence[Prompt], service: ModelService, field: str) -> None:
+def check_tokens(prompts: Sequence[Prompt], service: ModelService, field: str) -> None:
     """RefusedError for a request that could not be queued however long it waited."""
     tokens, limit = count_tokens(prompts), service.limits.queue_tokens
     if tokens > limit:
         raise refuse_value(field, f"expected at most {limit} tokens in one request, got {tokens}")
+
+
+def _count_characters(batch: Sequence[str | list[int]]) -> int:
+    return sum(len(text) for text in batch if isinstance(text, str))
 
 
 def _milliseconds(seconds: float) -> str:

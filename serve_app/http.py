@@ -10,7 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 
-from serve_app import routes_encode, routes_openai, routes_recipes, routes_tei
+from serve_app import routes_encode, routes_openai, routes_recipes, routes_tei, routes_vertex
+from serve_app.heads import AnswerHeads
 from serve_app.metrics import Metrics
 from serve_app.models import Models
 from serve_app.page import page_router
@@ -30,7 +31,7 @@ def make_http(models: Models, *, middlewares: Sequence[Middleware] = (), metrics
         title="t5enc",
         version=version("t5enc"),
         description=DESCRIPTION,
-        middleware=list(middlewares),
+        middleware=[*middlewares, Middleware(AnswerHeads)],
         redirect_slashes=False,
     )
     add_handlers(app)
@@ -38,6 +39,7 @@ def make_http(models: Models, *, middlewares: Sequence[Middleware] = (), metrics
         routes_encode.make_router(models),
         routes_recipes.make_router(models),
         routes_tei.make_router(models),
+        routes_vertex.make_router(models),
         routes_openai.make_router(models),
         page_router(models),
     ):

@@ -31,19 +31,42 @@ class MeterRequests:
             self._metrics.count_request(name_route(scope), account, time.perf_counter() - start)
 
     async def _pass(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request that is never answered was dropped by whoever sent it, or failed."""
+        """A request whose answer was not sent to its end was dropped by whoever sent it, or failed."""
         account.reason = "dropped"
-
-        async def note(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] < 400:
-                account.reason = None
-            await send(message)
-
+        sending = _Sending(send)
         try:
-            await self._app(scope, receive, note)
+            await self._app(scope, receive, sending)
         except Exception:
-            account.reason = "inference"
+            account.reason = "dropped" if sending.is_cut else "inference"
             raise
+        if sending.is_success:
+            account.reason = None
+
+
+class _Sending:
+    """Sends an answer, and knows how far it came."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._status = 0
+        self._is_whole = False
+        self.is_cut = False
+
+    @property
+    def is_success(self) -> bool:
+        """Whether all of an answer was sent, and it is no refusal."""
+        return self._is_whole and self._status < 400
+
+    async def __call__(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except Exception:  # nobody is there to receive it
+            self.is_cut = True
+            raise
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+        elif message["type"] == "http.response.body":
+            self._is_whole = not message.get("more_body", False)
 
 
 def name_route(scope: Scope) -> str:

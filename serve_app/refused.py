@@ -37,3 +37,9 @@ def refuse_empty(field: str) -> RefusedError:
 def refuse_value(field: str, message: str, *, code: str | None = None) -> RefusedError:
     """A well-formed field whose value cannot be honoured."""
     return RefusedError(422, "Validation", f"{field}: {message}", field=field, code=code)
+
+
+def refuse_count(count: int, limit: int, field: str) -> RefusedError:
+    """More texts than a request may have, in TEI's words."""
+    message = f"batch size {count} > maximum allowed batch size {limit}"
+    return RefusedError(422, "Validation", message, field=field, reason="batch_size")

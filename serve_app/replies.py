@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from serve_app.account import find_account
 from serve_app.refused import RefusedError
+from serve_app.routing import list_methods
 from serve_app.schema import describe
 from t5enc.errors import InputError, OverloadedError, PrecisionError
 
@@ -165,9 +166,10 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _(request: Request, error: HTTPException) -> Response:
         kind = "Validation" if error.status_code < 500 else "Backend"
-        failure = Failure(
-            status=error.status_code, kind=kind, message=str(error.detail), headers=dict(error.headers or {})
-        )
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # Starlette names the methods of the path's first route alone
+            headers["Allow"] = list_methods(request)
+        failure = Failure(status=error.status_code, kind=kind, message=str(error.detail), headers=headers)
         return make_reply(request.scope, failure)
 
     @app.exception_handler(Exception)

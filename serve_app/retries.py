@@ -62,6 +62,15 @@ class Retries:
         """Until the deadline."""
         return max(0.0, self._end - self._timing.clock())
 
+    @property
+    def now(self) -> float:
+        """By the clock that the deadline is of."""
+        return self._timing.clock()
+
+    def excuse(self, seconds: float) -> None:
+        """Put the deadline off by what was not the server's time."""
+        self._end += seconds
+
     async def wait(self, failure: PassingFailureError) -> None:
         """Sleep until the next attempt; raises what the failure means where that would be too late."""
         longest = min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._attempts, DOUBLINGS))

@@ -11,21 +11,22 @@ from starlette.responses import Response
 from torch import Tensor
 
 from serve_app.accept import pick_media_type
+from serve_app.answer_forms import JSON_NUMBER_BYTES, AnswerForm, measure_number
+from serve_app.bodies import make_route_class
 from serve_app.encoding import Encoded, encode_batch, encode_captions
 from serve_app.models import Models
 from serve_app.refused import RefusedError, refuse_empty, refuse_value
 from serve_app.routing import add_route
 from serve_app.schema import EncodeBody, TeiError
 from serve_app.service import ModelService
-from serve_app.wire import NPZ, SAFETENSORS, WRITERS, TokenEmbeddings, choose_dtype, join_texts
+from serve_app.wire import JSON, NPY, NPZ, SAFETENSORS, WRITERS, TokenEmbeddings, check_single, choose_dtype, join_texts
 from t5enc.options import NO_RECIPE
 from t5enc.pipeline_inputs import Conditioning
-from t5enc.recipes.recipe import Recipe
 
 
 def make_router(models: Models) -> APIRouter:
     """The route, for these models."""
-    router = APIRouter(tags=["t5enc"])
+    router = APIRouter(tags=["t5enc"], route_class=make_route_class(models))
     add_route(router, "POST", "/encode", encode, models, error=TeiError, media_types=tuple(WRITERS))
     return router
 
@@ -47,38 +48,35 @@ async def encode(models: Models, body: EncodeBody, request: Request) -> Response
     dtype = choose_dtype(body.dtype, str(service.options.dtype), media_type)
     if body.pipeline and media_type not in (SAFETENSORS, NPZ):
         raise refuse_value("pipeline", f"expected {SAFETENSORS} or {NPZ} for its tensors, got {media_type}")
-    encoded = await _encode(service, body)
+    if media_type == NPY and (body.texts or body.ids or body.null):
+        check_single(len(body.texts or body.ids or ()), body.null)
+    encoded = await _encode(service, body, _find_form(body, dtype, media_type))
     # Megabytes: written beside the event loop.
     content = await asyncio.to_thread(_write, service, encoded, dtype, media_type, body)
     return Response(content, media_type=media_type, headers=encoded.headers)
 
 
-async def _encode(service: ModelService, body: EncodeBody) -> Encoded:
+def _find_form(body: EncodeBody, dtype: str, media_type: str) -> AnswerForm:
+    number_bytes = JSON_NUMBER_BYTES if media_type == JSON else measure_number(dtype)
+    return AnswerForm(number_bytes=number_bytes, is_padded=body.pipeline)
+
+
+async def _encode(service: ModelService, body: EncodeBody, form: AnswerForm) -> Encoded:
     if body.ids is not None:
-        return await encode_batch(service, body.ids, truncate=body.truncate is True, field="ids")
+        return await encode_batch(service, body.ids, truncate=body.truncate is True, field="ids", form=form)
     if body.pipeline and (body.recipe or service.recipe or NO_RECIPE) == NO_RECIPE:
         raise refuse_value("pipeline", "expected a recipe, whose pipeline it is, got none")
     if body.pipeline and not body.texts:
         raise refuse_empty("texts")
-    encoded = await encode_captions(
+    return await encode_captions(
         service,
         body.texts or [],
         body.recipe,
         body.recipe_options,
         truncate=body.truncate,
         with_null=body.null or body.pipeline,
+        form=form,
     )
-    if body.pipeline and encoded.recipe is not None:
-        _check_size(service, encoded, encoded.recipe)
-    return encoded
-
-
-def _check_size(service: ModelService, encoded: Encoded, recipe: Recipe) -> None:
-    """RefusedError for padded tensors of more rows than a request may have tokens."""
-    count, limit = len(encoded.hidden), service.limits.queue_tokens
-    length = max([len(text) for text in encoded.hidden] + [recipe.max_length])
-    if count * length > limit:
-        raise refuse_value("pipeline", f"expected at most {limit} rows, pads too, got {count} texts of {length}")
 
 
 def _write(service: ModelService, encoded: Encoded, dtype: str, media_type: str, body: EncodeBody) -> bytes:

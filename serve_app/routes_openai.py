@@ -18,6 +18,8 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from torch import Tensor
 
+from serve_app.answer_forms import POOLED
+from serve_app.bodies import make_route_class
 from serve_app.encoding import Encoded, encode_batch
 from serve_app.models import Models
 from serve_app.pooling import check_dimensions, pool_texts
@@ -33,7 +35,7 @@ LARGEST_HEADER = 7168
 
 def make_router(models: Models) -> APIRouter:
     """OpenAI's routes, for these models."""
-    router = APIRouter(tags=["OpenAI"])
+    router = APIRouter(tags=["OpenAI"], route_class=make_route_class(models))
     started = int(time.time())
     answers = ("application/json", "application/octet-stream")
     for path in ("/v1/embeddings", "/embeddings"):  # the latter is TEI's
@@ -47,7 +49,7 @@ async def embed(models: Models, body: EmbeddingsBody) -> Response:
     """One vector a text: the mean of its tokens' embeddings, of unit length. A text over the limit is refused."""
     service = models.find(body.model)
     check_dimensions(body.dimensions, service)
-    encoded = await encode_batch(service, body.input, truncate=False, field="input")
+    encoded = await encode_batch(service, body.input, truncate=False, field="input", form=POOLED)
     return await asyncio.to_thread(_answer, service, encoded, body)
 
 
@@ -68,7 +70,7 @@ def _describe(service: ModelService, started: int) -> dict[str, Any]:
 
 def _answer(service: ModelService, encoded: Encoded, body: EmbeddingsBody) -> Response:
     vectors = pool_texts(service, encoded)
-    if body.encoding_format in ("bytes", "bytes_only"):
+    if body.form[0] in ("bytes", "bytes_only"):
         return _answer_bytes(service, encoded, vectors, body)
     data = [
         {"object": "embedding", "index": index, "embedding": _write_vector(vector, body)}
@@ -79,25 +81,27 @@ def _answer(service: ModelService, encoded: Encoded, body: EmbeddingsBody) -> Re
 
 
 def _write_vector(vector: Tensor, body: EmbeddingsBody) -> list[float] | str:
-    if body.encoding_format == "float":
+    encoding, dtype, endianness = body.form
+    if encoding == "float":
         return vector.tolist()
     # OpenAI's base64 is little-endian float32; vLLM's other dtypes and orders only where they are asked for.
-    endianness = "little" if body.endianness == "native" else body.endianness
-    return base64.b64encode(to_raw(vector, body.embed_dtype, endianness)).decode()
+    return base64.b64encode(to_raw(vector, dtype, "little" if endianness == "native" else endianness)).decode()
 
 
 def _answer_bytes(service: ModelService, encoded: Encoded, vectors: Tensor, body: EmbeddingsBody) -> Response:
     """All vectors end to end; for `bytes`, the header `metadata` says where each lies."""
-    content = to_raw(vectors, body.embed_dtype, body.endianness)
+    encoding, dtype, endianness = body.form
+    content = to_raw(vectors, dtype, endianness)
     headers = encoded.headers
-    if body.encoding_format == "bytes":
+    if encoding == "bytes":
         headers["metadata"] = _describe_bytes(service, encoded, len(content), body)
     return Response(content, media_type="application/octet-stream", headers=headers)
 
 
 def _describe_bytes(service: ModelService, encoded: Encoded, total: int, body: EmbeddingsBody) -> str:
     size = total // len(encoded.hidden)
-    shared = {"embed_dtype": body.embed_dtype, "endianness": body.endianness, "shape": [service.dim]}
+    _, dtype, endianness = body.form
+    shared = {"embed_dtype": dtype, "endianness": endianness, "shape": [service.dim]}
     places = [
         {"index": index, "start": index * size, "end": (index + 1) * size} | shared
         for index in range(len(encoded.hidden))

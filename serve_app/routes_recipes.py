@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from serve_app.bodies import make_route_class
 from serve_app.encoding import take_batch
 from serve_app.models import Models
 from serve_app.refused import refuse_value
@@ -18,7 +19,7 @@ from serve_app.served_recipes import ShownCaption
 
 def make_router(models: Models) -> APIRouter:
     """The routes, for these models."""
-    router = APIRouter(tags=["t5enc"])
+    router = APIRouter(tags=["t5enc"], route_class=make_route_class(models))
     add_route(router, "GET", "/recipes", list_recipes, models, error=TeiError)
     add_route(router, "POST", "/prepare", prepare, models, error=TeiError)
     return router

@@ -1,6 +1,6 @@
 """Routes of Hugging Face's text-embeddings-inference, whose clients work here as they are.
 
-`/embed` (which is `POST /` and `/invocations`, too, and in Vertex AI's form `/vertex`) and `/similarity` pool: the mean
+`/embed` (which is `POST /` and `/invocations`, too; `/vertex` has a module of its own) and `/similarity` pool: the mean
 of a text's tokens, of unit length. Texts over the limit are cut, as TEI does, unless `truncate` is false. `model` in a
 body picks one of several models; TEI has no such field.
 """
@@ -15,11 +15,12 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serve_app.account import find_account
-from serve_app.encoding import Encoded, check_count, encode_batch, take_batch
+from serve_app.answer_forms import NESTED, POOLED, AnswerForm
+from serve_app.bodies import make_route_class
+from serve_app.encoding import Encoded, encode_batch, take_batch
 from serve_app.models import Models
 from serve_app.pooling import check_dimensions, pool_texts
-from serve_app.refused import RefusedError, refuse_empty, refuse_value
+from serve_app.refused import RefusedError, refuse_value
 from serve_app.routing import Handler, add_route
 from serve_app.schema import (
     DecodeBody,
@@ -30,15 +31,15 @@ from serve_app.schema import (
     TeiError,
     TokenizeBody,
     TruncateBody,
-    VertexBody,
-    as_batch,
 )
 from serve_app.service import TOKENIZER_THREADS, ModelService
+from serve_app.wire import write_nested
+from t5enc.pieces import Piece
 
 
 def make_router(models: Models) -> APIRouter:
     """TEI's routes, for these models; `GET /` is the page's."""
-    router = APIRouter(tags=["text-embeddings-inference"])
+    router = APIRouter(tags=["text-embeddings-inference"], route_class=make_route_class(models))
     for path, handler in POSTED.items():
         add_route(router, "POST", path, handler, models, error=TeiError)
     for path, expected in OF_OTHER_MODELS.items():
@@ -51,23 +52,10 @@ def make_router(models: Models) -> APIRouter:
 
 async def embed(models: Models, body: EmbedBody) -> Response:
     """One vector a text: the mean of its tokens' embeddings, of unit length unless `normalize` is false."""
-    vectors, encoded = await _embed(models, body)
-    return _answer(await asyncio.to_thread(to_json, vectors), encoded)
-
-
-async def embed_instances(models: Models, body: VertexBody) -> Response:
-    """Vertex AI's form of `/embed`: a prediction for each instance, the list of its vectors. All or none."""
-    find_account().note_method("batch")
-    if not body.instances:
-        raise refuse_empty("instances")
-    check_count(sum(map(_count_inputs, body.instances)), models.default, "instances")
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_embed(models, instance)) for instance in body.instances]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    content = {"predictions": [task.result()[0] for task in tasks]}
-    return Response(await asyncio.to_thread(to_json, content), media_type="application/json")
+    service = models.find(body.model)
+    check_dimensions(body.dimensions, service)
+    encoded = await _encode(service, body.inputs, body, POOLED)
+    return _answer(await asyncio.to_thread(_pool, service, encoded, body), encoded)
 
 
 async def refuse_model(models: Models, path: str, expected: str) -> Response:
@@ -78,8 +66,8 @@ async def refuse_model(models: Models, path: str, expected: str) -> Response:
 
 async def embed_all(models: Models, body: EmbedAllBody) -> Response:
     """The embedding of every token as nested lists; `/encode` gives them as a tenth of the bytes."""
-    encoded = await _encode(models.find(body.model), body.inputs, body)
-    return _answer(await asyncio.to_thread(_write_nested, encoded), encoded)
+    encoded = await _encode(models.find(body.model), body.inputs, body, NESTED)
+    return _answer(await asyncio.to_thread(write_nested, encoded.hidden), encoded)
 
 
 async def compare(models: Models, body: SimilarityBody) -> Response:
@@ -87,7 +75,7 @@ async def compare(models: Models, body: SimilarityBody) -> Response:
     service = models.find(body.model)
     sentences = take_batch(body.inputs.sentences, service, "sentences")
     batch = [body.inputs.source_sentence, *sentences]
-    encoded = await _encode(service, batch, body.parameters or TruncateBody())
+    encoded = await _encode(service, batch, body.parameters or TruncateBody(), POOLED)
     vectors = await asyncio.to_thread(pool_texts, service, encoded)
     return _answer(to_json((vectors[1:] @ vectors[0]).tolist()), encoded)
 
@@ -95,16 +83,16 @@ async def compare(models: Models, body: SimilarityBody) -> Response:
 async def tokenize(models: Models, body: TokenizeBody) -> Response:
     """What the tokenizer makes of texts, token by token; nothing is cut."""
     service = models.find(body.model)
-    _check_prompt(body.prompt_name)
+    check_prompt(body.prompt_name)
     texts = [text for text in take_batch(body.inputs, service, "inputs") if isinstance(text, str)]
-    return _json(await asyncio.to_thread(_split, service, texts, body.add_special_tokens))
+    return _json(await asyncio.to_thread(_describe, await service.split_texts(texts), body.add_special_tokens))
 
 
 async def decode(models: Models, body: DecodeBody) -> Response:
     """The texts that token ids stand for."""
     service = models.find(body.model)
     lists = [text for text in take_batch(body.ids, service, "ids") if isinstance(text, list)]
-    return _json(await asyncio.to_thread(_decode, service, lists, body.skip_special_tokens))
+    return _json(await service.decode_lists(lists, body.skip_special_tokens))
 
 
 async def describe_model(models: Models, model: str | None = None) -> Response:
@@ -151,7 +139,6 @@ POSTED: dict[str, Handler] = {
     "/": embed,
     "/embed": embed,
     "/invocations": embed,
-    "/vertex": embed_instances,
     "/embed_all": embed_all,
     "/similarity": compare,
     "/tokenize": tokenize,
@@ -164,41 +151,26 @@ OF_OTHER_MODELS = {
 }
 
 
-async def _embed(models: Models, body: EmbedBody) -> tuple[list[list[float]], Encoded]:
-    """A vector for each text, and what it was made of."""
-    service = models.find(body.model)
-    check_dimensions(body.dimensions, service)
-    encoded = await _encode(service, body.inputs, body)
-    vectors = await asyncio.to_thread(pool_texts, service, encoded, normalize=body.normalize is not False)
-    return vectors.tolist(), encoded
+async def _encode(service: ModelService, inputs: Input, body: TruncateBody, form: AnswerForm) -> Encoded:
+    check_prompt(body.prompt_name)
+    truncate = body.truncate is not False
+    return await encode_batch(service, inputs, truncate=truncate, field="inputs", form=form, cut=body.cut)
 
 
-async def _encode(service: ModelService, inputs: Input, body: TruncateBody) -> Encoded:
-    _check_prompt(body.prompt_name)
-    return await encode_batch(service, inputs, truncate=body.truncate is not False, field="inputs", cut=body.cut)
+def _pool(service: ModelService, encoded: Encoded, body: EmbedBody) -> bytes:
+    return to_json(pool_texts(service, encoded, normalize=body.normalize is not False).tolist())
 
 
-def _count_inputs(instance: EmbedBody) -> int:
-    return len(as_batch(instance.inputs))
-
-
-def _check_prompt(name: str | None) -> None:
+def check_prompt(name: str | None) -> None:
+    """RefusedError for any of TEI's names of prompts."""
     if name is not None:
         raise refuse_value("prompt_name", f"expected none, since the model has no prompts, got {name!r}")
 
 
-def _write_nested(encoded: Encoded) -> bytes:
-    return to_json([text.tolist() for text in encoded.hidden])
-
-
-def _split(service: ModelService, texts: Sequence[str], with_special: bool) -> list[list[dict[str, Any]]]:
+def _describe(texts: Sequence[Sequence[Piece]], with_special: bool) -> list[list[dict[str, Any]]]:
     names = ("id", "text", "special", "start", "stop")
-    pieces = [[dict(zip(names, piece, strict=True)) for piece in service.pieces(text)] for text in texts]
+    pieces = [[dict(zip(names, piece, strict=True)) for piece in text] for text in texts]
     return [[piece for piece in text if with_special or not piece["special"]] for text in pieces]
-
-
-def _decode(service: ModelService, lists: Sequence[Sequence[int]], skip_special_tokens: bool) -> list[str]:
-    return [service.decode(ids, skip_special_tokens) for ids in lists]
 
 
 def _json(content: Any) -> Response:

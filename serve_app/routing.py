@@ -7,11 +7,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
+from starlette.routing import Match
 
 Handler = Callable[..., Awaitable[Response]]
+# Those that a route may have; HEAD goes with GET.
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 def add_route(
@@ -37,3 +40,14 @@ def add_route(
         response_class=Response,
         responses=responses,
     )
+
+
+def list_methods(request: Request) -> str:
+    """The methods that the path of a request is served by, as the header Allow has them."""
+    served = {method for method in METHODS if _is_served(request, method)}
+    return ", ".join(sorted(served | ({"HEAD"} if "GET" in served else set())))
+
+
+def _is_served(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)

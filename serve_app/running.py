@@ -6,23 +6,31 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
 from serve_app.auth import KeyRing
 from serve_app.config import ServeConfig, check_exposure
 from serve_app.haproxy import make_environment
-from t5enc.errors import ConfigError
+from t5enc.errors import ConfigError, ServiceError
 from t5enc.options import resolve_device
 from t5enc.text_encoder import open_model
 
+if TYPE_CHECKING:
+    from ray.serve.schema import ApplicationStatusOverview
+
 APP = "default"
+# Between two looks at the application.
+WATCH_PERIOD = 5.0
+# For so long Serve may try to bring a replica back; a large model takes minutes to load.
+LOST_SECONDS = 600.0
 ENVIRONMENT = {
     # Ray's own processes then listen on loopback alone, as they do by default on the systems that the variable names.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -37,7 +45,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def run_service(config: ServeConfig) -> None:
     """Serve until SIGINT or SIGTERM; a second signal ends it without waiting for what is under way.
 
-    Raises ConfigError and CheckpointError, before anything is started, for what cannot be served.
+    Raises ConfigError and CheckpointError, before anything is started, for what cannot be served; ServiceError when
+    nothing is served any more.
     """
     config = share_threads(require_known_keys(config))
     check_port(config.host, config.port)
@@ -93,13 +102,48 @@ def serve_until_interrupted(config: ServeConfig) -> None:
             logging_config={"enable_access_log": False},
         )
         describe_service(config, handle.describe.remote().result(), describe_ray())
-        while True:
-            signal.pause()
+        watch(lambda: serve.status().applications.get(APP))
     finally:
         if ray.is_initialized():
             serve.delete(APP)  # returns when the last request is answered
             serve.shutdown()
             ray.shutdown()
+
+
+def watch(
+    look: Callable[[], ApplicationStatusOverview | None],
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> NoReturn:
+    """Look at the application until a signal interrupts.
+
+    Raises ServiceError when it is gone, when Serve has given it up, or when it was without a replica for LOST_SECONDS.
+    """
+    alive = clock()
+    while True:
+        found = look()
+        if found is None:
+            raise ServiceError(f"expected the application {APP!r} to be served, got none: it was deleted by others")
+        if is_served(found):
+            alive = clock()
+        elif found.status == "DEPLOY_FAILED" or clock() - alive > LOST_SECONDS:
+            raise ServiceError(
+                f"expected the application {APP!r} to be RUNNING, got {found.status.value} and no replica that answers"
+                f": {describe_trouble(found)}"
+            )
+        sleep(WATCH_PERIOD)
+
+
+def is_served(found: ApplicationStatusOverview) -> bool:
+    """Whether any replica answers: while Serve replaces one of several, the application is called unhealthy."""
+    states = [deployment.replica_states for deployment in found.deployments.values()]
+    return found.status == "RUNNING" or (bool(states) and all(state.get("RUNNING", 0) > 0 for state in states))
+
+
+def describe_trouble(found: ApplicationStatusOverview) -> str:
+    """What Serve says of it."""
+    said = [found.message, *(deployment.message for deployment in found.deployments.values())]
+    return "; ".join(dict.fromkeys(message for message in said if message)) or "Serve does not say why"
 
 
 def count_cpus(config: ServeConfig) -> int:

@@ -6,26 +6,48 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from serve_app.account import find_account
+from serve_app.refused import refuse_count, refuse_value
 from t5enc.options import NO_RECIPE
 from t5enc.tokenizer import Cut
 
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
 Batch: TypeAlias = list[str] | list[list[int]]
+# A body of wrong elements is refused at the first: to describe them all takes seconds a megabyte.
+Texts: TypeAlias = Annotated[list[str], Field(fail_fast=True)]
+Ids: TypeAlias = Annotated[list[int], Field(fail_fast=True)]
+IdLists: TypeAlias = Annotated[list[Ids], Field(fail_fast=True)]
 # A batch, or what stands for a batch of one.
-Input: TypeAlias = str | list[str] | list[int] | list[list[int]]
+Input: TypeAlias = str | Texts | Ids | IdLists
+# The name of the limit in the context of a validation.
+MAX_TEXTS = "max_texts"
+# Fields of other names that are listed one by one.
+MOST_UNKNOWN = 8
 
 
-def _explain(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """One error that says what a union of four types expects, in the place of pydantic's dozens."""
+def _check_count(value: Any, info: ValidationInfo) -> Any:
+    """Refuse more texts than a request may have before any is looked at; a list of numbers is a single one."""
+    limit = (info.context or {}).get(MAX_TEXTS)
+    if limit is not None and isinstance(value, list) and len(value) > limit and not isinstance(value[0], int):
+        find_account().note_method("batch")
+        raise refuse_count(len(value), limit, info.field_name or "body")
+    return value
+
+
+def _explain(value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """One error that says what a union of four types expects, in the place of one for each."""
+    _check_count(value, info)
     try:
         return validate(value)
     except ValidationError as error:
@@ -36,18 +58,20 @@ def _explain(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 def describe(value: Any) -> str:
     """What JSON calls a value: `a list of string and number`."""
     if isinstance(value, list):
-        return f"a list of {' and '.join(sorted({_name(item) for item in value}))}" if value else "an empty list"
-    return _name(value)
+        names = sorted({_name_type(kind) for kind in set(map(type, value))})
+        return f"a list of {' and '.join(names)}" if names else "an empty list"
+    return _name_type(type(value))
 
 
-def _name(value: Any) -> str:
+def _name_type(kind: type[Any]) -> str:
     names = {str: "string", bool: "boolean", int: "integer", float: "number", list: "list", dict: "object"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+    return "null" if kind is type(None) else names.get(kind, kind.__name__)
 
 
 Inputs: TypeAlias = Annotated[Input, WrapValidator(_explain)]
-TextInputs: TypeAlias = Annotated[str | list[str], WrapValidator(_explain)]
-IdInputs: TypeAlias = Annotated[list[int] | list[list[int]], WrapValidator(_explain)]
+TextInputs: TypeAlias = Annotated[str | Texts, WrapValidator(_explain)]
+IdInputs: TypeAlias = Annotated[Ids | IdLists, WrapValidator(_explain)]
+CountedTexts: TypeAlias = Annotated[Texts, BeforeValidator(_check_count)]
 Direction: TypeAlias = Literal["Right", "right", "Left", "left"]
 
 
@@ -57,7 +81,21 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class EncodeBody(BaseModel):
+class OwnBody(BaseModel):
+    """A field that is not known here is refused: many of them at once."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_fields(cls, value: Any) -> Any:
+        unknown = value.keys() - cls.model_fields.keys() if isinstance(value, dict) else ()
+        if len(unknown) > MOST_UNKNOWN:
+            raise refuse_value("body", f"expected fields {', '.join(cls.model_fields)}, got {len(unknown)} others")
+        return value
+
+
+class EncodeBody(OwnBody):
     """`POST /encode`: texts, token ids that are encoded exactly as given, or `null` for a recipe's null prompt alone.
 
     Embeddings are answered in `dtype`, by default the one that the model computes in. A text over the limit is cut
@@ -65,10 +103,8 @@ class EncodeBody(BaseModel):
     `GET /recipes`, or none; `recipe_options` are options of its pipeline's call.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    texts: list[str] | None = None
-    ids: list[list[int]] | None = None
+    texts: CountedTexts | None = None
+    ids: Annotated[IdLists, BeforeValidator(_check_count)] | None = None
     recipe: str | None = None
     recipe_options: dict[str, Any] = Field(default_factory=dict)
     null: bool = False
@@ -95,12 +131,10 @@ class EncodeBody(BaseModel):
         )
 
 
-class PrepareBody(BaseModel):
+class PrepareBody(OwnBody):
     """`POST /prepare`: captions, of which nothing is encoded; the recipe is as for `/encode`."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    texts: list[str]
+    texts: CountedTexts
     recipe: str | None = None
     recipe_options: dict[str, Any] = Field(default_factory=dict)
     model: str | None = None
@@ -136,7 +170,7 @@ class EmbedBody(EmbedAllBody):
 class VertexBody(Body):
     """`POST /vertex`: bodies of `/embed`."""
 
-    instances: list[EmbedBody]
+    instances: Annotated[list[EmbedBody], Field(fail_fast=True), BeforeValidator(_check_count)]
 
 
 class TokenizeBody(Body):
@@ -160,7 +194,7 @@ class SimilarityInputs(Body):
     """A sentence, and those that it is compared with."""
 
     source_sentence: str
-    sentences: list[str]
+    sentences: CountedTexts
 
 
 class SimilarityBody(Body):
@@ -176,11 +210,16 @@ class EmbeddingsBody(Body):
 
     input: Inputs
     model: str | None = None
-    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] = "float"
+    encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = "float"
     dimensions: int | None = None
     user: str | None = None
-    embed_dtype: DtypeName = "float32"
-    endianness: Literal["native", "little", "big"] = "native"
+    embed_dtype: DtypeName | None = "float32"
+    endianness: Literal["native", "little", "big"] | None = "native"
+
+    @property
+    def form(self) -> tuple[str, str, str]:
+        """Encoding, dtype and byte order: null is what goes without saying, as in OpenAI's API."""
+        return self.encoding_format or "float", self.embed_dtype or "float32", self.endianness or "native"
 
 
 class TeiError(BaseModel):

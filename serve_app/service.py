@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 from torch import Tensor
 
+from serve_app.refused import refuse_value
+from serve_app.room import Room
 from serve_app.served_recipes import PreparedRequest, ServedRecipes, ShownCaption, prepare_request, show_captions
 from t5enc.actor import EncoderActor
 from t5enc.batcher import Batcher, BatcherSnapshot
@@ -35,6 +37,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TOKENIZER_THREADS = 2
+# Requests for pieces or decoded texts, of the largest kind, that may wait for the tokenizer's threads.
+LARGEST_WAITING = 4
 # A batch that fails is the fault of what is in it; so many one after the other, of the model.
 MOST_FAILURES = 3
 
@@ -47,11 +51,14 @@ class ServiceLimits:
     max_length: int = 512
     queue_tokens: int = 262_144
     queue_texts: int = 8192
+    queue_bytes: int = 4 << 30
+    max_answer_bytes: int = 256 << 20
+    max_characters: int = 256 << 10
     cache_bytes: int = 64 << 20
     stuck_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        for name in ("max_texts", "max_length", "queue_tokens", "queue_texts", "stuck_seconds"):
+        for name in (entry.name for entry in fields(self) if entry.name != "cache_bytes"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
         if self.cache_bytes < 0:
@@ -61,6 +68,10 @@ class ServiceLimits:
         if self.queue_tokens < self.max_length:
             raise ConfigError(
                 f"queue_tokens: expected at least max_length ({self.max_length}), got {self.queue_tokens}"
+            )
+        if self.queue_bytes < self.max_answer_bytes:
+            raise ConfigError(
+                f"queue_bytes: expected at least max_answer_bytes ({self.max_answer_bytes}), got {self.queue_bytes}"
             )
 
 
@@ -98,6 +109,9 @@ class ModelService:
         self._recipes = ServedRecipes(options, checkpoint, preparer, self._actor.encoder.tokenizer)
         self.options = self._actor.encoder.options
         self.dim = self._actor.encoder.config.model_dim
+        # Bytes of embeddings and answers, of all requests that are not yet answered.
+        self.answer_room = Room("bytes of answers", limits.queue_bytes)
+        self.text_room = Room("characters or ids of /tokenize and /decode", LARGEST_WAITING * limits.max_characters)
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._batcher = Batcher(
             self._actor.submit,
@@ -168,6 +182,22 @@ class ModelService:
         prompts = [text if isinstance(text, Prompt) else Prompt.of(next(lists)) for text in texts]
         return await self._batcher.encode(prompts)
 
+    async def decode_lists(self, lists: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
+        """The texts that lists of ids stand for, as `decode` has them, for a request that is being answered.
+
+        Raises RefusedError for more ids than a request may have, OverloadedError where too many wait.
+        """
+        self._take_texts(sum(map(len, lists)), "ids", "ids")
+        return await self._beside_loop(lambda: [self.decode(ids, skip_special_tokens) for ids in lists])
+
+    async def split_texts(self, texts: Sequence[str]) -> list[list[Piece]]:
+        """The pieces of texts, as `pieces` has them, for a request that is being answered.
+
+        Raises RefusedError for more characters than a request may have, OverloadedError where too many wait.
+        """
+        self._take_texts(sum(map(len, texts)), "inputs", "characters")
+        return await self._beside_loop(lambda: [self.pieces(text) for text in texts])
+
     def decode(self, ids: Sequence[int] | TokenIds, skip_special_tokens: bool = True) -> str:
         """The text that ids stand for; InputError for an id that the model does not have."""
         size = self._actor.encoder.config.vocab_size
@@ -217,6 +247,12 @@ class ModelService:
             index = truncated.index(True)
             raise TooLongError(index, tokens=int(tokenized.lengths[index]), limit=limit)
         return TokenizedRequest(tokenized.ids, truncated, tokenized.lengths.tolist())
+
+    def _take_texts(self, count: int, field: str, unit: str) -> None:
+        limit = self.limits.max_characters
+        if count > limit:
+            raise refuse_value(field, f"expected at most {limit} {unit} in one request, got {count}")
+        self.text_room.take(count)
 
     def _prepare(
         self, texts: list[str], recipe: str | None, options: Mapping[str, Any], truncate: bool, with_null: bool

@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from t5enc.errors import InputError, OverloadedError
+from t5enc.outcomes import Outcome, compute_outcomes, is_failing
 from t5enc.prompt_cache import PromptCache
 from t5enc.prompts import Prompt, count_tokens
 from t5enc.text_encoder import TextEncoder
-from t5enc.waiting import Call, Outcome, Served, WaitingText
+from t5enc.waiting import Call, Served, WaitingText
 
 Submit = Callable[[Callable[[TextEncoder], None]], Future[None]]
 # Seconds to come back after, while nothing is known of the model's speed.
@@ -38,7 +39,8 @@ class BatcherSnapshot:
 
     A text asked for is a hit or a miss; a miss joins an equal one in flight (`coalesced`) or is queued. `texts` and
     `tokens` are those that batches were made of, `seconds_queued` what they waited, summed over them. Pads that are
-    computed are tokens. `delivered` are the texts whose callers got their embeddings.
+    computed are tokens. `delivered` are the texts whose callers got their embeddings. `failures_in_a_row` are batches
+    in which every text failed, and the canary of `is_failing` too: the model is at fault, and not what it was asked.
     """
 
     queued_texts: int = 0
@@ -56,6 +58,10 @@ class BatcherSnapshot:
     seconds_computing: float = 0.0
     last_batch_texts: int = 0
     last_batch_tokens: int = 0
+
+    def plus(self, **amounts: float) -> BatcherSnapshot:
+        """The same with amounts added."""
+        return replace(self, **{name: getattr(self, name) + amount for name, amount in amounts.items()})
 
 
 class Batcher:
@@ -135,11 +141,16 @@ class Batcher:
         self._check_room(new)
         now = call.since = time.monotonic()
         self._queue |= {key: WaitingText(key, prompt, now) for key, prompt in new.items()}
-        self._count_queue(len(new), count_tokens(list(new.values())))
         for place, key in enumerate(keys):
             self._join(call, place, key, cached.get(key))
         hits = sum(key in cached for key in keys)
-        self._add(cache_hits=hits, cache_misses=len(keys) - hits, coalesced=len(keys) - hits - len(new))
+        self._add(
+            queued_texts=len(new),
+            queued_tokens=count_tokens(list(new.values())),
+            cache_hits=hits,
+            cache_misses=len(keys) - hits,
+            coalesced=len(keys) - hits - len(new),
+        )
         self._ask_for_turn()
 
     def _join(self, call: Call, place: int, key: bytes, hidden: Tensor | None) -> None:
@@ -177,7 +188,7 @@ class Batcher:
             text.callers.pop(call, None)
             if not text.callers and self._queue.get(text.key) is text:
                 del self._queue[text.key]
-                self._count_queue(-1, -text.prompt.tokens)
+                self._add(queued_texts=-1, queued_tokens=-text.prompt.tokens)
         call.awaited.clear()
 
     def _ask_for_turn(self) -> None:
@@ -191,9 +202,11 @@ class Batcher:
         with self._lock:
             batch = self._take_batch()
         if batch:
-            outcomes = self._compute(encoder, batch)
+            outcomes = compute_outcomes(encoder, [text.prompt for text in batch])
+            failures = self._counts.failures_in_a_row + 1 if is_failing(encoder, outcomes) else 0
+            kept = self._copy_kept(batch, outcomes)
             with self._lock:
-                self._finish(batch, outcomes)
+                self._finish(batch, outcomes, kept, failures)
 
     def _take_batch(self) -> list[WaitingText]:
         """The longest run of waiting texts within the budget, the first one whatever its length."""
@@ -209,52 +222,58 @@ class Batcher:
             used += text.prompt.tokens
         if batch:
             self._begin(batch, used)
-        self._ask_for_turn()
+        try:
+            self._ask_for_turn()
+        except Exception as error:  # the model's thread takes no more work: those who wait raise it
+            self._dismiss(error)
         return batch
+
+    def _dismiss(self, error: Exception) -> None:
+        """Nothing that is queued will be computed."""
+        now = time.monotonic()
+        while self._queue:
+            _, text = self._queue.popitem(last=False)
+            self._add(queued_texts=-1, queued_tokens=-text.prompt.tokens)
+            text.deliver(error, now)
 
     def _begin(self, batch: Sequence[WaitingText], tokens: int) -> None:
         self._batch_since = now = time.monotonic()
         for text in batch:
             text.begin(now)
-        self._count_queue(-len(batch), -tokens)
-        self._add(
+        begun = self._counts.plus(
+            queued_texts=-len(batch),
+            queued_tokens=-tokens,
+            running_tokens=tokens,
             batches=1,
             texts=len(batch),
             tokens=tokens,
-            running_tokens=tokens,
             seconds_queued=sum(now - text.since for text in batch),
         )
-        self._counts = replace(self._counts, last_batch_texts=len(batch), last_batch_tokens=tokens)
+        self._counts = replace(begun, last_batch_texts=len(batch), last_batch_tokens=tokens)
 
-    def _compute(self, encoder: TextEncoder, batch: Sequence[WaitingText]) -> Sequence[Outcome]:
-        try:
-            encoded = encoder.encode_ragged([text.prompt for text in batch], device="cpu")
-            # A view that is kept would keep its whole batch in memory.
-            hidden = [text.clone() if self._cache.max_bytes else text for text in encoded.embeddings]
-            return [encoded.failed.get(index, text) for index, text in enumerate(hidden)]
-        except Exception as error:  # those who wait raise it
-            return [error] * len(batch)
+    def _copy_kept(self, batch: Sequence[WaitingText], outcomes: Sequence[Outcome]) -> dict[bytes, Tensor]:
+        """What the cache will keep of a batch: a view of it would keep all of the batch in memory."""
+        pairs = zip(batch, outcomes, strict=True)
+        finished = {text.key: outcome for text, outcome in pairs if isinstance(outcome, Tensor)}
+        return {key: finished[key].clone() for key in self._cache.choose(finished)}
 
-    def _finish(self, batch: Sequence[WaitingText], outcomes: Sequence[Outcome]) -> None:
+    def _finish(
+        self, batch: Sequence[WaitingText], outcomes: Sequence[Outcome], kept: dict[bytes, Tensor], failures: int
+    ) -> None:
+        """Callers get what is kept, or a view that lives as long as they answer with it."""
         assert self._batch_since is not None
         now = time.monotonic()
-        self._add(seconds_computing=now - self._batch_since)
-        failures = self._counts.failures_in_a_row + 1 if isinstance(outcomes[0], Exception) else 0
-        self._counts = replace(self._counts, running_tokens=0, failures_in_a_row=failures)
+        ended = self._counts.plus(seconds_computing=now - self._batch_since)
+        self._counts = replace(ended, running_tokens=0, failures_in_a_row=failures)
         self._batch_since = None
         self._running.clear()
+        for key, hidden in kept.items():
+            self._cache.put(key, hidden)
         for text, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, Tensor):
-                self._cache.put(text.key, outcome)
-            text.deliver(outcome, now)
-
-    def _count_queue(self, texts: int, tokens: int) -> None:
-        self._add(queued_texts=texts, queued_tokens=tokens)
+            text.deliver(kept.get(text.key, outcome), now)
 
     def _add(self, **amounts: float) -> None:
-        self._counts = replace(
-            self._counts, **{name: getattr(self._counts, name) + amount for name, amount in amounts.items()}
-        )
+        self._counts = self._counts.plus(**amounts)
 
 
 def _do_nothing(encoder: TextEncoder) -> None:

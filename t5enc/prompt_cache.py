@@ -6,6 +6,7 @@ M model dim.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -37,6 +38,19 @@ class PromptCache:
         self.used_bytes += count_bytes(key, hidden)
         while self.used_bytes > self.max_bytes:
             self._drop(next(iter(self._hidden)))
+
+    def choose(self, entries: Mapping[bytes, Tensor]) -> list[bytes]:
+        """Keys of the entries that would be kept if all were put, one after the other; any thread may ask."""
+        kept: list[bytes] = []
+        left = self.max_bytes
+        for key, hidden in reversed(list(entries.items())):
+            size = count_bytes(key, hidden)
+            if left < size <= self.max_bytes:
+                break
+            if size <= left:
+                kept.append(key)
+                left -= size
+        return kept[::-1]
 
     def _drop(self, key: bytes) -> None:
         if key in self._hidden:

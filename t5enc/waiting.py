@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from t5enc.errors import PrecisionError
+from t5enc.outcomes import Outcome
 from t5enc.prompts import Prompt
-
-# What became of a text: (rows, M), the reason why it has no embedding, or what the model raised.
-Outcome = Tensor | str | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Call:
     def result(self) -> Served:
         """What the caller gets when all is settled; raises what the model raised, or PrecisionError for some texts."""
         if self.error is not None:
-            raise self.error
+            raise copy_error(self.error) from self.error
         if self.failed:
             raise PrecisionError(dict(sorted(self.failed.items())))
         hidden = [text for text in self.hidden if text is not None]
@@ -111,3 +110,15 @@ class WaitingText:
         """Tell all calls."""
         for call in self.callers:
             call.settle(self, outcome, now)
+
+
+def copy_error(error: Exception) -> Exception:
+    """One caller's own: raised in several, an exception would gather the tracebacks of all.
+
+    Of one that cannot be made again from its arguments, a RuntimeError with its words.
+    """
+    try:
+        own = copy.copy(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return own.with_traceback(None)

@@ -24,6 +24,7 @@ from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionErro
 from t5enc.text_encoder import TextEncoder
 from tests.serve_app.faulty_server import (
     DIM,
+    INFO,
     Behaviour,
     FaultyServer,
     answer_as,
@@ -142,6 +143,53 @@ def test_chunks_are_under_way_several_at_a_time(server: FaultyServer) -> None:
     server.script = [meet] * 6
     with Client(server.url, max_texts=1, parallel=3) as client:
         assert read_back(client.encode(list("abcdef"))) == list("abcdef")
+
+
+def test_calls_that_share_one_connection_wait_for_it_in_their_own_time(
+    server: FaultyServer, fake_time: FakeTime
+) -> None:
+    """Each answer takes ten of the twelve seconds that a call has."""
+
+    def take_ten(handler: Any, content: dict[str, Any]) -> None:
+        fake_time.now += 10.0
+        answer_rightly(handler, content)
+
+    async def crowd() -> list[Any]:
+        async with AsyncClient(server.url, parallel=1, deadline=12.0, timing=fake_time.timing) as client:
+            return await asyncio.gather(*(client.encode([letter]) for letter in "abcdefgh"))
+
+    server.answer = take_ten
+    assert [read_back(found) for found in asyncio.run(crowd())] == [[letter] for letter in "abcdefgh"]
+
+
+def test_a_call_that_waits_to_try_again_holds_up_no_other(server: FaultyServer, fake_time: FakeTime) -> None:
+    is_waiting, second = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        is_waiting.set()
+        await second.wait()
+
+    async def crowd() -> None:
+        timing = Timing(clock=lambda: fake_time.now, sleep=sleep, random=lambda: 0.5)
+        async with AsyncClient(server.url, parallel=1, timing=timing) as client:
+            first = asyncio.create_task(client.encode(["a"]))
+            await is_waiting.wait()
+            assert read_back(await client.encode(["b"])) == ["b"]
+            assert not first.done()
+            second.set()
+            assert read_back(await first) == ["a"]
+
+    server.script = [refuse(503, BUSY)]
+    asyncio.run(crowd())
+
+
+@pytest.mark.parametrize("missing", [{"model_dim": None}, {"model_dtype": None}, {"model_dtype": "load"}])
+def test_no_texts_cannot_be_shaped_as_a_server_that_tells_no_width(
+    client: Client, server: FaultyServer, missing: dict[str, Any]
+) -> None:
+    server.script = [refuse(200, INFO | missing)]
+    with pytest.raises(ServiceError, match=r"/info: expected model_dim and model_dtype, .* got "):
+        client.encode([])
 
 
 @given(st.lists(st.integers(1, 50)), st.integers(1, 10), st.integers(1, 60))

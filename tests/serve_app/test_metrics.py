@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.middleware import Middleware
-from starlette.types import Message
+from starlette.types import Message, Send
 
 from serve_app.auth import KeyRing, RequireKeys
 from serve_app.body_limits import LimitBodies
@@ -168,9 +168,7 @@ def test_texts_and_tokens_add_up(server: Server) -> None:
     answers = [answer for answer in asyncio.run(send_all()) if "x-compute-tokens" in answer.headers]
     figures = server.read()
     texts = sum(case.texts for case in ANSWERED)
-    works = Counter({case.path: 1 for case in ANSWERED if case.texts}) | Counter(
-        {"/embed": 3, "/encode": 3, "/vertex": 2}
-    )
+    works = Counter({case.path: 1 for case in ANSWERED if case.texts}) | Counter({"/embed": 3, "/encode": 3})
     assert sum_by_route(figures["te_request_queue_duration_count"]) == works
     assert sum(figures["te_request_input_length_count"].values()) == texts
     vertex = figures["te_request_input_length_sum"]["/vertex",]
@@ -266,6 +264,33 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let the others run until it holds."""
     while not condition():
         await asyncio.sleep(0)
+
+
+class LeftError(OSError):
+    """The connection is gone."""
+
+
+@pytest.mark.parametrize("end", [LeftError, asyncio.CancelledError])
+@pytest.mark.parametrize("part", ["http.response.start", "http.response.body"])
+def test_whoever_leaves_before_the_answer_was_sent_is_dropped(server: Server, part: str, end: type[Exception]) -> None:
+    async def leave(message: Message) -> None:
+        if message["type"] == part:
+            raise end
+
+    with pytest.raises(end):
+        asyncio.run(post_embed(server.app, leave))
+    check_sums(server.read(), Counter({("/embed", "dropped"): 1}))
+
+
+async def post_embed(app: FastAPI, send: Send) -> None:
+    """A request whose body is there at once, and whose answer goes to `send`."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'{"inputs": "a"}', "more_body": False}
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+    scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": headers}
+    await app(scope, receive, send)
 
 
 async def hang_up(app: FastAPI) -> None:

@@ -177,3 +177,9 @@ def test_models_are_listed_and_found_by_name() -> None:
 def test_unknown_paths_under_v1_are_refused_in_openais_shape() -> None:
     answer = ask("GET", "/v1/nothing")
     assert (answer.status_code, answer.json()["error"]["message"]) == (404, "Not Found")
+
+
+def test_optional_fields_may_be_null() -> None:
+    names = ("model", "encoding_format", "dimensions", "user", "embed_dtype", "endianness")
+    plain = post("/v1/embeddings", {"input": "a"})
+    assert post("/v1/embeddings", {"input": "a"} | dict.fromkeys(names)).json() == plain.json()

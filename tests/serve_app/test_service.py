@@ -13,7 +13,7 @@ import torch
 from serve_app.service import ModelService, ServiceLimits
 from t5enc.builtin import open_builtin
 from t5enc.checkpoint import Checkpoint
-from t5enc.errors import ConfigError, InputError, OverloadedError, TooLongError
+from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, TooLongError
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder, open_model
 from t5enc.waiting import Served
@@ -244,6 +244,18 @@ def test_a_model_that_fails_each_time_is_unhealthy_and_one_that_failed_once_is_n
     service._actor.encoder.encode_ragged = encode  # type: ignore[method-assign]
     asyncio.run(service.encode([[5]]))
     assert service.is_healthy()
+
+
+def test_a_model_of_nothing_but_nan_is_unhealthy() -> None:
+    service = make_service(cache_bytes=0)
+    with torch.no_grad():
+        for weight in service._actor.encoder.encoder.parameters():
+            weight.fill_(torch.nan)
+    for _ in range(3):
+        assert service.is_healthy()
+        with pytest.raises(PrecisionError):
+            asyncio.run(service.encode([[5]]))
+    assert not service.is_healthy()
 
 
 def test_a_closed_service_has_answered_all_and_takes_nothing_new() -> None:

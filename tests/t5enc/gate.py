@@ -28,8 +28,10 @@ class Gate:
     Between the two the turn is inside the encoder, as long as the test likes.
     """
 
-    def __init__(self, *, failing: Collection[Ids] = ()) -> None:
+    def __init__(self, *, failing: Collection[Ids] = (), raising: Collection[Ids] = ()) -> None:
+        """Texts that have no embedding, and texts for which the encoder raises."""
         self.failing = set(failing)
+        self.raising = set(raising)
         self.error: Exception | None = None
         self.batches: list[list[Ids]] = []
         self.turns: deque[tuple[Callable[[Any], None], Future[None]]] = deque()
@@ -85,6 +87,8 @@ class Gate:
         self._open.wait()
         if self.error is not None:
             raise self.error
+        if self.raising & set(batch):
+            raise RuntimeError("no memory")
         values = torch.from_numpy(np.concatenate(rows)).float()[:, None].repeat(1, DIM)
         failed = {index: TOO_LARGE for index, text in enumerate(batch) if text in self.failing}
         return EncodedTexts(Embeddings.from_lengths(values, [len(text) for text in batch]), failed)

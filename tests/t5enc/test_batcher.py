@@ -20,7 +20,7 @@ from t5enc.errors import InputError, OverloadedError, PrecisionError
 from t5enc.options import EncoderOptions
 from t5enc.prompts import Document, Prompt
 from t5enc.text_encoder import TextEncoder
-from t5enc.waiting import Served
+from t5enc.waiting import Served, copy_error
 from tests.t5enc.callers import BUDGET, as_prompt, ask, cancel, check_own, in_loop, make_batcher, text
 from tests.t5enc.gate import DIM, TOO_LARGE, Gate, Ids
 from tests.t5enc.test_actor import CountTokens
@@ -176,12 +176,129 @@ async def test_what_the_model_raises_reaches_those_of_its_batch_alone() -> None:
     with pytest.raises(RuntimeError, match="no memory"):
         await broken
     assert batcher.snapshot().queued_texts == 1
-    assert batcher.snapshot().failures_in_a_row == 1
     gate.error = None
     gate.run_all()
     check_own(await after, [text(4)])
-    assert gate.batches == [[text(1), text(2)], [text(4)]]
+    assert [text(4)] == gate.batches[-1]
+
+
+@in_loop
+async def test_a_text_for_which_the_model_raises_takes_no_neighbour_along() -> None:
+    gate = Gate(raising=[text(3, 2)])
+    batcher = make_batcher(gate)
+    callers = [await ask(batcher, text(number, 2)) for number in range(1, 9)]
+    gate.step()
+    with pytest.raises(RuntimeError, match="no memory"):
+        await callers.pop(2)
+    check_own([(await caller)[0] for caller in callers], [text(number, 2) for number in (1, 2, 4, 5, 6, 7, 8)])
     assert batcher.snapshot().failures_in_a_row == 0
+
+
+@pytest.mark.parametrize("kind", ["raising", "failing"])
+@in_loop
+async def test_one_bad_text_again_and_again_is_not_the_models_failure(kind: str) -> None:
+    gate = Gate(**{kind: [text(2)]})
+    batcher = make_batcher(gate)
+    for _ in range(4):
+        task = await ask(batcher, text(2))
+        gate.run_all()
+        with pytest.raises((RuntimeError, PrecisionError)):
+            await task
+        assert batcher.snapshot().failures_in_a_row == 0
+
+
+@pytest.mark.parametrize("kind", ["raising", "failing"])
+@in_loop
+async def test_a_model_that_fails_whatever_it_is_asked_is_counted_until_it_answers(kind: str) -> None:
+    gate = Gate(**{kind: [text(2), text(3), (1,)]})
+    batcher = make_batcher(gate)
+    for count in (1, 2, 3):
+        task = await ask(batcher, text(2), text(3))
+        gate.run_all()
+        with pytest.raises((RuntimeError, PrecisionError)):
+            await task
+        assert batcher.snapshot().failures_in_a_row == count
+    task = await ask(batcher, text(4))
+    gate.run_all()
+    check_own(await task, [text(4)])
+    assert batcher.snapshot().failures_in_a_row == 0
+
+
+@in_loop
+async def test_each_caller_raises_an_exception_of_its_own() -> None:
+    gate = Gate(raising=[text(1)])
+    batcher = make_batcher(gate)
+    callers = [await ask(batcher, text(1)) for _ in range(2)]
+    gate.run_all()
+    first, second = await asyncio.gather(*callers, return_exceptions=True)
+    assert isinstance(first, RuntimeError)
+    assert isinstance(second, RuntimeError)
+    assert first is not second
+    assert first.__cause__ is second.__cause__ is not None
+    assert str(first) == str(second) == "no memory"
+
+
+class AwkwardError(Exception):
+    """One that its arguments do not make again."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+
+
+def test_an_exception_that_cannot_be_copied_is_told_in_words() -> None:
+    own = copy_error(AwkwardError(code=7))
+    assert (type(own), str(own)) == (RuntimeError, "AwkwardError: code 7")
+
+
+@in_loop
+async def test_a_thread_that_takes_no_more_turns_lets_nobody_wait_for_ever() -> None:
+    """The batch that was taken is computed; those behind it are told why they are not."""
+    gate = Gate()
+    batcher = make_batcher(gate)
+    first, behind = await ask(batcher, text(1), text(2)), await ask(batcher, text(3), text(4))
+    batcher._submit = refuse
+    gate.step()
+    check_own(await first, [text(1), text(2)])
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await behind
+    counts = batcher.snapshot()
+    assert (counts.queued_texts, counts.queued_tokens, counts.running_tokens) == (0, 0, 0)
+
+
+@in_loop
+async def test_tokens_in_flight_are_in_the_queue_or_running_at_every_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    batcher = make_batcher(gate)
+    seen: list[int] = []
+    plain = Batcher.__setattr__
+
+    def note(self: Batcher, name: str, value: Any) -> None:
+        plain(self, name, value)
+        if name == "_counts":
+            seen.append(value.queued_tokens + value.running_tokens)
+
+    task = await ask(batcher, text(1), text(2))
+    monkeypatch.setattr(Batcher, "__setattr__", note)
+    gate.hold()
+    assert set(seen) == {16}
+    gate.release()
+    await task
+    assert set(seen) == {0, 16}
+    assert seen[-1] == 0
+
+
+@in_loop
+async def test_only_what_is_kept_is_copied_and_it_keeps_no_batch_in_memory() -> None:
+    gate = Gate()
+    batcher = make_batcher(gate, cache_bytes=BYTES_OF_EIGHT)
+    task = await ask(batcher, text(1), text(2))
+    gate.run_all()
+    view, kept = await task
+    assert view.untyped_storage().nbytes() == 2 * kept.nbytes  # the whole batch, as long as the caller has it
+    assert kept.untyped_storage().nbytes() == kept.nbytes
+    again = await ask(batcher, text(2))
+    assert not gate.turns
+    assert (await again)[0] is kept
 
 
 @in_loop
@@ -307,11 +424,13 @@ async def test_a_batch_that_does_not_end_is_seen() -> None:
     await task
 
 
+def refuse(function: Callable[[TextEncoder], None]) -> Future[None]:
+    """What an executor does that is shut down."""
+    raise RuntimeError("cannot schedule new futures after shutdown")
+
+
 @in_loop
 async def test_an_actor_that_takes_no_work_leaves_nothing_in_the_queue() -> None:
-    def refuse(function: Callable[[TextEncoder], None]) -> Future[None]:
-        raise RuntimeError("cannot schedule new futures after shutdown")
-
     batcher = Batcher(refuse, token_budget=16, queue_tokens=100, queue_texts=10)
     with pytest.raises(RuntimeError, match="shutdown"):
         await batcher.encode([as_prompt(text(1))])

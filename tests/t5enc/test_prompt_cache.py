@@ -42,3 +42,15 @@ def test_what_is_too_large_drives_nothing_out() -> None:
     cache.put(b"large", large)
     assert cache.get(b"small") is small
     assert cache.get(b"large") is None
+
+
+@given(sizes=st.lists(st.integers(0, 12), max_size=8), before=st.lists(st.integers(0, 12), max_size=3))
+def test_what_is_chosen_is_what_is_there_when_all_were_put(sizes: list[int], before: list[int]) -> None:
+    cache = PromptCache(100)
+    for place, rows in enumerate(before):
+        cache.put(b"before" + bytes([place]), torch.zeros(rows, 2))
+    entries = {bytes([place]): torch.zeros(rows, 2) for place, rows in enumerate(sizes)}
+    chosen = cache.choose(entries)
+    for key, hidden in entries.items():
+        cache.put(key, hidden)
+    assert chosen == [key for key in entries if cache.get(key) is not None]

@@ -1,5 +1,8 @@
 """DeepFloyd IF's cleaning, which PixArt, Allegro and Latte share: made for captions from web pages.
 
+Where a pattern of the original looks at a run of characters again from each of them, the one here looks once, from its
+beginning, and finds the same.
+
 The order of the steps matters, and each is as odd as the original: a scheme goes but a query stays, kana stay but
 kanji go, and the strip before the last quotes are looked at has no effect.
 """
@@ -46,13 +49,13 @@ NUMBERS = _steps(
     (r"#\d{1,3}\b", ""),
     (r"#\d{5,}\b", ""),
     (r"\b\d{6,}\b", ""),
-    (rf"\S+\.(?:{SUFFIXES})", ""),
+    (rf"(?<!\S)\S+\.(?:{SUFFIXES})", ""),
 )
 RUNS = _steps(
     ("[\"']{2,}", '"'),
     (r"\.{2,}", " "),
     (f"[{PUNCTUATION}]+", " "),
-    (r"\s+\.\s+", " "),
+    (r"(?<!\s)\s+\.\s+", " "),
 )
 JUNK = _steps(
     (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),
@@ -64,7 +67,7 @@ JUNK = _steps(
     (rf"\b(?:{SUFFIXES})(?:\simages?)?", ""),
     (r"\bpage\s+\d+\b", ""),
     (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),
-    (r"\b\d+\.?\d*[xх×]\d+\.?\d*\b", ""),
+    (r"\b\d+(?:\.\d*)?[xх×]\d+(?:\.\d*)?\b", ""),
     (r"\b\s+:\s+", ": "),
     (r"(\D[,./])\b", r"\1 "),
     (r"\s+", " "),

@@ -1,0 +1,44 @@
+"""What becomes of each text of a batch, and whether the model is to blame. Runs on the model's thread.
+
+M model dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from t5enc.prompts import Prompt
+from t5enc.text_encoder import TextEncoder
+
+# What became of a text: (rows, M), the reason why it has no embedding, or what the model raised.
+Outcome = Tensor | str | Exception
+# The end token alone, which is the empty text: as little as a model can be asked for.
+CANARY = Prompt.of(np.array([1], np.int32))
+
+
+def compute_outcomes(encoder: TextEncoder, prompts: Sequence[Prompt]) -> list[Outcome]:
+    """One outcome a text, on the CPU; embeddings are views of one tensor.
+
+    Where the model raises, each half is tried again, down to single texts: only those at fault fail.
+    """
+    try:
+        encoded = encoder.encode_ragged(prompts, device="cpu")
+        return [encoded.failed.get(index, hidden) for index, hidden in enumerate(encoded.embeddings)]
+    except Exception as error:  # those who wait raise it
+        if len(prompts) == 1:
+            return [error]
+    half = len(prompts) // 2
+    return compute_outcomes(encoder, prompts[:half]) + compute_outcomes(encoder, prompts[half:])
+
+
+def is_failing(encoder: TextEncoder, outcomes: Sequence[Outcome]) -> bool:
+    """Whether a batch shows that the model is at fault: no text of it has an embedding, nor has the canary.
+
+    Without the canary whoever sends one bad text again and again would have the model replaced.
+    """
+    if any(isinstance(outcome, Tensor) for outcome in outcomes):
+        return False
+    return not isinstance(compute_outcomes(encoder, [CANARY])[0], Tensor)
