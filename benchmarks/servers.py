@@ -135,7 +135,9 @@ def run_server(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled"} | dict(environment or {}),
+        env=os.environ
+        | {"PYTHONUNBUFFERED": "1", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+        | dict(environment or {}),
     )
     try:
         wait_for(process, ready)
