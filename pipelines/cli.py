@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from t5enc.commands import RecipeOptions
 from t5enc.errors import ConfigError
-from t5enc.option_files import parse_pairs, read_options
+from t5enc.option_files import merge_options
 
 Text = str | None
 Inputs = Annotated[list[str] | None, typer.Argument(help="Parquet files, folders or globs; URIs too.")]
@@ -22,9 +23,6 @@ RevisionOption = Annotated[Text, typer.Option(help="Branch, tag or commit of a h
 TokenizerOption = Annotated[Text, typer.Option(help="Tokenizer folder or hub id, if not the model's own.")]
 RecipeOption = Annotated[
     Text, typer.Option(help="A family of `t5enc recipes`, a YAML file, or none (default: a repository's own, if any).")
-]
-RecipeOptions = Annotated[
-    list[str] | None, typer.Option("--recipe-option", help="NAME=VALUE of the pipeline's call; may be given again.")
 ]
 
 # Options of `plan` that are none of a job's.
@@ -87,7 +85,7 @@ def encode(
     from pipelines.job import EncodeJob
     from pipelines.supervise import supervise
 
-    options = merge_options(given, config) | ({"overwrite": False} if resume else {})
+    options = merge_job_options(given, config) | ({"overwrite": False} if resume else {})
     raise typer.Exit(supervise(EncodeJob.from_mapping(options)))
 
 
@@ -117,7 +115,7 @@ def plan(
     from pipelines.estimate import Prices, print_estimate
     from pipelines.job import EncodeJob
 
-    job = EncodeJob.from_mapping(merge_options(given | {"output": "-"}, config))
+    job = EncodeJob.from_mapping(merge_job_options(given | {"output": "-"}, config))
     print_estimate(job, Prices(hour=hour_price, terabyte_month=storage_price, devices=devices), tokens_per_second)
 
 
@@ -144,22 +142,10 @@ def demo(
     raise typer.Exit(run_demo(folder))
 
 
-def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
-    """The file's options, and over them those given on the command line; of `recipe_options` each by itself."""
-    options = read_options(config) if config else {}
-    pairs = parse_pairs("recipe_option", given.pop("recipe_option", None) or ())
-    if pairs:
-        options["recipe_options"] = _read_mapping(options, "recipe_options") | pairs
-    options |= {name: value for name, value in given.items() if value is not None and value != []}
+def merge_job_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    """As `merge_options`, with columns to keep as the command line has them."""
+    options = merge_options(given, config)
     keep = options.get("keep_columns")
     if isinstance(keep, str):
         options["keep_columns"] = [] if keep == "none" else [name.strip() for name in keep.split(",")]
     return options
-
-
-def _read_mapping(options: dict[str, Any], name: str) -> dict[str, Any]:
-    """A job file's option that has options of its own; none where it is not there."""
-    found = options.get(name, {})
-    if not isinstance(found, dict):
-        raise ConfigError(f"{name}: expected `option: value` pairs, got {found!r}")
-    return found

@@ -90,14 +90,11 @@ def serve(
     ] = None,
 ) -> None:
     """Serve embeddings over HTTP until Ctrl-C or SIGTERM; what was accepted by then is answered."""
-    given = {name: value for name, value in locals().items() if name not in META and value is not None}
+    given = {name: value for name, value in locals().items() if name not in META}
     from serve_app.config import ServeConfig
-    from t5enc.option_files import parse_pairs, read_options
+    from t5enc.option_files import merge_options
 
-    options = read_options(config) if config else {}
-    if pairs := parse_pairs("recipe_option", given.pop("recipe_option", ())):
-        given["recipe_options"] = {**options.get("recipe_options", {}), **pairs}
-    asked = ServeConfig.from_mapping(options | given)
+    asked = ServeConfig.from_mapping(merge_options(given, config))
     if write_deploy_file is not None:
         _write(asked, write_deploy_file)
         return

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from serve_app.service import ServiceLimits
 from t5enc.errors import ConfigError
 from t5enc.options import DEFAULT_LENGTH, EncoderOptions
-from t5enc.recipes.families import open_recipe
+from t5enc.recipes.families import is_recipe_file, open_recipe
 from t5enc.recipes.recipe import Recipe
 
 # The name of our deployment in Serve, and what of our options it must be told itself: an application cannot say it.
@@ -21,12 +21,12 @@ DEPLOYMENT = "t5enc"
 SAID_TO_SERVE = ("host", "port", "route_prefix")
 # Requests that a replica takes in at once. Far above what fills a batch: one request may be a single short text.
 MAX_ONGOING_REQUESTS = 4096
-RECIPE_FILES = (".yaml", ".yml", ".json")
 ROUTE = re.compile(r"/|(/[\w.~-]+)+")
 ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions))
 # What further models have as the first does, where they do not say it.
 SHARED_NAMES = ("max_length", "token_budget", "dtype", "device", "local_files_only", "compile_cache")
 LIMIT_NAMES = tuple(entry.name for entry in fields(ServiceLimits))
+DEFAULTS = ServiceLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +71,14 @@ class ServeConfig:
     compile_cache: str | None = None
     deterministic: bool = False
     num_threads: int | None = None
-    max_texts: int = 256
-    queue_tokens: int = 262_144
-    queue_texts: int = 8192
-    queue_bytes: int = 4 << 30
-    max_answer_bytes: int = 256 << 20
-    max_characters: int = 256 << 10
-    cache_bytes: int = 64 << 20
-    stuck_seconds: float = 120.0
+    max_texts: int = DEFAULTS.max_texts
+    queue_tokens: int = DEFAULTS.queue_tokens
+    queue_texts: int = DEFAULTS.queue_texts
+    queue_bytes: int = DEFAULTS.queue_bytes
+    max_answer_bytes: int = DEFAULTS.max_answer_bytes
+    max_characters: int = DEFAULTS.max_characters
+    cache_bytes: int = DEFAULTS.cache_bytes
+    stuck_seconds: float = DEFAULTS.stuck_seconds
     max_body_bytes: int = 8 << 20
     head_seconds: float = 30.0
     body_seconds: float = 30.0
@@ -206,7 +206,7 @@ def _find_default(entry: Field[Any]) -> Any:
 def _read_recipes(options: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the fields of a recipe in the place of its file, of further models, too."""
     found = {**options}
-    if isinstance(recipe := found.get("recipe"), str) and recipe.endswith(RECIPE_FILES):
+    if isinstance(recipe := found.get("recipe"), str) and is_recipe_file(recipe):
         found["recipe"] = open_recipe(recipe).to_mapping()
     models = found.get("models")
     if isinstance(models, Mapping):

@@ -193,8 +193,7 @@ def show_captions(preparer: Preparer, captions: list[str]) -> list[ShownCaption]
     prepared = _prepare(preparer, captions)
     recipe = preparer.recipe
     assert recipe is not None
-    is_zeroed = [recipe.zeroes_empty and not caption for caption in captions]
-    texts = [[] if zero else make_texts(recipe, text) for zero, text in zip(is_zeroed, captions, strict=True)]
+    texts = [make_texts(recipe, caption) for caption in captions]
     pads = [_count_pads(prompt, preparer.tokenizer.eos_id) for prompt in prepared.prompts]
     facts = zip(texts, prepared.prompts, prepared.truncated.tolist(), prepared.lengths.tolist(), pads, strict=True)
     return [ShownCaption(*caption) for caption in facts]

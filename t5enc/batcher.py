@@ -146,7 +146,7 @@ class Batcher:
         hits = sum(key in cached for key in keys)
         self._add(
             queued_texts=len(new),
-            queued_tokens=count_tokens(list(new.values())),
+            queued_tokens=count_tokens(new.values()),
             cache_hits=hits,
             cache_misses=len(keys) - hits,
             coalesced=len(keys) - hits - len(new),
@@ -160,7 +160,7 @@ class Batcher:
             (self._queue.get(key) or self._running[key]).join(call, place)
 
     def _check_room(self, new: dict[bytes, Prompt]) -> None:
-        texts, tokens = len(new), count_tokens(list(new.values()))
+        texts, tokens = len(new), count_tokens(new.values())
         if texts > self._max_texts or tokens > self._max_tokens:
             raise InputError(
                 f"expected at most {self._max_texts} texts and {self._max_tokens} tokens in a call, "

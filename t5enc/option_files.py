@@ -14,6 +14,24 @@ def read_options(path: Path) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in read_yaml(path).items()}
 
 
+def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
+    """The file's options, and over them those given on the command line; of `recipe_options` each by itself."""
+    options = read_options(config) if config else {}
+    pairs = parse_pairs("recipe_option", given.pop("recipe_option", None) or ())
+    options |= {name: value for name, value in given.items() if value is not None and value != []}
+    if pairs:
+        options["recipe_options"] = _read_mapping(options, "recipe_options") | pairs
+    return options
+
+
+def _read_mapping(options: dict[str, Any], name: str) -> dict[str, Any]:
+    """A file's option that has options of its own; none where it is not there."""
+    found = options.get(name, {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"{name}: expected `option: value` pairs, got {found!r}")
+    return found
+
+
 def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE pairs; `true`, `false`, whole numbers and quoted texts as YAML has them, the rest as it is."""
     found: dict[str, Any] = {}

@@ -62,17 +62,12 @@ class Preparer:
         if recipe is None:
             tokenized = self.tokenizer.encode(texts)
             return PreparedTexts([Prompt.of(ids) for ids in tokenized.ids], tokenized.truncated, tokenized.lengths)
-        captions = check_texts(texts)
-        is_zeroed = [recipe.zeroes_empty and not caption for caption in captions]
-        made = [[] if zero else make_texts(recipe, text) for zero, text in zip(is_zeroed, captions, strict=True)]
-        return self._tokenize(made, recipe)
+        return self._tokenize([make_texts(recipe, caption) for caption in check_texts(texts)], recipe)
 
     def prepare_null(self) -> Prompt | None:
         """The prompt of the recipe's null; None where that is none, or zeros."""
         if self.recipe is None or self.recipe.null != "text":
             return None
-        if self.recipe.zeroes_empty and not self.recipe.null_text:
-            return Prompt(())
         recipe = replace(self.recipe, rows=self.recipe.null_rows or self.recipe.rows)
         return self._tokenize([make_null_texts(recipe)], recipe).prompts[0]
 

@@ -5,7 +5,7 @@ S tokens of a document.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,6 @@ class Prompt:
         return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
 
 
-def count_tokens(prompts: Sequence[Prompt]) -> int:
+def count_tokens(prompts: Iterable[Prompt]) -> int:
     """Tokens that are computed for all of them."""
     return sum(prompt.tokens for prompt in prompts)

@@ -6,10 +6,10 @@ N texts, T tokens in a stream, M model dim.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from t5enc.linear import can_pack
 from t5enc.options import EncoderOptions
 from t5enc.packing import make_rungs, pack_full, pack_sorted, pick_rung, round_rows
 from t5enc.pipeline_inputs import Conditioning
+from t5enc.placement import PlacedDocument, group_identical, place_documents, scatter
 from t5enc.preparing import PreparedTexts, Preparer, check_fit
 from t5enc.prompts import Document, Prompt, TokenIds, count_tokens
 from t5enc.recipes.recipe import Recipe
@@ -88,7 +89,7 @@ class TextEncoder:
         assert options.token_budget is not None
         self.token_budget = options.token_budget
         self._rungs = make_rungs(options.token_budget)
-        self._null: Tensor | None = None
+        self._conditioning: Conditioning | None = None
         self._floor = find_floor(encoder, self.token_budget) if options.deterministic else 1
 
     @classmethod
@@ -175,12 +176,10 @@ class TextEncoder:
     @property
     def conditioning(self) -> Conditioning | None:
         """The recipe, and its null prompt's rows in the compute dtype on the encoder's device."""
-        if self.recipe is None:
-            return None
-        null = self.preparer.prepare_null()
-        if self._null is None and null is not None:
-            self._null = self._encode([null], None).values
-        return Conditioning(self.recipe, self._null)
+        if self._conditioning is None and self.recipe is not None:
+            null = self.preparer.prepare_null()
+            self._conditioning = Conditioning(self.recipe, None if null is None else self._encode([null], None).values)
+        return self._conditioning
 
     def _encode(
         self, prompts: Sequence[Sequence[int] | TokenIds | Prompt], conditioning: Conditioning | None
@@ -207,7 +206,7 @@ class TextEncoder:
         lengths = np.array([prompt.rows for prompt in checked], dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         values = torch.empty(int(offsets[-1]), self.dim, dtype=dtype or self.dtype, device=device or self.device)
-        copies = group_identical(_place_documents(checked, offsets))
+        copies = group_identical(place_documents(checked, offsets))
         failed: dict[int, str] = {}
         for stream in self._pack([len(group[0].document.ids) for group in copies]):
             groups = [copies[place] for place in stream]
@@ -215,7 +214,7 @@ class TextEncoder:
                 on_stream(list(dict.fromkeys(placed.text for group in groups for placed in group)))
             hidden, bad = self._encode_stream([group[0].document for group in groups], values.dtype)
             failed |= {placed.text: bad[place] for place in bad for placed in groups[place]}
-            _scatter(hidden, groups, values)
+            scatter(hidden, groups, values)
         self._count(checked, copies)
         return EncodedTexts(Embeddings(values, torch.from_numpy(offsets)), dict(sorted(failed.items())))
 
@@ -356,37 +355,3 @@ def _as_array(index: int, text: Sequence[int] | TokenIds) -> NDArray[Any]:
         return np.asarray(text)
     except ValueError as error:
         raise InputError(f"ids[{index}]: expected a flat list of token ids, got {error}") from error
-
-
-class PlacedDocument(NamedTuple):
-    """A document, the text that it is of, and where its rows stand among those of all texts."""
-
-    document: Document
-    text: int
-    start: int
-
-
-def _place_documents(prompts: Sequence[Prompt], offsets: NDArray[np.int64]) -> Iterator[PlacedDocument]:
-    for text, prompt in enumerate(prompts):
-        start = int(offsets[text])
-        for document in prompt.documents:
-            yield PlacedDocument(document, text, start)
-            start += document.kept
-
-
-def group_identical(documents: Iterable[PlacedDocument]) -> list[list[PlacedDocument]]:
-    """Equal documents together, in order of first appearance."""
-    groups: dict[bytes, list[PlacedDocument]] = {}
-    for placed in documents:
-        groups.setdefault(placed.document.key, []).append(placed)
-    return list(groups.values())
-
-
-def _scatter(hidden: Tensor, groups: Sequence[Sequence[PlacedDocument]], values: Tensor) -> None:
-    """Copy the kept rows of each document of a stream to their places, and to those of its copies."""
-    hidden = hidden.to(values.device)
-    start = 0
-    for group in groups:
-        for document, _, place in group:
-            values[place : place + document.kept] = hidden[start : start + document.kept]
-        start += len(group[0].document.ids)

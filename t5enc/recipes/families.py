@@ -296,11 +296,16 @@ def open_recipe(name: str | os.PathLike[str] | Recipe) -> Recipe:
     if isinstance(name, Recipe):
         return name
     text = os.fspath(name)
-    if text.endswith((".yaml", ".yml", ".json")):
+    if is_recipe_file(text):
         return _read_recipe(Path(text))
     if text not in RECIPES:
         raise ConfigError(f"recipe: expected one of {', '.join(RECIPES)}, or a YAML file, got {text!r}")
     return RECIPES[text]
+
+
+def is_recipe_file(name: str) -> bool:
+    """Whether a recipe's name is that of a file."""
+    return name.endswith((".yaml", ".yml", ".json"))
 
 
 def _read_recipe(path: Path) -> Recipe:

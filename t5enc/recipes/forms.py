@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from t5enc.recipes.cleaning import CLEANERS
 from t5enc.recipes.recipe import Form, Recipe
@@ -16,13 +17,14 @@ HUNYUAN_VIDEO_QUOTES = re.compile('"(.*?)"|“(.*?)”')
 
 def make_texts(recipe: Recipe, caption: str) -> list[str]:
     """The texts of a caption, cleaned; none where there is nothing to encode."""
+    if recipe.zeroes_empty and not caption:
+        return []
     return FORMS[recipe.form](recipe, CLEANERS[recipe.clean](caption))
 
 
 def make_null_texts(recipe: Recipe) -> list[str]:
     """The texts of the family's null prompt."""
-    text = CLEANERS[recipe.clean](recipe.null_text) if recipe.cleans_null else recipe.null_text
-    return FORMS[recipe.form](recipe, text)
+    return make_texts(recipe if recipe.cleans_null else replace(recipe, clean="none"), recipe.null_text)
 
 
 def _as_caption(recipe: Recipe, caption: str) -> list[str]:

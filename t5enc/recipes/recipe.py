@@ -102,11 +102,6 @@ class Recipe:
         """Plain values that `from_mapping` reads."""
         return asdict(self) | {"options": list(self.options)}
 
-    @property
-    def keeps_pads(self) -> bool:
-        """Whether rows are kept that stand for no token."""
-        return self.rows != "real"
-
 
 @cache
 def _find_hints() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.cli import merge_options
+from pipelines.cli import merge_job_options
 from pipelines.commit import begin_commit, commit_shard, conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.store import open_store
@@ -61,7 +61,7 @@ def test_a_job_file_with_mistakes_is_refused(content: str, message: str, tmp_pat
     path = tmp_path / "job.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=message):
-        EncodeJob.from_mapping(merge_options({}, path))
+        EncodeJob.from_mapping(merge_job_options({}, path))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_job_file_with_mistakes_is_refused(content: str, message: str, tmp_pat
 def test_an_option_that_cannot_be_honoured_is_named(options: dict[str, object], message: str) -> None:
     given = {"inputs": ["a"], "output": "out", "model": "m"} | options
     with pytest.raises(ConfigError, match=message):
-        EncodeJob.from_mapping(merge_options(given, None))
+        EncodeJob.from_mapping(merge_job_options(given, None))
 
 
 def test_resume_and_overwrite_exclude_each_other() -> None:
@@ -106,7 +106,7 @@ def test_a_value_of_another_type_is_refused_by_name(line: str, tmp_path: Path) -
     (tmp_path / "job.yaml").write_text(line)
     with pytest.raises(ConfigError, match=f"{line.partition(':')[0]}: expected "):
         EncodeJob.from_mapping(
-            {"inputs": ["a"], "output": "o", "model": "m"} | merge_options({}, tmp_path / "job.yaml")
+            {"inputs": ["a"], "output": "o", "model": "m"} | merge_job_options({}, tmp_path / "job.yaml")
         )
 
 
@@ -150,10 +150,10 @@ def test_a_plan_is_for_a_device_that_need_not_be_here(device: str, write_caption
 
 def test_a_job_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a YAML file of options, got: "):
-        merge_options({}, tmp_path / "nowhere.yaml")
+        merge_job_options({}, tmp_path / "nowhere.yaml")
     (tmp_path / "empty.yaml").write_text("# nothing yet\n")
     with pytest.raises(ConfigError, match="expected `option: value` lines, got NoneType"):
-        merge_options({}, tmp_path / "empty.yaml")
+        merge_job_options({}, tmp_path / "empty.yaml")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_job_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
 )
 def test_columns_to_keep_are_a_list_or_names_with_commas(keep: str, columns: list[str], tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(f"keep-columns: {keep}")
-    assert merge_options({}, tmp_path / "job.yaml") == {"keep_columns": columns}
+    assert merge_job_options({}, tmp_path / "job.yaml") == {"keep_columns": columns}
 
 
 def test_fsck_is_0_where_all_is_well_and_1_with_a_line_a_problem(tmp_path: Path) -> None:

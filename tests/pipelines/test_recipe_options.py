@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.cli import merge_options
+from pipelines.cli import merge_job_options
 from pipelines.report import EncodeReport
 from t5enc import TextEncoder, load_embeddings
 from t5enc.cli import build_app
@@ -49,7 +49,7 @@ def test_options_of_a_recipe_are_given_one_by_one_over_those_of_the_job_file(
 def test_options_of_a_recipe_that_are_no_pairs_are_refused(pairs: list[str], tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("inputs: [a]\noutput: o\nmodel: m\nrecipe: flux\nrecipe_options: 3\n")
     with pytest.raises(ConfigError, match="recipe_options: expected `option: value` pairs, got 3"):
-        EncodeJob.from_mapping(merge_options({"recipe_option": pairs}, tmp_path / "job.yaml"))
+        EncodeJob.from_mapping(merge_job_options({"recipe_option": pairs}, tmp_path / "job.yaml"))
 
 
 def test_a_plan_counts_what_the_recipe_computes_stores_and_cuts(write_captions: WriteCaptions) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from t5enc.builtin import sample_captions
 from t5enc.errors import ConfigError, InputError, PrecisionError
+from t5enc.placement import PlacedDocument, group_identical
 from t5enc.prompts import Document
-from t5enc.text_encoder import EncoderCounters, PlacedDocument, TextEncoder, group_identical
+from t5enc.text_encoder import EncoderCounters, TextEncoder
 from tests.families import FAMILIES, make_checkpoint
 from tests.t5enc.conftest import Make
 from tests.t5enc.reference import ROUNDING, distance, random_ids, reference
