@@ -1,0 +1,102 @@
+"""An allocation of Slurm on one machine: `srun` and `scontrol` of ours, and the script as a job in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.cluster.manifests import FOLDER
+
+# Runs the command once for every node that is named, and hands a SIGTERM on, as Slurm's own does.
+SRUN = """#!/bin/bash
+echo "srun $*" >> "$SLURM_LOG"
+while [[ "$1" == --* ]]; do
+  case "$1" in --nodelist=*) names="${1#*=}" ;; esac
+  shift
+done
+trap 'kill -TERM "${tasks[@]}" 2>/dev/null' TERM
+for name in ${names//,/ }; do
+  SLURMD_NODENAME="$name" "$@" &
+  tasks+=("$!")
+done
+code=0
+for task in "${tasks[@]}"; do
+  while kill -0 "$task" 2>/dev/null; do wait "$task"; done
+  wait "$task" || code=$?
+done
+exit "$code"
+"""
+SCONTROL = """#!/bin/bash
+echo "scontrol $*" >> "$SLURM_LOG"
+if [[ "$1" == show ]]; then printf '%s\\n' node1 node2; fi
+"""
+# Only for a test that would otherwise never end.
+PATIENCE = 240.0
+
+
+class Allocation:
+    """Two nodes of Slurm, and the script that runs on them; `log` has what it asked of Slurm."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._log = folder / "slurm.log"
+        self._log.touch()
+        for name, content in {"srun": SRUN, "scontrol": SCONTROL}.items():
+            (folder / name).write_text(content)
+            (folder / name).chmod(0o700)
+
+    @property
+    def log(self) -> list[str]:
+        """Commands of Slurm that were called, in order."""
+        return self._log.read_text().splitlines()
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The script with these arguments, as a job of this allocation."""
+        environment = {
+            "PATH": f"{self.folder}:{Path(sys.executable).parent}:/usr/bin:/bin",
+            "HOME": str(self.folder),
+            "SLURM_JOB_ID": self.job_id,
+            "SLURM_JOB_NODELIST": "node[1-2]",
+            "SLURM_LOG": str(self._log),
+            "T5ENC_JOIN_SECONDS": "100",
+        }
+        command = ["bash", str(FOLDER / "slurm.sh"), *arguments]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder
+        )
+
+    @property
+    def job_id(self) -> str:
+        """A number that no other allocation here has at the time."""
+        return f"{os.getpid()}{abs(hash(self.folder)) % 1000}"
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs on the nodes for this job."""
+        return [process for process in psutil.process_iter() if self._owns(process)]
+
+    def kill(self) -> None:
+        """End what is left of the job."""
+        for process in self.processes():
+            process.send_signal(signal.SIGKILL)
+
+    def _owns(self, process: psutil.Process) -> bool:
+        try:
+            is_ended = process.status() == psutil.STATUS_ZOMBIE
+            return not is_ended and process.environ().get("SLURM_JOB_ID") == self.job_id
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return when it holds: of other processes nothing says when."""
+    late = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < late, what
+        time.sleep(0.05)

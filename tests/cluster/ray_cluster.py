@@ -1,0 +1,94 @@
+"""A Ray cluster on this machine as KubeRay starts one: a head without CPUs, workers that join it, a token for all."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import psutil
+import ray
+
+from tests.cluster.allocation import wait_until
+
+BIN = Path(sys.executable).parent
+# Not --block: on a busy machine the server of ray://, which nothing here uses, gives up and would take the rest along.
+NODE = ["--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={100 << 20}"]
+
+
+def find_ports(count: int) -> list[int]:
+    """Ports that nobody listens at, and none of those that the system hands out by itself; all of them differ."""
+    found = []
+    for port in random.sample(range(20000, 32000), 1000):
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+        if len(found) == count:
+            break
+    return found
+
+
+class RayCluster:
+    """Nodes that `ray start` has started, with a folder and a token of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        """Starts the head, and returns when its dashboard answers."""
+        self.folder = folder
+        self._port, self.dashboard_port, self.agent_port, client_port = find_ports(4)
+        self.host = ray.util.get_node_ip_address()  # to which Ray turns what workers are told of loopback
+        self.token = secrets.token_hex(32)
+        self.environment = {
+            "PATH": f"{BIN}:/usr/bin:/bin",
+            "HOME": str(folder),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_ADDRESS": f"{self.host}:{self._port}",
+        }
+        ports = [f"--port={self._port}", f"--dashboard-port={self.dashboard_port}"]
+        ports.append(f"--ray-client-server-port={client_port}")
+        self._start("--head", "--num-cpus=0", f"--temp-dir={folder}/ray", *ports, agent=self.agent_port)
+        wait_until(lambda: self.get(self.dashboard_port, "/api/gcs_healthz") == 200, "no dashboard")
+
+    @property
+    def dashboard(self) -> str:
+        """Where jobs and applications are handed in."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def add_worker(self, cpus: int) -> None:
+        """One more node; returns when it has joined."""
+        (agent,) = find_ports(1)
+        self._start(f"--num-cpus={cpus}", f"--address={self.host}:{self._port}", agent=agent)
+
+    def get(self, port: int, path: str, host: str = "127.0.0.1") -> int | None:
+        """The status of an answer to somebody without the token; None where nobody answers."""
+        try:
+            return int(httpx2.get(f"http://{host}:{port}{path}", timeout=20).status_code)
+        except httpx2.HTTPError:
+            return None
+
+    def run(self, *command: str) -> str:
+        """What a command says that ends well, run as in a container of the cluster."""
+        ended = subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+        return ended.stdout
+
+    def kill(self) -> None:
+        """End every process that has the cluster's token."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.environ().get("RAY_AUTH_TOKEN") == self.token:
+                    process.send_signal(signal.SIGKILL)
+
+    def _start(self, *arguments: str, agent: int) -> None:
+        address = [f"--node-ip-address={self.host}", f"--dashboard-agent-listen-port={agent}"]
+        self.run("ray", "start", *NODE, *address, *arguments)
+        wait_until(lambda: self.get(agent, "/api/healthz", self.host) == 200, f"no node at {agent}")
