@@ -11,6 +11,7 @@ import torch
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
+from t5enc.memory import choose_budget, find_free_bytes
 from t5enc.precision import resolve_dtype
 from t5enc.recipes.families import open_recipe
 from t5enc.recipes.options import override
@@ -31,7 +32,8 @@ SMALLEST_FLEX_HEAD = 16
 class EncoderOptions:
     """Which model, where it runs, and how; None means chosen at load and reported.
 
-    A recipe that is None may be inferred from the repository of the model; "none" stays none.
+    A recipe that is None may be inferred from the repository of the model; "none" stays none. `device_share` is how
+    much of its device's memory the encoder may count on.
     """
 
     model: str
@@ -51,12 +53,15 @@ class EncoderOptions:
     compile_cache: str | None = None
     deterministic: bool = False
     num_threads: int | None = None
+    device_share: float = 1.0
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError(f"max_length: expected at least 1, got {self.max_length}")
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(f"num_threads: expected at least 1, got {self.num_threads}")
+        if not 0 < self.device_share <= 1:
+            raise ConfigError(f"device_share: expected more than 0 and at most 1, got {self.device_share}")
         if self.attention not in ("auto", "flex", "sdpa"):
             raise ConfigError(f"attention: expected auto, flex or sdpa, got {self.attention!r}")
         if self.recipe_options and self.recipe == NO_RECIPE:
@@ -99,14 +104,19 @@ class EncoderOptions:
         device = resolve_device(self.device)
         length = max_length or self.length
         self._check_budget(length)
+        dtype = resolve_dtype(self.dtype, device)
+        attention = self._resolve_attention(device, config)
         budget = self.token_budget or max(DEFAULT_BUDGETS.get(device.type, DEFAULT_BUDGET), length)
+        if self.token_budget is None and device.type == "cuda":
+            free = find_free_bytes(device, self.device_share)
+            budget = choose_budget(config, dtype, attention, free=free, length=length, most=budget)
         return replace(
             self,
             max_length=length,
             device=str(device),
-            dtype=str(resolve_dtype(self.dtype, device)).removeprefix("torch."),
+            dtype=str(dtype).removeprefix("torch."),
             token_budget=budget,
-            attention=self._resolve_attention(device, config),
+            attention=attention,
         )
 
     def _check_budget(self, length: int) -> None:

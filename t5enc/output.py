@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError, UnfinishedError
+from t5enc.filesystems import open_filesystem
 from t5enc.null_file import NULL, deserialize_null
 from t5enc.pipeline_inputs import Conditioning
 from t5enc.recipes.recipe import Recipe
@@ -136,18 +137,11 @@ def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> 
 
 
 def find_filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
-    """The pyarrow filesystem of a path or URI, and the path on it; unknown schemes go through fsspec."""
-    text = os.fspath(path)
-    scheme, separator, _ = text.partition("://")
-    if not separator:
-        return pa.fs.LocalFileSystem(), os.path.abspath(text)
-    if scheme in ("file", "s3", "gs", "gcs", "hdfs"):
-        filesystem, root = pa.fs.FileSystem.from_uri(text)
-        return filesystem, root.rstrip("/")
-    import fsspec
-
-    foreign, root = fsspec.url_to_fs(text)
-    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(foreign)), root.rstrip("/")
+    """The pyarrow filesystem of a path or URI, and the path on it; OutputError where there is none."""
+    try:
+        return open_filesystem(os.fspath(path))
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise OutputError(f"{path}: expected a filesystem that can be opened, got: {error}") from error
 
 
 def read_manifest_names(filesystem: Any, root: str) -> list[str] | None:

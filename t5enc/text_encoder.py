@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from t5enc.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
 from t5enc.builtin import is_builtin, open_builtin
 from t5enc.checkpoint import Checkpoint, open_checkpoint
+from t5enc.compile_cache import CompileCache, open_cache
 from t5enc.config import EncoderConfig
 from t5enc.embeddings import Embeddings
 from t5enc.encoder import Encoder
@@ -78,12 +78,15 @@ class TextEncoder:
         preparer: Preparer,
         options: EncoderOptions,
         projection: tuple[Tensor, Tensor] | None = None,
+        cache: CompileCache | None = None,
     ) -> None:
         """`options` must be resolved; `from_pretrained` does all of it."""
         self.encoder = encoder
         self.preparer = preparer
         self.options = options
         self._projection = projection
+        self._cache = cache
+        self._saved_graphs = 0
         self.counters = EncoderCounters()
         self.device = torch.device(options.device or "cpu")
         assert options.token_budget is not None
@@ -113,15 +116,16 @@ class TextEncoder:
         checkpoint = checkpoint or open_model(options)
         preparer = open_preparer(options, checkpoint)
         options = options.resolve(checkpoint.config, max_length=preparer.longest)
-        if options.compile_cache:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(options.compile_cache).expanduser())
         if options.num_threads:
             torch.set_num_threads(options.num_threads)
         device = torch.device(options.device or "cpu")
+        uses_cache = options.compile_cache is not None and options.attention == "flex"
+        cache = open_cache(os.path.expanduser(options.compile_cache or ""), device) if uses_cache else None
         dtype = getattr(torch, options.dtype or "float32")
         pack = device.type == "cpu" and options.attention == "sdpa" and can_pack(dtype)
         encoder = load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=device, pack=pack)
-        return cls(encoder, preparer, options, open_projection(preparer.recipe, checkpoint, options.variant, device))
+        projection = open_projection(preparer.recipe, checkpoint, options.variant, device)
+        return cls(encoder, preparer, options, projection, cache)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -216,6 +220,7 @@ class TextEncoder:
             failed |= {placed.text: bad[place] for place in bad for placed in groups[place]}
             scatter(hidden, groups, values)
         self._count(checked, copies)
+        self._save_compiled()
         return EncodedTexts(Embeddings(values, torch.from_numpy(offsets)), dict(sorted(failed.items())))
 
     @torch.no_grad()
@@ -227,6 +232,13 @@ class TextEncoder:
             ids = np.full(length, self.tokenizer.eos_id, dtype=np.int32)
             self._encode_stream([Document.of(ids)] * max(1, rung // length), self.dtype)
         self.counters = counters
+        self._save_compiled()
+
+    def _save_compiled(self) -> None:
+        """Share what was compiled since the last time, so that the next process starts warm."""
+        if self._cache is not None and self.compiled_graphs > self._saved_graphs:
+            self._saved_graphs = self.compiled_graphs
+            self._cache.save()
 
     def _check_prompt(self, index: int, prompt: Sequence[int] | TokenIds | Prompt) -> Prompt:
         if not isinstance(prompt, Prompt):

@@ -21,6 +21,7 @@ def pretend_cuda(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: is_there)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (79 << 30, 80 << 30))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if has_triton else None)
 
 

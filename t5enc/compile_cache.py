@@ -1,0 +1,149 @@
+"""Compiled kernels that outlive a process, at a place that all nodes share: a folder or a URI.
+
+Inductor keeps what it compiles in a folder, and finds it there again wherever that folder lies. But a folder on shared
+storage is no place for the locks and the half-written files of many processes. So each process works in a folder of
+its own, filled from the place when the model is loaded, and whoever compiles something that is not there yet adds it:
+as one archive, which appears whole or not at all. Nothing at the place is ever changed.
+
+A cache is code that will run: it belongs where only those can write whom you let run code.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import tarfile
+import tempfile
+import uuid
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import torch
+
+from t5enc.errors import ConfigError
+from t5enc.output import find_filesystem
+
+SUFFIX = ".tar.gz"
+# Folders of Inductor whose entries are found by the name of the folder they are in, whatever they are called.
+KEYED = ("fxgraph", "aotautograd")
+
+
+class CompileCache:
+    """This process's folder of compiled kernels, and the place behind it."""
+
+    def __init__(self, place: str, device: torch.device) -> None:
+        self.filesystem, root = find_filesystem(place)
+        self.root = f"{root}/{describe_machine(device)}"
+        self.folder = Path(tempfile.mkdtemp(prefix="t5enc-compiled-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self._pulled: set[str] = set()
+        self._known: set[str] = set()
+
+    def use(self) -> None:
+        """Fetch what is there, and have Inductor look there."""
+        self.pull()
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder)
+
+    def pull(self) -> int:
+        """Unpack archives that were not here yet; their number."""
+        selector = pafs.FileSelector(self.root, allow_not_found=True)
+        names = {info.base_name for info in self.filesystem.get_file_info(selector)}
+        fresh = sorted(name for name in names - self._pulled if name.endswith(SUFFIX))
+        for name in fresh:
+            with self.filesystem.open_input_stream(f"{self.root}/{name}", compression=None) as stream:
+                unpack(stream.read(), self.folder, name)
+        self._pulled |= set(fresh)
+        self._known |= {_identify(path) for path in self._list_files()} if fresh else set()
+        return len(fresh)
+
+    def save(self) -> bool:
+        """Add what this process compiled and nobody has added meanwhile; whether there was such a thing."""
+        mine = self._list_files()
+        self.pull()
+        new = [path for path in mine if _identify(path) not in self._known]
+        if not new:
+            return False
+        self._known |= {_identify(path) for path in new}
+        name = f"{uuid.uuid4().hex}{SUFFIX}"
+        self._publish(name, pack(self.folder, new))
+        self._pulled.add(name)
+        return True
+
+    def _list_files(self) -> list[str]:
+        """Paths in the folder, but for locks and files that are still being written."""
+        paths = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and path.suffix != ".lock")
+        return [path.relative_to(self.folder).as_posix() for path in paths if "tmp" not in path.suffix]
+
+    def _publish(self, name: str, data: bytes) -> None:
+        """On object stores one write is one put; in a folder the archive gets its name when it is whole."""
+        is_folder = isinstance(self.filesystem, pafs.LocalFileSystem)
+        if is_folder:
+            self.filesystem.create_dir(self.root, recursive=True)
+        written = f"{self.root}/{name}.part" if is_folder else f"{self.root}/{name}"
+        with self.filesystem.open_output_stream(written, compression=None) as stream:
+            stream.write(data)
+        if is_folder:
+            self.filesystem.move(written, f"{self.root}/{name}")
+
+
+@functools.cache
+def open_cache(place: str, device: torch.device) -> CompileCache:
+    """The one cache of this process for a place, in use; models of one process share it."""
+    cache = CompileCache(place, device)
+    cache.use()
+    return cache
+
+
+def describe_machine(device: torch.device) -> str:
+    """A name for machines that can run each other's kernels: PyTorch, Python, device, and the CPU's abilities."""
+    facts: dict[str, Any] = {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version_tuple()[:2],
+        "machine": platform.machine(),
+        "cpu": _read_cpu_flags(),
+    }
+    if device.type == "cuda":
+        facts["card"] = (torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return f"torch-{torch.__version__}-{device.type}-{digest[:12]}"
+
+
+def _read_cpu_flags() -> list[str]:
+    """What kernels for the CPU may use; compiled code for a card is launched by such kernels, too."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return [platform.processor()]
+    flags = [line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))]
+    return sorted(flags[0]) if flags else [platform.processor()]
+
+
+def _identify(path: str) -> str:
+    """What makes a cached file the same as another."""
+    return path.rpartition("/")[0] if path.partition("/")[0] in KEYED else path
+
+
+def pack(folder: Path, paths: list[str]) -> bytes:
+    """An archive of these files of a folder."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for path in paths:
+            archive.add(folder / path, arcname=path)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes, folder: Path, name: str) -> None:
+    """Put an archive's files into a folder; ConfigError, naming it, where it is damaged or leads elsewhere."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+            archive.extractall(folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ConfigError(f"compile_cache: {name}: expected an archive of kernels, got: {error}; delete it") from error
