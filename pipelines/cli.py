@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,8 @@ RecipeOption = Annotated[
     Text, typer.Option(help="A family of `t5enc recipes`, a YAML file, or none (default: a repository's own, if any).")
 ]
 
+# Options that are given again and again -> the job's option that holds them all.
+REPEATED = {"resource": "resources", "label": "label_selector"}
 # Options of `plan` that are none of a job's.
 PLAN_ALONE = ("tokens_per_second", "devices", "hour_price", "storage_price", "config")
 
@@ -64,7 +67,16 @@ def encode(
     actors: Annotated[Text, typer.Option(help="auto, N or MIN:MAX.")] = None,
     cpus_per_actor: Annotated[int | None, typer.Option(help="CPUs of an actor.")] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs of an actor, fractions too.")] = None,
-    compile_cache: Annotated[Text, typer.Option(help="Folder for compiled kernels.")] = None,
+    resource: Annotated[
+        list[str] | None, typer.Option("--resource", help="NAME=AMOUNT that an actor takes; may be given again.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="KEY=VALUE of the nodes to use; may be given again.")
+    ] = None,
+    accelerator_type: Annotated[Text, typer.Option(help="Cards to use, as Ray calls them: A100, L4.")] = None,
+    compile_cache: Annotated[
+        Text, typer.Option(help="Folder or URI for compiled kernels, shared by all nodes.")
+    ] = None,
     on_error: Annotated[Text, typer.Option(help="A caption without embedding: keep its row, or fail.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the job was, whatever the config file says.")
@@ -76,6 +88,9 @@ def encode(
         bool | None, typer.Option("--retry-errors", help="Redo captions that killed the encoder.")
     ] = None,
     ray_address: Annotated[Text, typer.Option(help="auto or HOST:PORT; a local Ray is started otherwise.")] = None,
+    ship_code: Annotated[
+        bool | None, typer.Option("--ship-code", help="Send this t5enc to the nodes instead of expecting it there.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these options.")] = None,
 ) -> None:
     """Encode the captions of Parquet files; run the same command again to resume."""
@@ -143,9 +158,31 @@ def demo(
 
 
 def merge_job_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
-    """As `merge_options`, with columns to keep as the command line has them."""
+    """As `merge_options`, with columns to keep, resources and labels as the command line has them."""
+    pairs = {option: given.pop(name, None) or () for name, option in REPEATED.items()}
     options = merge_options(given, config)
+    for option, texts in pairs.items():
+        if texts:
+            options[option] = dict(options.get(option) or {}) | parse_shares(option, texts)
     keep = options.get("keep_columns")
     if isinstance(keep, str):
         options["keep_columns"] = [] if keep == "none" else [name.strip() for name in keep.split(",")]
     return options
+
+
+def parse_shares(option: str, pairs: Sequence[str]) -> dict[str, str | float]:
+    """NAME=VALUE pairs, names as they stand; amounts of resources are numbers."""
+    found: dict[str, str | float] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name or not value:
+            raise ConfigError(f"{option}: expected NAME=VALUE, got {pair!r}")
+        found[name] = _parse_amount(name, value) if option == "resources" else value
+    return found
+
+
+def _parse_amount(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ConfigError(f"resources: {name}: expected a number, got {value!r}") from error

@@ -8,27 +8,63 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any
 
 from pipelines.job import EncodeJob
+from pipelines.selectors import (
+    TYPE_AMOUNT,
+    TYPE_PREFIX,
+    Needs,
+    Node,
+    accepts,
+    can_grow,
+    count_fitting,
+    list_in_words,
+    list_nodes,
+)
+from pipelines.versions import Code, check_nodes
 from t5enc.errors import ConfigError, DriverError
 from t5enc.options import resolve_device
 
 # Only tasks and records pass through the object store, never embeddings.
 OBJECT_STORE_BYTES = 128 << 20
 ANSWER_SECONDS = 10.0
+SHIPPED = ("t5enc", "pipelines")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """How many actors, and what each of them gets."""
+    """How many actors, what each of them gets, and what it asks of its node.
+
+    `warm` actors start at once. `code` is what each must run, where that is not this process's anyway.
+    """
 
     device: str
     actors: tuple[int, int]
+    warm: int
     cpus_per_actor: float
     gpus_per_actor: float
     threads_per_actor: int
+    resources: Mapping[str, float] = field(default_factory=dict)
+    label_selector: Mapping[str, str] = field(default_factory=dict)
+    accelerator_type: str | None = None
+    code: Code | None = None
+
+    def actor_options(self) -> dict[str, Any]:
+        """What Ray is told of an actor, in the words that `map_batches` and `ray.remote` share."""
+        options: dict[str, Any] = {"num_cpus": self.cpus_per_actor}
+        if self.gpus_per_actor:
+            options["num_gpus"] = self.gpus_per_actor
+        if self.resources:
+            options["resources"] = dict(self.resources)
+        if self.label_selector:
+            options["label_selector"] = dict(self.label_selector)
+        if self.accelerator_type is not None:
+            options["accelerator_type"] = self.accelerator_type
+        return options
 
 
 @contextlib.contextmanager
@@ -41,7 +77,9 @@ def connect(job: EncodeJob) -> Iterator[Cluster]:
         _start(job)
     _quieten()
     try:
-        yield share_out(job, ray.cluster_resources(), is_local=job.ray_address is None)
+        nodes = list_nodes()
+        cluster = share_out(job, nodes, is_local=job.ray_address is None, may_grow=can_grow())
+        yield replace(cluster, code=check_nodes(nodes)) if job.ray_address or len(nodes) > 1 else cluster
     finally:
         if is_ours:
             ray.shutdown()
@@ -63,8 +101,7 @@ def _start(job: EncodeJob) -> None:
 
     try:
         if job.ray_address is not None:
-            _knock(job.ray_address)
-            ray.init(address=job.ray_address, log_to_driver=False, logging_level=logging.ERROR)
+            _join(job, job.ray_address)
         else:
             ray.init(
                 address="local",
@@ -78,7 +115,33 @@ def _start(job: EncodeJob) -> None:
         raise DriverError(f"ray_address: expected {where} to answer, got: {error}") from error
 
 
-def _knock(address: str) -> None:
+def _join(job: EncodeJob, address: str) -> None:
+    """Connect to a cluster, with this code where it is to be shipped; DriverError where the cluster refuses."""
+    import ray
+
+    knock(address)
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": list_packages()} if job.ship_code else None,
+        )
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        # A wrong token and none at all look alike: Ray's C++ part says so on stderr, the exception does not.
+        mode = os.environ.get("RAY_AUTH_MODE", "not set")
+        raise DriverError(
+            f"ray_address: expected the cluster at {address} to let this process in, got: {error}. If it wants a "
+            f"token, set RAY_AUTH_MODE=token (here {mode}), and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        ) from error
+
+
+def list_packages() -> list[str]:
+    """Folders of the packages that an actor runs, to be sent to the nodes."""
+    return [os.path.dirname(import_module(name).__file__ or "") for name in SHIPPED]
+
+
+def knock(address: str) -> None:
     """OSError where nothing listens at HOST:PORT: Ray itself waits for minutes and ends the process."""
     host, separator, port = address.rpartition(":")
     if separator and port.isdigit():
@@ -95,39 +158,84 @@ def _quieten() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def share_out(job: EncodeJob, resources: dict[str, float], *, is_local: bool) -> Cluster:
-    """Actors and their share: one a GPU, or on CPUs one of all cores unless the job says otherwise."""
-    gpus = resources.get("GPU", 0.0)
+def share_out(job: EncodeJob, nodes: Sequence[Node], *, is_local: bool, may_grow: bool = False) -> Cluster:
+    """Actors and their share: one a GPU, or on CPUs one a node that gets all its cores, unless the job says otherwise.
+
+    Only nodes that an actor may run on count. ConfigError where it may run on none, and none may be added.
+    """
+    gpus = sum(node.resources.get("GPU", 0.0) for node in nodes)
     if is_local and resolve_device(job.device).type != "cuda":
         gpus = 0.0  # Ray counts cards that this PyTorch cannot use
-    wants_gpu = (gpus > 0 and job.device in (None, "auto")) or (job.device or "").startswith("cuda")
-    if wants_gpu and not gpus:
+    asks_for_gpu = (job.device or "").startswith("cuda")
+    if asks_for_gpu and not gpus and not may_grow:
         raise ConfigError(f"device: expected GPUs in the Ray cluster, got {job.device!r} and none are there")
-    return _share_gpus(job, gpus) if wants_gpu else _share_cpus(job, resources.get("CPU", 1.0), is_local=is_local)
-
-
-def _share_gpus(job: EncodeJob, gpus: float) -> Cluster:
-    share = job.gpus_per_actor or 1.0
-    cpus = job.cpus_per_actor or 1
+    wants_gpu = asks_for_gpu or (gpus > 0 and job.device in (None, "auto"))
+    share = (job.gpus_per_actor or 1.0) if wants_gpu else 0.0
+    extra = _extra_needs(job)
+    cpus = job.cpus_per_actor or (1 if wants_gpu else _choose_cpus(job, nodes, extra))
+    needs = Needs(resources={**extra.resources, "CPU": cpus, "GPU": share}, labels=extra.labels)
+    low, high, warm = _choose_actors(job, nodes, needs, is_local=is_local, may_grow=may_grow)
     return Cluster(
-        device="cuda",  # an actor sees the card that Ray gave it, and no other
-        actors=job.actor_range() or (1, max(1, int(gpus / share))),
+        device=_name_device(job, wants_gpu=wants_gpu),
+        actors=(low, high),
+        warm=warm,
         cpus_per_actor=cpus,
         gpus_per_actor=share,
         threads_per_actor=cpus,
+        resources=job.resources,
+        label_selector=job.label_selector,
+        accelerator_type=job.accelerator_type,
     )
 
 
-def _share_cpus(job: EncodeJob, cpus: float, *, is_local: bool) -> Cluster:
-    low, high = job.actor_range() or (1, 1)
-    cores = int(cpus) if is_local else min(int(cpus), os.cpu_count() or 1)
-    share = job.cpus_per_actor or max(1, cores // high)
-    if share * low > cpus:
-        raise ConfigError(f"actors: expected {low} of {share} CPUs each to fit Ray's {cpus:.0f} CPUs")
-    return Cluster(
-        device=str(resolve_device(job.device)) if job.device not in (None, "auto") else "cpu",
-        actors=(low, high),
-        cpus_per_actor=share,
-        gpus_per_actor=0.0,
-        threads_per_actor=share,
-    )
+def _name_device(job: EncodeJob, *, wants_gpu: bool) -> str:
+    """An actor on a GPU sees the card that Ray gave it, and no other."""
+    if wants_gpu:
+        return "cuda"
+    return str(resolve_device(job.device)) if job.device not in (None, "auto") else "cpu"
+
+
+def _extra_needs(job: EncodeJob) -> Needs:
+    """What the job asks of a node besides CPUs and GPUs."""
+    traces = {} if job.accelerator_type is None else {TYPE_PREFIX + job.accelerator_type: TYPE_AMOUNT}
+    return Needs(resources=dict(job.resources) | traces, labels=job.label_selector)
+
+
+def _choose_cpus(job: EncodeJob, nodes: Sequence[Node], extra: Needs) -> int:
+    """The most CPUs an actor with which as many fit as are asked for; by default one on every node."""
+    cores = [int(node.resources.get("CPU", 0)) for node in nodes if _may_host(node, extra)]
+    cores = [count for count in cores if count] or [1]
+    bounds = job.actor_range()
+    if bounds is None:
+        return min(cores)
+    for share in range(max(cores), 1, -1):
+        if count_fitting(nodes, Needs(resources={**extra.resources, "CPU": share}, labels=extra.labels)) >= bounds[1]:
+            return share
+    return 1
+
+
+def _may_host(node: Node, extra: Needs) -> bool:
+    has_all = all(node.resources.get(name, 0.0) >= amount for name, amount in extra.resources.items())
+    return has_all and accepts(extra.labels, node.labels)
+
+
+def _choose_actors(
+    job: EncodeJob, nodes: Sequence[Node], needs: Needs, *, is_local: bool, may_grow: bool
+) -> tuple[int, int, int]:
+    """The fewest actors, the most, and how many start at once.
+
+    On a cluster fewer than asked for will do, as long as there is one: nodes come and go.
+    """
+    fitting = count_fitting(nodes, needs)
+    bounds = job.actor_range()
+    if (not fitting and not may_grow) or (is_local and bounds and fitting < bounds[0]):
+        wanted = bounds[0] if bounds else 1
+        raise ConfigError(
+            f"actors: expected room for {wanted} that take {needs} each, got room for {fitting} "
+            f"on {len(nodes)} node(s): {list_in_words(nodes)}"
+        )
+    if bounds is None:
+        return 1, max(1, fitting), max(1, fitting)
+    low, high = bounds
+    low = low if may_grow else min(low, fitting)
+    return low, high, low

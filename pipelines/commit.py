@@ -8,14 +8,16 @@ removed before anything else that it vouches for is touched, and written when al
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.job import FrozenJob, check_owner, freeze
-from pipelines.manifest import UnitRecord, finish, read_footer_record, read_records
+from pipelines.manifest import finish, read_records
+from pipelines.plan import Files, Selection, Units
+from pipelines.records import Records, UnitRecord, read_footer_record
 from pipelines.store import Store
-from pipelines.units import PlannedFile, Unit, list_units
+from pipelines.units import PlannedFile
 from t5enc.output import SUCCESS
 
 
@@ -24,20 +26,23 @@ class Commit:
     """What a run has to commit, and the records of what is committed."""
 
     frozen: FrozenJob
-    files: Sequence[PlannedFile]
-    units: dict[str, Unit]
-    records: dict[str, UnitRecord]
+    records: Records
 
     @property
-    def left(self) -> list[Unit]:
+    def units(self) -> Units:
+        """Every unit of the plan by name, in input order."""
+        return self.records.units
+
+    @property
+    def left(self) -> Selection:
         """Units without a record."""
-        return [unit for name, unit in self.units.items() if name not in self.records]
+        return self.units.select(self.records.left)
 
 
 def begin_commit(
     store: Store,
     job: FrozenJob,
-    files: Sequence[PlannedFile],
+    files: Files | Iterable[PlannedFile],
     *,
     overwrite: bool = False,
     retry_errors: bool = False,
@@ -48,10 +53,12 @@ def begin_commit(
     The output counts as unfinished from here on if anything is left to do, or if the input is not whole.
     """
     frozen = freeze(store, job, overwrite=overwrite)
-    cut = list_units(files, rows_per_unit=frozen.rows_per_shard, fingerprint=frozen.fingerprint)
-    units = {unit.name: unit for unit in cut}
-    records = read_records(store, units, retry_errors=retry_errors)
-    commit = Commit(frozen=frozen, files=files, units=units, records=records)
+    units = Units(
+        files if isinstance(files, Files) else Files.of(files),
+        rows_per_unit=frozen.rows_per_shard,
+        fingerprint=frozen.fingerprint,
+    )
+    commit = Commit(frozen=frozen, records=read_records(store, units, retry_errors=retry_errors))
     if commit.left or not is_whole:
         store.delete(SUCCESS)
     return commit
@@ -67,4 +74,4 @@ def commit_shard(store: Store, record: UnitRecord, data: Any) -> UnitRecord:
 def conclude_commit(store: Store, commit: Commit) -> None:
     """End a job of which every unit has a record; OutputError where another run has overwritten it meanwhile."""
     check_owner(store, commit.frozen)
-    finish(store, commit.files, list(commit.units.values()), commit.records, commit.frozen.fingerprint)
+    finish(store, commit.records)

@@ -66,8 +66,7 @@ class Lines:
 
 def count_rows(progress: Progress, run: Run) -> tuple[int, int]:
     """Input rows committed so far, earlier runs included, and all there are."""
-    total = sum(planned.num_rows for planned in run.preparation.files)
-    return run.rows_before + progress.input_rows, total
+    return run.rows_before + progress.input_rows, run.preparation.files.total_rows
 
 
 def describe(progress: Progress, run: Run) -> str:

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
 
 import torch
 
 from pipelines.cluster import Cluster, check_installed, connect, is_connected
 from pipelines.commit import Commit, begin_commit, conclude_commit
 from pipelines.job import EncodeJob
-from pipelines.ledger import Ledger, Progress
-from pipelines.manifest import UnitRecord, append_log, sum_records
+from pipelines.ledger import Details, Progress, start_ledger
+from pipelines.log import Log
 from pipelines.null import mend_null
 from pipelines.prepare import Preparation, choose_units, prepare
-from pipelines.report import REPORT, EncodeReport
+from pipelines.report import EncodeReport, describe_job, read_runs, write_report
 from pipelines.store import Store, open_store
+from pipelines.survey import count_cpus
 from pipelines.suspects import encode_suspect
-from pipelines.units import cut_spans
+from pipelines.tracing import Tracing
 from pipelines.watch import Watch
-from pipelines.worker import SpanResult, SpanTask, SpanWorker
-from t5enc.actor import EncoderActor
+from pipelines.worker import SpanResult, SpanWorker
 from t5enc.errors import DriverError, OutputError, T5encError
+from t5enc.filesystems import hide_credentials
 from t5enc.options import EncoderOptions, resolve_device
 
-LOG_SECONDS = 60.0
 # So that no actor is left without work while another has minutes of it.
 SPANS_PER_ACTOR = 4
+# Passes over what is left, one after the other, that commit nothing before the run is given up.
+IDLE_PASSES = 3
 OnProgress = Callable[[Progress, "Run"], None]
 
 
@@ -42,10 +46,14 @@ class Run:
     preparation: Preparation
     store: Store
     commit: Commit
-    tasks: list[SpanTask] = field(default_factory=list)
-    suspects: list[SpanResult] = field(default_factory=list)
+    units_per_span: int = 1
+    spans: int = 0
+    suspects: dict[str, SpanResult] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
+    details: Details = field(default_factory=Details)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    began: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
     started_cpu: float = field(default_factory=time.process_time)
     ready: float | None = None
@@ -54,7 +62,7 @@ class Run:
     @property
     def rows_left(self) -> int:
         """Input rows whose shards are not committed."""
-        return sum(unit.num_rows for unit in self.commit.left)
+        return self.commit.units.count_rows(~self.commit.records.is_there)
 
 
 def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> EncodeReport:
@@ -70,16 +78,16 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
         cluster = stack.enter_context(connect(job)) if job.ray_address or is_connected() else None
         started, cpu = time.perf_counter(), time.process_time()
         device = torch.device(cluster.device) if cluster else resolve_device(job.device)
-        run = begin(job, device, actors=cluster.actors[1] if cluster else 1)
+        run = begin(job, device, actors=cluster.actors[1] if cluster else 1, cpus=count_cpus() if cluster else 0)
         run.started, run.started_cpu = started, cpu
-        if run.tasks:
+        if run.commit.left:
             encode_units(run, cluster or stack.enter_context(connect(job)), on_progress)
     return conclude(run)
 
 
-def begin(job: EncodeJob, device: torch.device, *, actors: int = 1) -> Run:
-    """Freeze the job, or find it frozen, and work out what is left to do."""
-    preparation = prepare(job, device)
+def begin(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0) -> Run:
+    """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster."""
+    preparation = prepare(job, device, cpus=cpus)
     store = open_store(job.output)
     commit = begin_commit(
         store,
@@ -90,40 +98,61 @@ def begin(job: EncodeJob, device: torch.device, *, actors: int = 1) -> Run:
         is_whole=not preparation.unreadable,
     )
     run = Run(job, preparation, store, commit, unreadable=dict(preparation.unreadable))
-    run.rows_before = sum(record.input_rows for record in commit.records.values())
-    run.tasks = list(_cut_tasks(run, max(actors, (job.actor_range() or (1, 1))[1])))
+    run.earlier = read_runs(store, commit.frozen.fingerprint)
+    run.rows_before = commit.units.count_rows(commit.records.is_there)
+    run.units_per_span = choose_units_per_span(run, max(actors, (job.actor_range() or (1, 1))[1]))
     return run
 
 
-def _cut_tasks(run: Run, actors: int) -> Iterator[SpanTask]:
-    """Spans that hold a unit which is not committed, several for each actor."""
+def choose_units_per_span(run: Run, actors: int) -> int:
+    """Units of a span: about a minute of work, and several spans for each actor."""
     frozen = run.commit.frozen
     device = str(frozen.record.get("device", "cpu")).partition(":")[0]
     by_time = choose_units(run.preparation.config, device, run.preparation.sample, frozen.rows_per_shard)
-    most = min(by_time, -(-len(run.commit.units) // (SPANS_PER_ACTOR * actors)))
-    for planned in run.preparation.files:
-        for span in cut_spans(planned, rows_per_unit=frozen.rows_per_shard, units_per_span=most):
-            units = list(span.units(rows_per_unit=frozen.rows_per_shard, fingerprint=frozen.fingerprint))
-            done = frozenset(unit.first_row for unit in units if unit.name in run.commit.records)
-            if len(done) < len(units):
-                yield SpanTask(span=span, done=done)
+    return max(1, min(by_time, -(-len(run.commit.units) // (SPANS_PER_ACTOR * actors))))
 
 
 def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> None:
-    """Run the tasks on a pool of actors, then the units that seemed to kill them one by one."""
-    import ray
+    """Run what is left on a pool of actors, then the units that seemed to kill them one by one."""
+    from pipelines.dispatch import map_spans
 
-    ledger = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    ledger = start_ledger(run.commit.frozen.fingerprint, run.rows_left)
     output, filesystem = absolute_output(run.job.output), run.preparation.inputs.filesystem
-    worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error)
+    tracing = Tracing.from_environment(os.environ)
+    worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code)
     options = _actor_options(run, cluster)
-    with explained(), Watch(run, ledger, on_progress, actors=cluster.actors[1]), _Log(run.store) as log:
-        for result in _map_tasks(run, cluster, options, worker):
-            _take(run, log, result)
-        for suspect in run.suspects:
+    watch = Watch(run, ledger, on_progress, actors=cluster.actors[1], on_minute=note_report)
+    with explained(), watch, Log(run.store) as log:
+        for _ in passes(run):
+            for results in map_spans(run.commit.records, cluster, options, worker, units_per_span=run.units_per_span):
+                run.spans += 1
+                for result in results:
+                    _take(run, log, result)
+        for suspect in run.suspects.values():
             assert suspect.span is not None
             assert suspect.unit is not None
             _take(run, log, encode_suspect(cluster, options, worker, suspect.span, suspect.unit))
+
+
+def passes(run: Run) -> Iterator[int]:
+    """Count passes over what is left: nodes that are leaving give work back, and Ray may lose some.
+
+    DriverError where one after the other commits nothing.
+    """
+    idle = 0
+    for number in itertools.count(1):
+        there = len(run.commit.records)
+        yield number
+        if not _is_undone(run):
+            return
+        idle = 0 if len(run.commit.records) > there else idle + 1
+        if idle == IDLE_PASSES:
+            raise DriverError(f"{run.rows_left} rows came back undone {idle} times; run the same command again")
+
+
+def _is_undone(run: Run) -> bool:
+    """Whether a unit is left that is neither a suspect nor of an input that cannot be read."""
+    return any(unit.id not in run.suspects and unit.source not in run.unreadable for unit in run.commit.left)
 
 
 @contextlib.contextmanager
@@ -151,10 +180,11 @@ def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
         model=absolute_if_local(options.model),
         revision=run.preparation.revision,  # what was hashed, wherever the branch moves meanwhile
         tokenizer=absolute_if_local(options.tokenizer) if options.tokenizer else None,
-        compile_cache=os.path.abspath(options.compile_cache) if options.compile_cache else None,
+        compile_cache=absolute_output(options.compile_cache) if options.compile_cache else None,
         dtype=run.commit.frozen.identity["dtype"],
         device=cluster.device,
         num_threads=cluster.threads_per_actor,
+        device_share=min(1.0, cluster.gpus_per_actor or 1.0),
     )
 
 
@@ -181,36 +211,18 @@ def absolute_output(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def _map_tasks(run: Run, cluster: Cluster, options: EncoderOptions, worker: SpanWorker) -> Iterator[SpanResult]:
-    """Ray Data: one block a span, mapped by a pool of EncoderActors."""
-    import ray.data
-
-    items = [{"task": pickle.dumps(task)} for task in run.tasks]
-    low, high = cluster.actors
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        EncoderActor,
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_constructor_args=(options, worker),
-        compute=ray.data.ActorPoolStrategy(
-            min_size=min(low, len(items)), max_size=min(high, len(items)), max_tasks_in_flight_per_actor=2
-        ),
-        num_cpus=cluster.cpus_per_actor,
-        num_gpus=cluster.gpus_per_actor or None,
-    )
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from map(pickle.loads, batch["result"].to_pylist())
-
-
-def _take(run: Run, log: _Log, result: SpanResult) -> None:
+def _take(run: Run, log: Log, result: SpanResult) -> None:
     """Note what became of a unit."""
     if result.kind == "unit" and result.record is not None:
         run.commit.records[result.record.name] = result.record
         log.add(result.record)
     elif result.kind == "suspect":
-        run.suspects.append(result)
+        assert result.unit is not None
+        run.suspects[result.unit.id] = result
     elif result.kind == "unreadable" and result.span is not None:
         run.unreadable[result.span.file.source] = result.reason
+    elif result.kind == "returned":
+        pass  # it is still there for the next pass
     else:
         raise _Fatal(result.reason, result.exit_code)
 
@@ -223,32 +235,6 @@ class _Fatal(OutputError):
         self.exit_code = exit_code
 
 
-class _Log:
-    """Notes committed units in the output once a minute."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self.records: list[UnitRecord] = []
-        self.written = time.monotonic()
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def add(self, record: UnitRecord) -> None:
-        """Note a record, now or within a minute."""
-        self.records.append(record)
-        if time.monotonic() - self.written > LOG_SECONDS:
-            self._write()
-
-    def _write(self) -> None:
-        append_log(self.store, self.records)
-        self.records, self.written = [], time.monotonic()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._write()
-
-
 def conclude(run: Run) -> EncodeReport:
     """Write the manifest where all is committed, and the report."""
     is_complete = not run.unreadable and not run.commit.left
@@ -256,23 +242,33 @@ def conclude(run: Run) -> EncodeReport:
         mend_null(run.store, run.commit.frozen, _frozen_options(run))
         conclude_commit(run.store, run.commit)
     report = _make_report(run, is_complete)
-    if run.tasks:
-        run.store.replace(REPORT, report.to_json().encode())
+    if run.spans:
+        write_report(run.store, report)
     if not is_complete and not run.unreadable:
         raise DriverError(f"{run.rows_left} rows are not committed; run the same command again")
     return report
 
 
-def _make_report(run: Run, is_complete: bool) -> EncodeReport:
+def note_report(run: Run) -> None:
+    """Write what a run has done so far, so that one that is lost leaves a report, too."""
+    write_report(run.store, _make_report(run, is_complete=False, is_running=True))
+
+
+def _make_report(run: Run, is_complete: bool, is_running: bool = False) -> EncodeReport:
     return EncodeReport(
-        output=run.job.output,
-        totals=sum_records(run.commit.records.values()),
+        output=hide_credentials(run.job.output),
+        totals=run.commit.records.totals(),
         max_length=run.commit.frozen.identity["max_length"],
         recipe=run.commit.frozen.describe_recipe(),
-        unreadable=run.unreadable,
+        unreadable=dict(run.unreadable),  # which the run's own thread adds to
         progress=run.progress,
+        details=run.details,
+        job=describe_job(run.commit.frozen),
+        began=datetime.fromtimestamp(run.began, UTC).isoformat(timespec="seconds"),
+        earlier_runs=run.earlier,
         wall_seconds=time.perf_counter() - run.started,
         driver_cpu_seconds=time.process_time() - run.started_cpu,
-        spans=len(run.tasks),
+        spans=run.spans,
         is_finished=is_complete,
+        is_running=is_running,
     )

@@ -66,7 +66,7 @@ class Estimate:
 def estimate(preparation: Preparation, tokens_per_second: float | None = None) -> Estimate:
     """Extrapolate from the sample; a rate that was measured beats the guess."""
     sample, config = preparation.sample, preparation.config
-    rows = sum(planned.num_rows for planned in preparation.files)
+    rows = preparation.files.total_rows
     captions = round(rows * len(sample.lengths) / sample.rows) if sample.rows else 0
     tokens = round(captions * sample.mean_computed)
     kept = round(captions * sample.mean)
@@ -82,7 +82,7 @@ def estimate(preparation: Preparation, tokens_per_second: float | None = None) -
         kept=kept,
         truncated=round(captions * sample.truncated / max(1, len(sample.lengths))),
         longest=sample.longest,
-        shards=sum(-(-planned.num_rows // per_shard) for planned in preparation.files),
+        shards=int((-(-preparation.files.num_rows // per_shard)).sum()),
         bytes=kept * size + captions * ROW_BYTES,
         flops_per_token=flops_per_token(config),
         device_hours=seconds / 3600,

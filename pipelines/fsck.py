@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipelines.job import FrozenJob
-from pipelines.manifest import UnitRecord, read_footer_record, read_plan
+from pipelines.manifest import read_plan
+from pipelines.plan import Units
+from pipelines.records import UnitRecord, read_footer_record
 from pipelines.sinks import hash_content
 from pipelines.store import Store
-from pipelines.units import list_units
 from t5enc.errors import OutputError
 from t5enc.output import JOB, MANIFEST, PLAN, SUCCESS, is_shard
 
@@ -107,8 +108,7 @@ def _check_plan(store: Store, job: FrozenJob, records: Mapping[str, UnitRecord])
     except (OSError, pa.ArrowException, KeyError) as error:
         yield Problem(PLAN, f"cannot be read: {error}")
         return
-    cut = list_units(files, rows_per_unit=job.rows_per_shard, fingerprint=job.fingerprint)
-    planned = dict.fromkeys(unit.name for unit in cut)
+    planned = dict.fromkeys(Units(files, rows_per_unit=job.rows_per_shard, fingerprint=job.fingerprint))
     yield from (Problem(name, "planned, but not in the manifest") for name in planned if name not in records)
     yield from (Problem(name, "in the manifest, but not planned") for name in records if name not in planned)
     if planned.keys() == records.keys() and list(planned) != list(records):

@@ -21,6 +21,8 @@ from t5enc.storage import check_storage_dtype
 
 FORMAT_VERSION = 1
 CaptionChoice = Literal["all", "first"]
+# What an actor takes of a node under names of their own.
+OWN_OPTIONS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor"}
 # What a field's declared type lets in, and how that is called. Other types have checks of their own.
 TYPES: dict[str, tuple[Any, str]] = {
     "str": ((str, os.PathLike), "a string"),
@@ -45,6 +47,10 @@ class EncodeJob:
     actors: str | int = "auto"
     cpus_per_actor: int | None = None
     gpus_per_actor: float | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    label_selector: Mapping[str, str] = field(default_factory=dict)
+    accelerator_type: str | None = None
+    ship_code: bool = False
     on_error: Literal["keep", "fail"] = "keep"
     overwrite: bool = False
     retry_errors: bool = False
@@ -84,7 +90,10 @@ class EncodeJob:
                 f"ray_address: expected auto or HOST:PORT of a cluster this machine is part of, got "
                 f"{self.ray_address!r}; from outside, use `ray job submit -- t5enc encode ...`"
             )
+        if self.ship_code and self.ray_address is None:
+            raise ConfigError("ship_code: expected a ray_address with it, got none: a local Ray runs this code anyway")
         self.actor_range()
+        self._check_share()
         self.encoder_options()
 
     @classmethod
@@ -112,6 +121,18 @@ class EncodeJob:
             raise ConfigError(f"actors: expected auto, N or MIN:MAX with 1 <= MIN <= MAX, got {self.actors!r}")
         return bounds
 
+    def _check_share(self) -> None:
+        """What an actor takes of a node must be what Ray can give."""
+        shares = {"gpus_per_actor": self.gpus_per_actor} | {f"resources: {n}": a for n, a in self.resources.items()}
+        for name, share in shares.items():
+            if share is not None and (share <= 0 or (share > 1 and share != int(share))):
+                raise ConfigError(f"{name}: expected a share of one, or a whole number of them, got {share:g}")
+        if self.cpus_per_actor is not None and self.cpus_per_actor < 1:
+            raise ConfigError(f"cpus_per_actor: expected at least 1, got {self.cpus_per_actor}")
+        for name in OWN_OPTIONS:
+            if name in self.resources:
+                raise ConfigError(f"resources: expected {OWN_OPTIONS[name]} for {name}, got it here")
+
     def encoder_options(self) -> EncoderOptions:
         """The part that describes the encoder."""
         names = {entry.name for entry in fields(EncoderOptions)} & {entry.name for entry in fields(self)}
@@ -125,8 +146,11 @@ def _check_type(name: str, value: Any, declared: str) -> None:
             raise ConfigError(f"{name}: expected a list of strings, got {value!r}")
         for item in value:
             _check_type(name, item, "str")
-    if declared.startswith("Mapping") and not isinstance(value, Mapping):
-        raise ConfigError(f"{name}: expected `option: value` pairs, got {value!r}")
+    if declared.startswith("Mapping"):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name}: expected `option: value` pairs, got {value!r}")
+        for key, item in value.items():
+            _check_type(f"{name}: {key}", item, declared.removesuffix("]").rpartition(" ")[2])
     kinds, expected = TYPES.get(declared.removesuffix(" | None"), (object, ""))
     is_fine = isinstance(value, kinds) and (kinds is bool or kinds is object or not isinstance(value, bool))
     if not is_fine and not (value is None and declared.endswith(" | None")):

@@ -7,11 +7,18 @@ again.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.findings import Findings
+from pipelines.history import History
+from pipelines.metrics import JobMetrics
+from pipelines.places import Place, PlaceSums, sum_places
 
 # A unit that was in hand at this many deaths of its process is a suspect, and is encoded alone later.
 ATTEMPTS = 2
+# An actor that has not been heard of for so long is not counted as ready.
+SILENT_SECONDS = 600.0
 
 
 @dataclass(slots=True)
@@ -22,6 +29,7 @@ class Progress:
     captions: int = 0
     tokens: int = 0
     errors: int = 0
+    died: int = 0
     truncated: int = 0
     size: int = 0
     units: int = 0
@@ -29,6 +37,12 @@ class Progress:
     stream_tokens: int = 0
     busy_seconds: float = 0.0
     busy_cpu_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    computing_seconds: float = 0.0
+    writing_seconds: float = 0.0
+    store_retries: int = 0
+    unit_retries: int = 0
+    actors_lost: int = 0
     actors_started: int = 0
     actors_ready: int = 0
     compiled_graphs: int = 0
@@ -47,31 +61,76 @@ class Progress:
         return self.useful_tokens / self.stream_tokens if self.stream_tokens else 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """More of a run than its progress: what happened when, what captions were like, and who encoded them where."""
+
+    history: History = field(default_factory=History)
+    findings: Findings = field(default_factory=Findings)
+    places: list[PlaceSums] = field(default_factory=list)
+
+
 class Ledger:
     """Attempts and progress of one run."""
 
-    def __init__(self) -> None:
-        self.attempts: Counter[str] = Counter()
+    def __init__(self, job: str | None = None, rows: int = 0) -> None:
+        """`job` is the fingerprint that Ray's metrics get; of its input, `rows` are not committed yet."""
+        self.attempts: dict[str, list[str]] = {}
+        self.leaving: set[str] = set()
         self.in_hand: dict[str, list[int]] = {}
         self.progress = Progress()
+        self.history, self.findings = History(), Findings()
+        self.places: dict[str, PlaceSums] = {}
+        self.ready: dict[str, float] = {}
+        self.rows = rows
+        self.began = time.monotonic()
+        self.metrics = None if job is None else JobMetrics(job)
+        self._set_gauges()
 
-    def starting(self) -> None:
-        """An actor's process is about to load the model."""
+    def starting(self, place: Place) -> None:
+        """An actor's process is about to load the model; for the second time, where it was lost."""
         self.progress.actors_started += 1
+        self.progress.actors_lost += place.actor in self.places
+        sums = self.places.setdefault(place.actor, PlaceSums(node=place.node))
+        sums.node, sums.starts = place.node, sums.starts + 1
+        self.ready.pop(place.actor, None)
+        self._set_gauges()
 
-    def started(self, settings: dict[str, str]) -> None:
+    def started(self, place: Place, settings: dict[str, str]) -> None:
         """An actor is ready, with these resolved settings."""
         self.progress.actors_ready += 1
         self.progress.settings = settings
         self.progress.ready_at = self.progress.ready_at or time.monotonic()
+        self.places.setdefault(place.actor, PlaceSums(node=place.node)).device = settings["device"]
+        if not place.is_alone:
+            self.ready[place.actor] = time.monotonic()
+        self._set_gauges()
+
+    def _set_gauges(self) -> None:
+        if self.metrics is not None:
+            since = time.monotonic() - SILENT_SECONDS
+            ready = sum(heard > since for heard in self.ready.values())
+            self.metrics.set(actors_ready=ready, rows_left=max(0, self.rows - self.progress.input_rows))
 
     def find_suspects(self, unit_ids: list[str]) -> list[str]:
         """Those of these units that were in hand at too many deaths to be begun once more."""
-        return [unit_id for unit_id in unit_ids if self.attempts[unit_id] >= ATTEMPTS]
+        return [unit_id for unit_id in unit_ids if self._count_attempts(unit_id) >= ATTEMPTS]
 
-    def begin(self, unit_id: str) -> None:
-        """A unit is about to be read, tokenized and encoded."""
-        self.attempts[unit_id] += 1
+    def _count_attempts(self, unit_id: str) -> int:
+        return sum(node not in self.leaving for node in self.attempts.get(unit_id, ()))
+
+    def begin(self, unit_id: str, node: str = "") -> bool:
+        """A unit is about to be read, tokenized and encoded on a node; False where that is leaving."""
+        if node in self.leaving:
+            return False
+        if unit_id in self.attempts:
+            self._gain({"unit_retries": 1})
+        self.attempts.setdefault(unit_id, []).append(node)
+        return True
+
+    def leave(self, nodes: set[str]) -> None:
+        """These nodes are going, or gone, in good order: what was in hand there has not brought them down."""
+        self.leaving |= nodes
 
     def note(self, unit_id: str, captions: list[int]) -> None:
         """These captions of the unit are about to be computed."""
@@ -81,14 +140,51 @@ class Ledger:
         """The captions last noted, and forget them."""
         return self.in_hand.pop(unit_id, [])
 
-    def end(self, unit_id: str, gains: dict[str, float]) -> None:
-        """A unit is committed; `gains` is added to the progress."""
+    def end(self, unit_id: str, actor: str, gains: dict[str, float], findings: Findings, node: str = "") -> bool:
+        """A unit is committed by an actor; `gains` is added to the progress. False where its node is leaving."""
         self.attempts.pop(unit_id, None)
-        self.progress.units += 1
-        self.progress.ended_at = time.monotonic()
+        now = self.progress.ended_at = time.monotonic()
+        self._gain(gains | {"units": 1})
+        self.findings.add(findings)
+        self._remember(now - self.began, gains)
+        if actor in self.places:  # a ledger that was lost itself has not heard of it
+            self.places[actor].add(gains)
+        if actor in self.ready:
+            self.ready[actor] = now
+        self._set_gauges()
+        return node not in self.leaving
+
+    def _gain(self, gains: dict[str, float]) -> None:
         for name, value in gains.items():
             setattr(self.progress, name, getattr(self.progress, name) + value)
+        if self.metrics is not None:
+            self.metrics.add(gains)
+
+    def _remember(self, now: float, gains: dict[str, float]) -> None:
+        """A unit was written until now, computed before that, and waited for before that."""
+        end = now
+        for phase in ("writing_seconds", "computing_seconds", "waiting_seconds"):
+            start = end - gains.get(phase, 0.0)
+            self.history.add(phase, end - start, start, end)
+            if phase == "computing_seconds":
+                for name in ("captions", "tokens"):
+                    self.history.add(name, gains.get(name, 0.0), start, end)
+            end = start
 
     def read(self) -> Progress:
         """Progress so far."""
         return self.progress
+
+    def read_details(self) -> Details:
+        """What is told once a minute."""
+        return Details(history=self.history, findings=self.findings, places=sum_places(self.places.values()))
+
+
+def start_ledger(job: str, rows: int) -> Any:
+    """A Ledger as a Ray actor, beside its driver wherever that is possible: other nodes may vanish sooner."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(Ledger).options(**options).remote(job, rows)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,16 @@ import torch
 
 from pipelines.captions import read_captions
 from pipelines.columns import kept_schema
-from pipelines.footers import Footer, read_footer
+from pipelines.footers import read_footer
 from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
+from pipelines.plan import Files
 from pipelines.sources import Inputs, SourceFile, open_inputs
+from pipelines.survey import survey
 from pipelines.units import PlannedFile
 from t5enc.checkpoint import Checkpoint, hash_tensors
 from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
+from t5enc.filesystems import hide_credentials
 from t5enc.inferring import find_inferred, infer_options, open_projection
 from t5enc.options import EncoderOptions
 from t5enc.output import find_filesystem
@@ -69,7 +71,7 @@ class Preparation:
     """What a run starts from."""
 
     inputs: Inputs
-    files: tuple[PlannedFile, ...]
+    files: Files
     unreadable: dict[str, str]
     frozen: FrozenJob
     config: EncoderConfig
@@ -78,22 +80,26 @@ class Preparation:
     options: EncoderOptions
 
 
-def prepare(job: EncodeJob, device: torch.device) -> Preparation:
-    """List inputs, read their footers, open the model, and work out the job as it would be frozen for a device."""
+def prepare(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Preparation:
+    """List inputs, read their footers, open the model, and work out the job as it would be frozen for a device.
+
+    With `cpus`, those of the Ray cluster that this process is connected to, very many footers are read there.
+    """
     inputs = open_inputs(job.inputs)
-    check_output(job.output, inputs)
     sources = list(inputs.files())
-    footers, unreadable = read_footers(inputs.filesystem, sources)
-    if not footers:
+    check_output(job.output, inputs, sources)
+    files, unreadable = survey(inputs.filesystem, sources, cpus=cpus)
+    if not files:
         raise SourceError("no input can be read:\n" + "\n".join(f"  {v}" for v in list(unreadable.values())[:10]))
-    first, footer = footers[0]
+    first = files[0].file
     keep = None if job.keep_columns is None else list(job.keep_columns)
-    schema = kept_schema(footer.schema, first, text_column=job.text_column, keep_columns=keep)
+    schema = kept_schema(
+        read_footer(inputs.filesystem, first).schema, first, text_column=job.text_column, keep_columns=keep
+    )
     asked = job.encoder_options()
     checkpoint = open_model(asked)
     options = infer_options(asked, checkpoint)
     preparer = open_preparer(options, checkpoint)
-    files = tuple(_plan_file(file, footer) for file, footer in footers)
     sample = take_sample(inputs.filesystem, files, job, schema, preparer)
     frozen = freeze_options(job, device, checkpoint, preparer, schema, sample)
     frozen.record.update(_record_recipe(find_inferred(asked, checkpoint)))
@@ -114,49 +120,23 @@ def _record_recipe(found: InferredRecipe | None) -> dict[str, str]:
     return {} if found is None else {"recipe": f"inferred from model_index.json ({found.pipeline})"}
 
 
-def _plan_file(file: SourceFile, footer: Footer) -> PlannedFile:
-    return PlannedFile(file=file, num_rows=footer.num_rows, row_group_rows=footer.row_group_rows, digest=footer.digest)
-
-
-def check_output(output: str, inputs: Inputs) -> None:
+def check_output(output: str, inputs: Inputs, sources: Sequence[SourceFile]) -> None:
     """OutputError where the output lies in a folder that is read: the next run would take it for captions."""
     filesystem, root = find_filesystem(output)
-    if filesystem.equals(inputs.filesystem) and inputs.cover(root):
+    if filesystem.equals(inputs.filesystem) and inputs.cover(root, sources):
         raise OutputError(f"output: expected a folder outside the input, got {root}, which {inputs.root} holds")
 
 
-def read_footers(
-    filesystem: Any, sources: Sequence[SourceFile]
-) -> tuple[list[tuple[SourceFile, Footer]], dict[str, str]]:
-    """Footers of the files that can be read, and the reason for each that cannot."""
-    good: list[tuple[SourceFile, Footer]] = []
-    bad: dict[str, str] = {}
-    with ThreadPoolExecutor(16) as pool:
-        for file, got in zip(sources, pool.map(lambda f: _try_footer(filesystem, f), sources), strict=True):
-            if isinstance(got, str):
-                bad[file.source] = got
-            else:
-                good.append((file, got))
-    return good, bad
-
-
-def _try_footer(filesystem: Any, file: SourceFile) -> Footer | str:
-    try:
-        return read_footer(filesystem, file)
-    except SourceError as error:
-        return str(error)
-
-
 def take_sample(
-    filesystem: Any, files: Sequence[PlannedFile], job: EncodeJob, schema: pa.Schema, preparer: Preparer
+    filesystem: Any, files: Iterable[PlannedFile], job: EncodeJob, schema: pa.Schema, preparer: Preparer
 ) -> Sample:
     """Lengths of the captions in the first thousand rows."""
     texts: list[str] = []
     rows = 0
     for planned in files:
         wanted = min(SAMPLE - rows, planned.num_rows)
-        if wanted <= 0:
-            continue
+        if rows == SAMPLE:
+            break
         # A file that is damaged further in is named when its span is read; the others can be sampled.
         with contextlib.suppress(SourceError):
             texts += list(_first_texts(filesystem, planned, job, schema, wanted))
@@ -215,7 +195,7 @@ def freeze_options(
     rows = job.rows_per_shard or choose_rows(checkpoint.config, job.storage_dtype, device.type, sample)
     record: dict[str, Any] = {
         "model": job.model,
-        "inputs": [os.fspath(path) for path in job.inputs],
+        "inputs": [hide_credentials(path) for path in job.inputs],
         "device": str(device),
     }
     return FrozenJob(

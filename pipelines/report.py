@@ -1,16 +1,23 @@
-"""What a run did, as numbers, as JSON and as text."""
+"""What a run did, as numbers, as JSON, as a page and as text."""
 
 from __future__ import annotations
 
 import json
 import platform
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from pipelines.ledger import Progress
+from pipelines.job import FrozenJob
+from pipelines.ledger import Details, Progress
+from pipelines.store import Store
 
 REPORT = "report.json"
+PAGE = "report.html"
+# Earlier runs of a job, and inputs of it, that a report names.
+MOST_RUNS = 50
+MOST_INPUTS = 20
 # Exit codes of `t5enc encode` beyond the errors' own: everything encoded but captions that kill the encoder, and
 # inputs that could not be read.
 CAPTIONS_DIED = 3
@@ -30,10 +37,15 @@ class EncodeReport:
     recipe: str | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
+    details: Details = field(default_factory=Details)
+    job: dict[str, Any] = field(default_factory=dict)
+    began: str = ""
+    earlier_runs: list[dict[str, Any]] = field(default_factory=list)
     wall_seconds: float = 0.0
     driver_cpu_seconds: float = 0.0
     spans: int = 0
     is_finished: bool = False
+    is_running: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -59,9 +71,18 @@ class EncodeReport:
             "tokens_per_second": round(self.tokens_per_second, 1),
             "fill": round(self.progress.fill, 4),
             "cores_used_while_encoding": round(self.cores_used, 2),
+            "state": self.state,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": read_versions(),
         }
         return json.dumps(content, indent=2)
+
+    @property
+    def state(self) -> str:
+        """How far the job is, as far as this run knows."""
+        if self.is_running:
+            return "running"
+        return "finished" if self.is_finished else "unfinished"
 
     @property
     def cores_used(self) -> float:
@@ -90,6 +111,42 @@ class EncodeReport:
         if not self.is_finished:
             lines.append("  unfinished: mend or remove the inputs named above and run the same command again")
         return "\n".join(lines)
+
+
+def write_report(store: Store, report: EncodeReport) -> None:
+    """Put the report into the output, for machines and for people."""
+    from pipelines.page import render_page
+
+    text = report.to_json()
+    store.replace(REPORT, text.encode())
+    store.replace(PAGE, render_page(json.loads(text)).encode())
+
+
+def read_runs(store: Store, fingerprint: str) -> list[dict[str, Any]]:
+    """What earlier runs of this job did, in order, as far as their reports are there; a damaged one tells nothing."""
+    try:
+        last = json.loads(store.read(REPORT))
+        if last["job"]["fingerprint"] != fingerprint:
+            return []
+        names = ("began", "state", "wall_seconds", "tokens_per_second")
+        counts = {name: last["progress"][name] for name in ("captions", "units")}
+        return [*last["earlier_runs"], {name: last[name] for name in names} | counts][-MOST_RUNS:]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
+
+
+def describe_job(frozen: FrozenJob) -> dict[str, Any]:
+    """What was asked for, as far as it is frozen."""
+    names = ("text_column", "caption_choice", "dtype", "storage_dtype", "deterministic")
+    inputs = frozen.record.get("inputs", [])
+    return {
+        "model": frozen.record.get("model"),
+        "inputs": inputs[:MOST_INPUTS],
+        "more_inputs": max(0, len(inputs) - MOST_INPUTS),
+        "rows_per_shard": frozen.rows_per_shard,
+        "generation": frozen.generation,
+        "fingerprint": frozen.fingerprint,
+    } | {name: frozen.identity.get(name) for name in names}
 
 
 def describe_cuts(truncated: int, captions: int, longest: int, max_length: int) -> str:

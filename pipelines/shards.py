@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.captions import CaptionBatch
 from pipelines.job import FrozenJob
-from pipelines.manifest import UnitRecord
+from pipelines.records import UnitRecord
 from pipelines.sinks import hash_content
 from pipelines.units import Unit
 from t5enc.embeddings import Embeddings
@@ -45,10 +45,12 @@ class PreparedUnit:
 class Caution:
     """How to encode a unit that is suspected of killing its process.
 
-    Captions `alone` get a stream of their own, `dead` ones and all of the same text none.
+    Captions `alone` get a stream of their own, `dead` ones and all of the same text none. An `accused` one was the
+    only one in hand when its process died, once.
     """
 
     alone: frozenset[int] = frozenset()
+    accused: frozenset[int] = frozenset()
     dead: frozenset[int] = frozenset()
 
 

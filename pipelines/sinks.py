@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.job import FrozenJob
-from pipelines.manifest import RECORD_KEY, UnitRecord
+from pipelines.records import RECORD_KEY, UnitRecord
 from t5enc.errors import OutputError
 from t5enc.storage import METADATA_KEY, PREFIX, SCHEMA
 

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
+from t5enc import filesystems
 from t5enc.errors import SourceError
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 LOOKED_FOR = "files named *.parquet, *.parq or *.pq"
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 MAGIC = re.compile(r"[*?[]")
-# `?` is also a wildcard, so only a tail of options is read as a query: s3://bucket/captions?region=eu-west-1
-QUERY = re.compile(r"\?\w+=[^/?*]*$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +46,11 @@ class Inputs:
         files = (_source_file(info, self.root) for info in found.values())
         return iter(sorted(files, key=lambda file: file.source))
 
-    def cover(self, path: str) -> bool:
-        """Whether a path is an input folder or lies below one, or holds an input file."""
+    def cover(self, path: str, files: Iterable[SourceFile]) -> bool:
+        """Whether a path is an input folder or lies below one, or holds one of the input's files."""
         folders = [item.root for item in self.resolved if _is_folder(item.info)]
         below = any(f"{path}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
-        return below or any(file.path.startswith(f"{path}/") for file in self.files())
+        return below or any(file.path.startswith(f"{path}/") for file in files)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,41 +94,10 @@ def _resolve(given: str, options: Mapping[str, Any]) -> _Input:
 
 def open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The pyarrow filesystem of a path or URI, and the path on it (absolute where local)."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return pafs.LocalFileSystem(), Path(os.path.abspath(uri)).as_posix()
-    opener = {"file": _open_file_uri, "s3": _open_native, "gs": _open_native, "gcs": _open_native}
     try:
-        return opener.get(scheme, _open_fsspec)(scheme, rest, options)
+        return filesystems.open_filesystem(uri, options)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise SourceError(f"{uri}: expected a filesystem that can be opened, got: {error}") from error
-
-
-def _open_file_uri(_: str, rest: str, __: Mapping[str, Any]) -> tuple[Any, str]:
-    host, separator, path = rest.partition("/")
-    if host not in ("", "localhost"):
-        raise ValueError(f"the files of another host, {host!r}")
-    return open_filesystem(separator + unquote(path), {})
-
-
-def _open_native(scheme: str, rest: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Only the bucket is parsed as a URI: a key may hold spaces, `%` or `?`, and is taken as it stands."""
-    query = QUERY.search(rest)
-    authority, _, key = (rest[: query.start()] if query else rest).partition("/")
-    if options:
-        native = pafs.S3FileSystem if scheme == "s3" else pafs.GcsFileSystem
-        filesystem, bucket = native(**options), authority.rpartition("@")[2]
-    else:
-        filesystem, bucket = pafs.FileSystem.from_uri(f"{scheme}://{authority}{query[0] if query else ''}")
-    return filesystem, f"{bucket}/{key}".rstrip("/")
-
-
-def _open_fsspec(scheme: str, rest: str, options: Mapping[str, Any]) -> tuple[Any, str]:
-    import fsspec
-
-    filesystem, path = fsspec.url_to_fs(f"{scheme}://{rest}", **options)
-    filesystem.invalidate_cache()  # a listing kept from earlier in this process may be out of date
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path.rstrip("/")
 
 
 def _common_folder(roots: Sequence[str]) -> str:
@@ -143,10 +109,11 @@ def _common_folder(roots: Sequence[str]) -> str:
 
 def _source_file(info: Any, root: str) -> SourceFile:
     source = _path_below(info.path, root)
-    return SourceFile(source=source, path=info.path, size=info.size, partitions=_read_partitions(source))
+    return SourceFile(source=source, path=info.path, size=info.size, partitions=read_partitions(source))
 
 
-def _read_partitions(source: str) -> tuple[tuple[str, str | None], ...]:
+def read_partitions(source: str) -> tuple[tuple[str, str | None], ...]:
+    """What the folders of a source say as `key=value`, unquoted."""
     pairs = (segment.split("=", 1) for segment in source.split("/")[:-1] if "=" in segment[1:])
     return tuple((unquote(key), None if value == NULL_PARTITION else unquote(value)) for key, value in pairs)
 

@@ -13,14 +13,18 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow
 import pyarrow.fs
 
+from pipelines.remote_store import RemoteStore
 from t5enc.errors import OutputError
 from t5enc.output import MANIFEST, PLAN, TEMPORARY, find_filesystem
+
+BUCKETS = ("s3", "gs", "gcs")
 
 
 class Store(Protocol):
@@ -55,11 +59,21 @@ class Store(Protocol):
 
 
 def open_store(path: str) -> Store:
-    """The store of an output folder: durable renames on a local disk, whole puts elsewhere."""
+    """The store of an output: links on a local disk, conditional puts on S3 and Google's, whole writes elsewhere."""
+    if path.partition("://")[0] in BUCKETS:
+        return open_bucket_once(path)
     filesystem, root = find_filesystem(path)
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
         return LocalStore(Path(root))
     return RemoteStore(filesystem, root)
+
+
+@lru_cache(maxsize=8)
+def open_bucket_once(uri: str) -> Store:
+    """The same store for every shard, so that connections and credentials are kept."""
+    from pipelines.buckets import open_bucket
+
+    return open_bucket(*find_filesystem(uri))
 
 
 class LocalStore:
@@ -184,88 +198,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class RemoteStore:
-    """An object store or foreign filesystem, where one whole write makes an object appear.
-
-    `create` looks before it writes: two writers at once may both write, and what they write under one name is the
-    same rows.
-    """
-
-    def __init__(self, filesystem: Any, root: str) -> None:
-        self.filesystem = filesystem
-        self.root = root
-
-    def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
-        """(name, size) of every object."""
-        _forget_listings(self.filesystem)
-        selector = pyarrow.fs.FileSelector(self._path(folder).rstrip("/"), recursive=True, allow_not_found=True)
-        with _explained(self.root):
-            infos = self.filesystem.get_file_info(selector)
-        for info in infos:
-            if info.is_file:
-                yield info.path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/"), info.size
-
-    def read(self, name: str) -> bytes:
-        """The object's bytes."""
-        with _explained(self._path(name)), self.filesystem.open_input_file(self._path(name)) as stream:
-            return stream.read()  # type: ignore[no-any-return]
-
-    def open(self, name: str) -> Any:
-        """The object as a random-access file."""
-        return self.filesystem.open_input_file(self._path(name))
-
-    def size(self, name: str) -> int | None:
-        """The object's size in bytes, or None."""
-        with _explained(self._path(name)):
-            info = self.filesystem.get_file_info([self._path(name)])[0]
-        return info.size if info.is_file else None
-
-    def create(self, name: str, data: Any) -> bool:
-        """Store an object unless its name is taken."""
-        if self.size(name) is not None:
-            return False
-        self.replace(name, data)
-        return True
-
-    def replace(self, name: str, data: Any) -> None:
-        """Store an object, whatever was there before."""
-        path = self._path(name)
-        with _explained(path):
-            self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-            with self.filesystem.open_output_stream(path) as stream:
-                stream.write(data)
-
-    def move(self, name: str, target: str) -> None:
-        """Rename an object."""
-        with _explained(self._path(target)), contextlib.suppress(FileNotFoundError):
-            self.filesystem.create_dir(self._path(target).rpartition("/")[0], recursive=True)
-            self.filesystem.move(self._path(name), self._path(target))
-
-    def delete(self, name: str) -> None:
-        """Remove an object."""
-        with _explained(self._path(name)), contextlib.suppress(FileNotFoundError):
-            self.filesystem.delete_file(self._path(name))
-
-    def sweep(self) -> None:
-        """Nothing: an object that was not written whole is not there."""
-
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}"
-
-
-@contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read or written: {error}") from error
-
-
-def _forget_listings(filesystem: Any) -> None:
-    """A listing that fsspec kept from earlier does not show what others have written since."""
-    if isinstance(filesystem, pyarrow.fs.PyFileSystem) and isinstance(filesystem.handler, pyarrow.fs.FSSpecHandler):
-        filesystem.handler.fs.invalidate_cache()

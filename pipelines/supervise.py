@@ -19,6 +19,7 @@ import threading
 import traceback
 from typing import IO, Any
 
+from pipelines.cluster import knock
 from pipelines.job import EncodeJob
 from t5enc.errors import DriverError, T5encError
 
@@ -39,7 +40,8 @@ def supervise(job: EncodeJob, command: list[str] | None = None) -> int:
     if not said and (interrupts or code == -signal.SIGINT):
         return INTERRUPTED  # before the child could say so
     if not said:
-        raise DriverError(explain_loss(code, command or sys.argv, is_overwriting=job.overwrite))
+        lost = explain_loss(code, command or sys.argv, is_overwriting=job.overwrite)
+        raise DriverError(_explain_head(job.ray_address) + lost)
     return int(said)
 
 
@@ -88,6 +90,17 @@ def _pass_on(stderr: IO[bytes]) -> None:
             if not RAY_CHATTER.search(line):
                 sys.stderr.write(line.decode(errors="replace"))
                 sys.stderr.flush()
+
+
+def _explain_head(address: str | None) -> str:
+    """A sentence for a Ray cluster whose head does not answer; it takes its drivers along."""
+    if address is None:
+        return ""
+    try:
+        knock(address)
+    except OSError as error:
+        return f"the Ray cluster at {address} has lost its head ({error}), and "
+    return ""
 
 
 def explain_loss(code: int, command: list[str], *, is_overwriting: bool = False) -> str:

@@ -7,7 +7,7 @@ when: a copied, touched or re-mounted input tree plans the same units. Where a s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.sources import SourceFile
@@ -21,11 +21,11 @@ RENAMED = "source_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """A source file and what its footer says."""
+    """A source file and what its footer says: rows, rows of the largest row group, a digest."""
 
     file: SourceFile
     num_rows: int
-    row_group_rows: tuple[int, ...]
+    largest_group: int
     digest: str
 
     def span(self, first_row: int, num_rows: int) -> Span:
@@ -83,15 +83,7 @@ MOST_READS_OF_A_GROUP = 8
 
 def cut_spans(planned: PlannedFile, *, rows_per_unit: int, units_per_span: int) -> Iterator[Span]:
     """Spans of whole units that cover the file, large enough that no row group is read over and over."""
-    largest_group = max(planned.row_group_rows, default=0)
-    fewest = -(-largest_group // (MOST_READS_OF_A_GROUP * rows_per_unit))
+    fewest = -(-planned.largest_group // (MOST_READS_OF_A_GROUP * rows_per_unit))
     rows = rows_per_unit * max(units_per_span, fewest)
     for row in range(0, planned.num_rows, rows):
         yield planned.span(row, min(rows, planned.num_rows - row))
-
-
-def list_units(files: Sequence[PlannedFile], *, rows_per_unit: int, fingerprint: str) -> Iterator[Unit]:
-    """Every unit of a plan, in input order."""
-    for planned in files:
-        whole = planned.span(0, planned.num_rows)
-        yield from whole.units(rows_per_unit=rows_per_unit, fingerprint=fingerprint)

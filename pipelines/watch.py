@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from t5enc.errors import DriverError
+from pipelines.leaving import find_leaving
+from t5enc.errors import DriverError, OutputError
 
 if TYPE_CHECKING:
     from pipelines.encode import Run
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 READ_SECONDS = 1.0
 # Actors that died while loading, with none ever ready, before the run is given up.
 FAILED_STARTS = 4
+REPORT_SECONDS = 60.0
 
 
 class GivenUp(BaseException):
@@ -38,13 +41,20 @@ class Watch:
         *,
         actors: int,
         seconds: float = READ_SECONDS,
+        on_minute: Callable[[Run], None] | None = None,
     ) -> None:
-        """`actors` is the most that load at once: only starts beyond that tell of deaths."""
+        """`actors` is the most that load at once: only starts beyond that tell of deaths.
+
+        `on_minute` is called once a minute, with the run's details brought up to date.
+        """
         self.run = run
         self.actors = actors
         self.ledger = ledger
         self.on_progress = on_progress
         self.seconds = seconds
+        self.on_minute = on_minute
+        self.noted = time.monotonic()
+        self.leaving: set[str] = set()
         self.reason: str | None = None
         self._is_over = threading.Event()
         self._runner = threading.get_ident()
@@ -66,6 +76,7 @@ class Watch:
             raise DriverError(self.reason)
         if kind is None:
             self._read()
+            self._read_details()
 
     def _watch(self) -> None:
         while not self._is_over.wait(self.seconds):
@@ -78,10 +89,31 @@ class Watch:
                 )
                 _raise_in(self._runner, GivenUp)
                 return
+            self._report()
+
+    def _tell_leaving(self) -> None:
+        if leaving := find_leaving() - self.leaving:
+            self.leaving |= leaving
+            self.ledger.leave.remote(leaving)
+
+    def _report(self) -> None:
+        """Once a minute; what a store does not take now it gets a minute later, or at the end, where that counts."""
+        if self.on_minute is None or time.monotonic() - self.noted < REPORT_SECONDS:
+            return
+        self.noted = time.monotonic()
+        self._read_details()
+        with contextlib.suppress(OutputError):
+            self.on_minute(self.run)
+
+    def _read_details(self) -> None:
+        import ray
+
+        self.run.details = ray.get(self.ledger.read_details.remote())
 
     def _read(self) -> Progress:
         import ray
 
+        self._tell_leaving()
         progress: Progress = ray.get(self.ledger.read.remote())
         self.run.progress = progress
         if self.run.ready is None and progress.actors_ready:

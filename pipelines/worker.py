@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pickle
+import platform
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -21,9 +24,13 @@ import torch
 
 from pipelines.captions import read_captions
 from pipelines.commit import commit_shard
+from pipelines.findings import Findings, find_reasons
 from pipelines.job import FrozenJob
-from pipelines.manifest import UnitRecord, read_footer_record
+from pipelines.leaving import find_node
 from pipelines.null import compute_null, is_null_there, write_null
+from pipelines.places import find_place, name_device
+from pipelines.records import UnitRecord, read_footer_record
+from pipelines.retrying import count_retries
 from pipelines.shards import (
     Caution,
     PreparedUnit,
@@ -33,8 +40,11 @@ from pipelines.shards import (
     prepare_unit,
 )
 from pipelines.sinks import serialize_shard
+from pipelines.spans import SpanTask
 from pipelines.store import open_store
+from pipelines.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from pipelines.units import Span, Unit
+from pipelines.versions import Code, check_code
 from t5enc.actor import EncoderActor
 from t5enc.errors import InputError, OutputError, SourceError, T5encError
 from t5enc.storage import working_dtype
@@ -44,18 +54,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpanTask:
-    """A span to encode, and the units of it that are committed already."""
-
-    span: Span
-    done: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SpanResult:
-    """What became of a unit, or of a span that could not be read."""
+    """What became of a unit, or of a span that could not be read, or whose rest is returned: its node is leaving."""
 
-    kind: Literal["unit", "suspect", "unreadable", "fatal"]
+    kind: Literal["unit", "suspect", "unreadable", "returned", "fatal"]
     record: UnitRecord | None = None
     span: Span | None = None
     unit: Unit | None = None
@@ -66,16 +68,34 @@ class SpanResult:
 class SpanWorker:
     """The work of an EncoderActor in the pipeline: pickled span tasks in, pickled results out."""
 
-    def __init__(self, job: FrozenJob, output: str, filesystem: Any, ledger: Any, on_error: str = "keep") -> None:
+    def __init__(
+        self,
+        job: FrozenJob,
+        output: str,
+        filesystem: Any,
+        ledger: Any,
+        on_error: str = "keep",
+        tracing: Tracing | None = None,
+        code: Code | None = None,
+    ) -> None:
         self.job = job
         self.output = output
         self.filesystem = filesystem
         self.ledger = ledger
         self.on_error = on_error
+        self.tracing = tracing
+        self.code = code
+        self.is_alone = False
+        self._lapped: float | None = None
+        self._retries = 0
+        self._is_leaving = False
 
     def starting(self) -> None:
-        """Called before the model is loaded."""
-        self.ledger.starting.remote()
+        """Called before the model is loaded; nodes that joined since the run began are checked here."""
+        if self.code is not None:
+            check_code(self.code, f"an actor on {platform.node()}")
+        start_tracing(self.tracing)
+        self.ledger.starting.remote(find_place(is_alone=self.is_alone))
 
     def started(self, actor: EncoderActor) -> None:
         """Called when the model is ready: it must be what the job was frozen with."""
@@ -89,32 +109,47 @@ class SpanWorker:
         if not is_null_there(store, self.job):
             write_null(store, self.job, actor.submit(compute_null).result())
         names = ("device", "dtype", "attention", "token_budget")
-        self.ledger.started.remote({name: str(getattr(options, name)) for name in names})
+        settings = {name: str(getattr(options, name)) for name in names}
+        self.ledger.started.remote(
+            find_place(is_alone=self.is_alone), settings | {"device": name_device(str(options.device))}
+        )
+        self._lap()
+
+    def _lap(self) -> float:
+        """Seconds since this was asked the last time."""
+        now = time.perf_counter()
+        seconds = 0.0 if self._lapped is None else now - self._lapped
+        self._lapped = now
+        return seconds
 
     def __call__(self, actor: EncoderActor, batch: pa.Table) -> pa.Table:
-        """A table of one column of pickled SpanTasks -> a table of one column of pickled SpanResults."""
-        results: list[bytes] = []
-        for data in batch["task"].to_pylist():
-            results += map(pickle.dumps, self.run(actor, pickle.loads(data)))
-        return pa.table({"result": pa.array(results, pa.binary())})
+        """Rows of `tasks`, pickled lists of SpanTasks -> rows of `results`, pickled lists of SpanResults."""
+        results = [list(self.run(actor, pickle.loads(data))) for data in batch["tasks"].to_pylist()]
+        flush_traces()
+        return pa.table({"results": pa.array(map(pickle.dumps, results), pa.binary())})
 
-    def run(self, actor: EncoderActor, task: SpanTask) -> Iterator[SpanResult]:
-        """Encode what is not done of a span; what goes wrong is a result, so that its neighbours are kept."""
+    def run(self, actor: EncoderActor, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:
+        """Encode what is not done of some spans; what goes wrong is a result, so that its neighbours are kept."""
         try:
-            yield from self._run(actor, task)
+            yield from self._run(actor, tasks)
         except T5encError as error:
             yield SpanResult(kind="fatal", reason=str(error), exit_code=error.exit_code)
 
-    def _run(self, actor: EncoderActor, task: SpanTask) -> Iterator[SpanResult]:
+    def _run(self, actor: EncoderActor, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:
         pending: Future[UnitRecord] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
-            for prepared in prefetch(self.prepare(actor, task)):
+            for prepared in prefetch(chain.from_iterable(self.prepare(actor, task) for task in tasks)):
                 if isinstance(prepared, SpanResult):
                     yield prepared
                     continue
+                if self._is_leaving:
+                    yield SpanResult(kind="returned")
+                    break
                 meter = Meter(actor)
-                encoded = actor.submit(encode_unit, prepared, self._dtype).result()
-                gains = meter.read()
+                gains = {"waiting_seconds": self._lap()}
+                with trace_unit("encode", prepared.unit):
+                    encoded = actor.submit(encode_unit, prepared, self._dtype).result()
+                gains |= meter.read() | {"computing_seconds": self._lap()}
                 if pending:
                     yield SpanResult(kind="unit", record=pending.result())
                 pending = writer.submit(self.commit, prepared, encoded, gains)
@@ -130,7 +165,7 @@ class SpanWorker:
         batch = next(self._read(alone, {unit.first_row: unit}))
         prepared = prepare_unit(unit, batch, actor.encoder, tokenize=False)
         careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self._note)
-        return self.commit(*careful.result(), {})
+        return self.commit(*careful.result(), {"computing_seconds": self._lap()})
 
     def prepare(self, actor: EncoderActor, task: SpanTask) -> Iterator[PreparedUnit | SpanResult]:
         """Read and tokenize a span's units in order; results for those that are not to be encoded here and now."""
@@ -146,8 +181,14 @@ class SpanWorker:
         try:
             batches = self._read(task.span, units)
             for unit in units.values():
-                self._begin(unit)
-                yield prepare_unit(unit, next(batches), actor.encoder)
+                if not self._begin(unit):
+                    yield SpanResult(kind="returned", span=task.span)
+                    return
+                with trace_unit("read", unit):
+                    batch = next(batches)
+                with trace_unit("tokenize", unit):
+                    prepared = prepare_unit(unit, batch, actor.encoder)
+                yield prepared
         except SourceError as error:
             yield SpanResult(kind="unreadable", span=task.span, reason=str(error))
 
@@ -169,13 +210,29 @@ class SpanWorker:
 
     def commit(self, prepared: PreparedUnit, encoded: EncodedTexts, gains: dict[str, float]) -> UnitRecord:
         """Write a unit's shard, unless another writer was first; the record of what is there then."""
+        start = time.perf_counter()
         table, record = make_shard(prepared, encoded, self.job)
         if self.on_error == "fail" and record.errors:
             raise InputError(_first_error(prepared, table))
         store = open_store(self.output)
-        record = commit_shard(store, record, serialize_shard(table, record, self.job))
-        self._end(prepared.unit, record, gains)
+        with trace_unit("write", prepared.unit):
+            record = commit_shard(store, record, serialize_shard(table, record, self.job))
+        gains = gains | {"writing_seconds": time.perf_counter() - start, "store_retries": self._count_retries()}
+        self._end(prepared.unit, record, gains, self._find(prepared, table))
         return record
+
+    def _count_retries(self) -> int:
+        """Requests to the store that this process has made again since this was asked the last time."""
+        before, self._retries = self._retries, count_retries()
+        return self._retries - before
+
+    def _find(self, prepared: PreparedUnit, table: pa.Table) -> Findings:
+        """What the captions of a unit were like."""
+        findings, batch = Findings(), prepared.batch
+        findings.count_lengths(prepared.lengths.tolist(), self.job.identity["max_length"])
+        places = zip(batch.rows.tolist(), batch.caption_indices.tolist(), strict=True)
+        find_reasons(findings, prepared.unit.source, places, table["text_embedding_error"].to_pylist())
+        return findings
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -186,20 +243,25 @@ class SpanWorker:
 
         return ray.get(self.ledger.find_suspects.remote([unit.id for unit in units]))  # type: ignore[no-any-return]
 
-    def _begin(self, unit: Unit) -> None:
-        """Noted before any of it is read: reading and tokenizing can kill, too."""
+    def _begin(self, unit: Unit) -> bool:
+        """Noted before any of it is read: reading and tokenizing can kill, too. False where this node is leaving."""
         import ray
 
-        ray.get(self.ledger.begin.remote(unit.id))
+        self._is_leaving |= not ray.get(self.ledger.begin.remote(unit.id, find_node()))
+        return not self._is_leaving
 
     def _note(self, unit: Unit, captions: list[int]) -> None:
         import ray
 
         ray.get(self.ledger.note.remote(unit.id, captions))
 
-    def _end(self, unit: Unit, record: UnitRecord, gains: dict[str, float]) -> None:
-        names = ("input_rows", "captions", "tokens", "errors", "truncated", "size")
-        self.ledger.end.remote(unit.id, {name: getattr(record, name) for name in names} | gains)
+    def _end(self, unit: Unit, record: UnitRecord, gains: dict[str, float], findings: Findings) -> None:
+        import ray
+
+        names = ("input_rows", "captions", "tokens", "errors", "died", "truncated", "size")
+        gains = {name: getattr(record, name) for name in names} | gains
+        goes_on = ray.get(self.ledger.end.remote(unit.id, find_place().actor, gains, findings, find_node()))
+        self._is_leaving |= not goes_on
 
 
 def _first_error(prepared: PreparedUnit, table: pa.Table) -> str:

@@ -22,9 +22,9 @@ SAID_TO_SERVE = ("host", "port", "route_prefix")
 # Requests that a replica takes in at once. Far above what fills a batch: one request may be a single short text.
 MAX_ONGOING_REQUESTS = 4096
 ROUTE = re.compile(r"/|(/[\w.~-]+)+")
-ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions))
+ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions) if entry.name != "device_share")
 # What further models have as the first does, where they do not say it.
-SHARED_NAMES = ("max_length", "token_budget", "dtype", "device", "local_files_only", "compile_cache")
+SHARED_NAMES = ("max_length", "token_budget", "dtype", "device", "device_share", "local_files_only", "compile_cache")
 LIMIT_NAMES = tuple(entry.name for entry in fields(ServiceLimits))
 DEFAULTS = ServiceLimits()
 
@@ -156,6 +156,7 @@ class ServeConfig:
         first = {name: getattr(self, name) for name in ENCODER_NAMES}
         # Ray lets a replica's libraries use one thread, however many CPUs it was given.
         first["num_threads"] = self.num_threads or max(1, int(self.num_cpus))
+        first["device_share"] = min(1.0, self.num_gpus or 1.0) / (1 + len(self.models))
         found = {self.default_name: _encoder("model", first)}
         for name, options in self.models.items():
             if name in found:

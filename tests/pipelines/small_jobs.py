@@ -17,10 +17,10 @@ import torch
 
 from pipelines.captions import CaptionBatch
 from pipelines.job import FrozenJob, schema_to_text
-from pipelines.manifest import UnitRecord
+from pipelines.records import UnitRecord
 from pipelines.shards import DIED, PreparedUnit, make_shard
 from pipelines.sinks import serialize_shard
-from pipelines.sources import SourceFile
+from pipelines.sources import SourceFile, read_partitions
 from pipelines.units import PlannedFile, Unit
 from t5enc.embeddings import Embeddings
 from t5enc.prompts import Prompt
@@ -52,8 +52,8 @@ def make_job(*, rows_per_shard: int = 2, generation: int = 1, **identity: Any) -
 
 def plan_file(source: str = "a.parquet", rows: int = 4, version: int = 1, groups: tuple[int, ...] = ()) -> PlannedFile:
     """A file as its footer would describe it; another version is another content."""
-    file = SourceFile(source=source, path=f"/in/{source}", size=1000, partitions=())
-    return PlannedFile(file=file, num_rows=rows, row_group_rows=groups or (rows,), digest=str(version))
+    file = SourceFile(source=source, path=f"/in/{source}", size=1000, partitions=read_partitions(source))
+    return PlannedFile(file=file, num_rows=rows, largest_group=max(groups or (rows,)), digest=str(version))
 
 
 def caption(source: str, version: int, row: int) -> str:

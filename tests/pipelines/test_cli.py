@@ -49,6 +49,30 @@ def test_the_command_line_wins_over_the_job_file(handed_over: list[EncodeJob], t
     assert (job.max_length, job.keep_columns, list(job.inputs)) == (32, [], ["a"])
 
 
+def test_resources_and_labels_are_given_one_by_one(handed_over: list[EncodeJob], tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("inputs: [a]\noutput: o\nmodel: m\nresources: {slot: 1, disk: 2}\n")
+    given = ["--resource", "slot=0.5", "--label", "zone=in(a, b)", "--label", "ray.io/market-type=!spot"]
+    run("encode", "--config", str(tmp_path / "job.yaml"), *given, "--accelerator-type", "L4")
+    (job,) = handed_over
+    assert job.resources == {"slot": 0.5, "disk": 2}
+    assert job.label_selector == {"zone": "in(a, b)", "ray.io/market-type": "!spot"}
+    assert job.accelerator_type == "L4"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--resource", "slot"], "resources: expected NAME=VALUE, got 'slot'"),
+        (["--resource", "slot=many"], "resources: slot: expected a number, got 'many'"),
+        (["--label", "=a"], "label_selector: expected NAME=VALUE, got '=a'"),
+        (["--ship-code"], "ship_code: expected a ray_address with it, got none"),
+    ],
+)
+def test_a_selector_that_says_nothing_is_refused(given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        run("encode", "a", "-o", "out", "--model", "m", *given)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

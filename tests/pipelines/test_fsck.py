@@ -13,7 +13,9 @@ import pytest
 
 from pipelines.commit import begin_commit, commit_shard, conclude_commit
 from pipelines.fsck import Problem, check_output, print_problems
-from pipelines.manifest import read_footer_record, write_plan
+from pipelines.manifest import write_plan
+from pipelines.plan import Files
+from pipelines.records import read_footer_record
 from pipelines.store import LocalStore
 from t5enc.errors import OutputError
 from t5enc.output import JOB, MANIFEST, PLAN, STALE, SUCCESS
@@ -189,7 +191,7 @@ def test_a_damaged_plan_is_found() -> None:
 )
 def test_a_plan_of_other_rows_is_found(files: list[object]) -> None:
     store = make_output()
-    write_plan(store, files)  # type: ignore[arg-type]
+    write_plan(store, Files.of(files))  # type: ignore[arg-type]
     assert "planned" in " ".join(problems(store).values())
 
 

@@ -42,6 +42,15 @@ NEEDED: dict[str, Any] = {"inputs": ["in"], "output": "out", "model": "builtin:t
         ("max_length", 0, "max_length: expected at least 1, got 0"),
         ("max_length", "long", "max_length: expected a whole number, got 'long'"),
         ("attention", "fast", "attention: expected auto, flex or sdpa, got 'fast'"),
+        ("gpus_per_actor", 1.5, "gpus_per_actor: expected a share of one, or a whole number of them, got 1.5"),
+        ("gpus_per_actor", 0, "gpus_per_actor: expected a share of one, or a whole number of them, got 0"),
+        ("cpus_per_actor", 0, "cpus_per_actor: expected at least 1, got 0"),
+        ("resources", ["slot"], r"resources: expected `option: value` pairs, got \['slot'\]"),
+        ("resources", {"slot": "1"}, "resources: slot: expected a number, got '1'"),
+        ("resources", {"slot": -1}, "resources: slot: expected a share of one, or a whole number of them, got -1"),
+        ("resources", {"GPU": 1}, "resources: expected gpus_per_actor for GPU, got it here"),
+        ("label_selector", {"zone": 1}, "label_selector: zone: expected a string, got 1"),
+        ("ship_code", True, "ship_code: expected a ray_address with it, got none"),
         ("ray_address", "ray://head:10001", "from outside, use `ray job submit -- t5enc encode"),
         ("recipe", "fluks", "recipe: expected one of wan, .*, or a YAML file, got 'fluks'"),
     ],
@@ -67,6 +76,12 @@ def test_what_has_no_default_must_be_given(name: str) -> None:
 )
 def test_actors_are_a_number_or_a_range(actors: str | int, bounds: tuple[int, int] | None) -> None:
     assert EncodeJob(**NEEDED, actors=actors).actor_range() == bounds
+
+
+def test_where_a_job_runs_is_no_part_of_what_it_is() -> None:
+    job = EncodeJob(**NEEDED, resources={"slot": 0.5}, label_selector={"zone": "!a"}, accelerator_type="L4")
+    assert job.resources == {"slot": 0.5}
+    assert job.encoder_options() == EncodeJob(**NEEDED).encoder_options()
 
 
 def test_the_encoder_gets_its_part_of_the_options() -> None:

@@ -11,29 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.job import FrozenJob
-from pipelines.manifest import (
-    UnitRecord,
-    append_log,
-    finish,
-    put_aside,
-    read_footer_record,
-    read_log,
-    read_plan,
-    read_records,
-    read_struck_out,
-    strike_out,
-    sum_records,
-    write_plan,
-)
-from pipelines.units import Unit, list_units
+from pipelines.log import append_log, put_aside, read_log, read_struck_out, strike_out
+from pipelines.manifest import finish, read_plan, read_records, write_plan
+from pipelines.plan import Files, Units
+from pipelines.records import Records, UnitRecord, read_footer_record
 from t5enc.errors import DriverError
 from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS
 from tests.pipelines.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
 JOB = make_job()
-FILES = [plan_file("a.parquet", 4), plan_file("b.parquet", 1)]
-UNITS = {unit.name: unit for unit in list_units(FILES, rows_per_unit=2, fingerprint=JOB.fingerprint)}
+FILES = Files.of([plan_file("a.parquet", 4), plan_file("b.parquet", 1)])
+UNITS = Units(FILES, rows_per_unit=2, fingerprint=JOB.fingerprint)
 FIRST, *_, LAST = UNITS
 
 
@@ -62,12 +51,22 @@ def committed(store: MemoryStore) -> dict[str, UnitRecord]:
     return {name: found for name in UNITS if (found := read_footer_record(store, name))}
 
 
+def logged(store: MemoryStore) -> dict[str, UnitRecord]:
+    return {record.name: record for record in read_log(store)}
+
+
 def names(store: MemoryStore, prefix: str = "") -> list[str]:
     return [name for name, _ in store.list() if name.startswith(prefix)]
 
 
 def close(store: MemoryStore, records: dict[str, UnitRecord] | None = None, job: FrozenJob = JOB) -> None:
-    finish(store, FILES, list(UNITS.values()), committed(store) if records is None else records, job.fingerprint)
+    finish(store, note(committed(store) if records is None else records, job))
+
+
+def note(records: dict[str, UnitRecord], job: FrozenJob = JOB) -> Records:
+    noted = Records(Units(FILES, rows_per_unit=2, fingerprint=job.fingerprint))
+    noted.update(records)
+    return noted
 
 
 def shorten(store: MemoryStore, name: str) -> None:
@@ -117,7 +116,8 @@ def test_records_come_in_the_order_of_the_plan(store: CountingStore) -> None:
 
 
 def test_what_is_not_planned_has_no_record(store: CountingStore) -> None:
-    assert list(read_records(store, {LAST: UNITS[LAST]})) == [LAST]
+    units = Units(FILES[1:], rows_per_unit=2, fingerprint=JOB.fingerprint)
+    assert list(read_records(store, units)) == [LAST]
 
 
 def test_a_shard_that_the_log_knows_is_not_opened(store: CountingStore) -> None:
@@ -177,7 +177,7 @@ def test_the_log_forgets_a_shard_before_it_is_moved(store: CountingStore) -> Non
     """A run killed in between would leave its name free for a late writer, and the log true of another shard."""
     append_log(store, list(committed(store).values()))
     forgotten: list[bool] = []
-    store.move = lambda name, _: forgotten.append(name not in read_log(store))  # type: ignore[method-assign]
+    store.move = lambda name, _: forgotten.append(name not in logged(store))  # type: ignore[method-assign]
     put_aside(store, [FIRST, LAST])
     assert forgotten == [True, True]
 
@@ -196,7 +196,7 @@ def test_the_log_holds_what_all_runs_noted(store: CountingStore) -> None:
     append_log(store, records[:1])
     append_log(store, records[1:])
     append_log(store, [])
-    assert read_log(store) == committed(store)
+    assert logged(store) == committed(store)
     assert len(names(store, LOG)) == 2
 
 
@@ -204,7 +204,7 @@ def test_a_torn_line_of_the_log_is_passed_over(store: CountingStore) -> None:
     append_log(store, list(committed(store).values()))
     (log,) = names(store, LOG)
     shorten(store, log)
-    assert list(read_log(store)) == list(UNITS)[:-1]
+    assert list(logged(store)) == list(UNITS)[:-1]
     assert read_records(store, UNITS) == committed(store)
 
 
@@ -212,17 +212,17 @@ def test_a_torn_line_of_the_log_is_passed_over(store: CountingStore) -> None:
 def test_a_line_that_is_no_record_is_passed_over(line: bytes) -> None:
     store = MemoryStore()
     store.create(f"{LOG}/1.jsonl", line)
-    assert read_log(store) == {}
+    assert logged(store) == {}
 
 
 def test_where_names_struck_out_cannot_be_read_the_log_is_not_believed_at_all(store: CountingStore) -> None:
     append_log(store, list(committed(store).values()))
     strike_out(store, [FIRST])
     assert read_struck_out(store) == {FIRST}
-    assert list(read_log(store)) == list(UNITS)[1:]
+    assert list(logged(store)) == list(UNITS)[1:]
     shorten(store, next(name for name in names(store, LOG) if "struck" in name))
     assert read_struck_out(store) is None
-    assert read_log(store) == {}
+    assert logged(store) == {}
 
 
 def test_a_finished_output_has_plan_manifest_and_success(store: CountingStore) -> None:
@@ -233,7 +233,7 @@ def test_a_finished_output_has_plan_manifest_and_success(store: CountingStore) -
     success = json.loads(store.read(SUCCESS))
     assert success["manifest_sha256"] == hashlib.sha256(store.read(MANIFEST)).hexdigest()
     assert success["fingerprint"] == JOB.fingerprint
-    assert success["totals"] == sum_records(committed(store).values())
+    assert success["totals"] == note(committed(store)).totals()
 
 
 def test_a_finished_output_is_finished_again_without_being_touched(store: CountingStore) -> None:
@@ -268,7 +268,7 @@ def test_shards_outside_the_plan_are_put_aside_at_the_end(store: CountingStore) 
 
 def test_an_empty_plan_is_finished_too() -> None:
     store = MemoryStore()
-    finish(store, [], [], {}, "job")
+    finish(store, Records(Units(Files.of([]), rows_per_unit=2, fingerprint="job")))
     assert pq.read_table(pa.BufferReader(store.read(MANIFEST))).num_rows == 0
     assert json.loads(store.read(SUCCESS))["totals"]["captions"] == 0
 
@@ -303,16 +303,18 @@ def test_a_shard_that_another_run_replaced_meanwhile_is_recorded_as_it_is_now(st
 
 def test_a_plan_can_be_cut_again(store: CountingStore) -> None:
     write_plan(store, FILES)
-    again: list[Unit] = list(list_units(read_plan(store), rows_per_unit=2, fingerprint=JOB.fingerprint))
-    assert again == list(UNITS.values())
+    again = Units(read_plan(store), rows_per_unit=2, fingerprint=JOB.fingerprint)
+    assert list(again.items()) == list(UNITS.items())
 
 
 def test_totals_are_sums_and_the_longest_of_all(store: CountingStore) -> None:
-    records = list(committed(store).values())
-    totals = sum_records([replace(records[0], longest=7, errors=2), *records[1:]])
+    records = Records(UNITS)
+    assert records.totals()["longest"] == records.totals()["shards"] == 0
+    records.update(committed(store))
+    records[FIRST] = replace(records[FIRST], longest=7, errors=2)
+    totals = records.totals()
     assert totals["shards"] == 3
     assert totals["input_rows"] == totals["captions"] == 5
     assert totals["longest"] == 7
     assert totals["errors"] == 2
     assert totals["size"] == sum(len(store.objects[name]) for name in UNITS)
-    assert sum_records([])["longest"] == 0

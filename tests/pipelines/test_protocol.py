@@ -25,7 +25,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pipelines.commit import Commit, begin_commit, commit_shard, conclude_commit
 from pipelines.fsck import check_output
 from pipelines.job import FrozenJob
-from pipelines.manifest import RECORD_KEY, UnitRecord, append_log, read_footer_record
+from pipelines.log import append_log
+from pipelines.records import RECORD_KEY, UnitRecord, read_footer_record
 from pipelines.store import Store
 from pipelines.units import PlannedFile, Unit
 from t5enc.errors import DriverError, JobMismatchError, OutputError

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from pipelines.findings import Findings
 from pipelines.ledger import Ledger, Progress
-from pipelines.manifest import sum_records
+from pipelines.records import COUNTS
 from pipelines.report import EncodeReport
 from tests.pipelines.test_suspects import make_record
 
@@ -17,7 +18,7 @@ def make_report(died: int = 0, unreadable: dict[str, str] | None = None) -> Enco
     progress = Progress(captions=20, tokens=900, units=1, ready_at=5.0, ended_at=8.0, busy_seconds=2.0)
     return EncodeReport(
         output="out",
-        totals=sum_records([make_record(died)]),
+        totals={"shards": 1} | {name: getattr(make_record(died), name) for name in ("input_rows", *COUNTS)},
         unreadable=unreadable or {},
         progress=replace(progress, busy_cpu_seconds=3.0),
         is_finished=not unreadable,
@@ -59,7 +60,7 @@ def test_a_unit_in_hand_at_two_deaths_is_a_suspect_until_it_ends() -> None:
     assert ledger.find_suspects(["u", "v", "w"]) == []
     ledger.begin("u")
     assert ledger.find_suspects(["u", "v", "w"]) == ["u"]
-    ledger.end("u", {"captions": 4, "tokens": 40})
+    ledger.end("u", "actor", {"captions": 4, "tokens": 40}, Findings())
     assert ledger.find_suspects(["u", "v", "w"]) == []
     assert (ledger.read().captions, ledger.read().tokens, ledger.read().units) == (4, 40, 1)
 

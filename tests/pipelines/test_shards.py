@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.captions import CaptionBatch
-from pipelines.manifest import UnitRecord
+from pipelines.records import UnitRecord
 from pipelines.shards import (
     DIED,
     Caution,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipelines import sinks
-from pipelines.manifest import RECORD_KEY, UnitRecord
+from pipelines.records import RECORD_KEY, UnitRecord
 from pipelines.sinks import hash_content, serialize_shard
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError

@@ -15,6 +15,7 @@ import fsspec
 import pyarrow.fs as pafs
 import pytest
 
+from pipelines import retrying
 from pipelines import store as store_module
 from pipelines.store import LocalStore, RemoteStore, Store, open_store
 from t5enc.errors import OutputError
@@ -323,3 +324,52 @@ def test_a_remote_listing_is_never_an_old_one(tmp_path: Path) -> None:
     filesystem.invalidate_cache = lambda *_: forgotten.append(True)
     list(RemoteStore(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), "").list())
     assert forgotten == [True]
+
+
+class Answer:
+    """As much of an HTTP response as an error holds."""
+
+    def __init__(self, status_code: int) -> None:
+        self.status_code = status_code
+
+
+def fail_first(filesystem: Any, name: str, *errors: Exception) -> None:
+    """A method that raises these before it works."""
+    left, real = list(errors), getattr(filesystem, name)
+
+    def act(*args: Any, **options: Any) -> Any:
+        if left:
+            raise left.pop(0)
+        return real(*args, **options)
+
+    setattr(filesystem, name, act)
+
+
+def say(status: int) -> OSError:
+    error = OSError(f"the hub said {status}")
+    error.response = Answer(status)  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteStore:
+    """A store on a filesystem of fsspec, as the hub's is, with short waits."""
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.001)
+    filesystem = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file"), skip_instance_cache=True)
+    return RemoteStore(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), "out")
+
+
+def test_a_remote_filesystem_that_is_throttled_is_asked_again(hub: RemoteStore) -> None:
+    fail_first(hub.filesystem.handler.fs, "open", say(429), ConnectionResetError("reset"), say(503))
+    before = retrying.count_retries()
+    hub.replace("a", b"whole")
+    assert hub.read("a") == b"whole"
+    assert retrying.count_retries() - before == 3
+
+
+def test_a_refusal_of_a_remote_filesystem_is_told_at_once(hub: RemoteStore) -> None:
+    fail_first(hub.filesystem.handler.fs, "open", say(403))
+    before = retrying.count_retries()
+    with pytest.raises(OutputError, match=r"out/a: cannot be read or written: the hub said 403"):
+        hub.replace("a", b"whole")
+    assert retrying.count_retries() == before

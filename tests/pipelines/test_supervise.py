@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,6 +128,14 @@ def test_a_driver_that_ends_without_a_word_is_lost(run_as: RunAs, reads: str, en
     with pytest.raises(DriverError, match=f"the driver {how} without a word") as caught:
         run_as(reads + end)
     assert str(caught.value).endswith("To go on, run:\n  t5enc encode in -o out")
+
+
+def test_a_cluster_that_does_not_answer_any_more_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert supervise_module._explain_head(address) == ""
+    assert f"the Ray cluster at {address} has lost its head" in supervise_module._explain_head(address)
+    assert supervise_module._explain_head(None) == supervise_module._explain_head("auto") == ""
 
 
 def test_an_interrupt_before_the_driver_can_speak_is_130(run_as: RunAs) -> None:

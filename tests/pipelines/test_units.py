@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.units import MOST_READS_OF_A_GROUP, PlannedFile, Unit, cut_spans, list_units
+from pipelines.plan import Files, Units
+from pipelines.units import MOST_READS_OF_A_GROUP, PlannedFile, Unit, cut_spans
 from t5enc.output import is_shard
 from tests.pipelines.small_jobs import plan_file
 
@@ -17,7 +18,7 @@ SIZES = st.integers(1, 50)
 
 
 def cut(*files: PlannedFile, rows: int = 3, fingerprint: str = "job") -> list[Unit]:
-    return list(list_units(files, rows_per_unit=rows, fingerprint=fingerprint))
+    return list(Units(Files.of(files), rows_per_unit=rows, fingerprint=fingerprint).values())
 
 
 def change_file(planned: PlannedFile, **changes: Any) -> PlannedFile:

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.ledger import Progress
 from pipelines.watch import FAILED_STARTS, Watch
-from t5enc.errors import DriverError
+from t5enc.errors import DriverError, OutputError
 
 TOO_MANY = Progress(actors_started=FAILED_STARTS + 1)
 
@@ -64,3 +64,21 @@ def fail_under_watch() -> None:
     watch = Watch(run=None, ledger=None, on_progress=None, actors=1, seconds=60)  # type: ignore[arg-type]
     with watch:
         raise ValueError("its own")
+
+
+def test_a_report_that_the_store_refuses_is_written_a_minute_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    again = threading.Event()
+    calls: list[Any] = []
+
+    def refuse_first(run: Any) -> None:
+        calls.append(run)
+        if len(calls) == 1:
+            raise OutputError("out: cannot be written: it is throttled")
+        again.set()
+
+    monkeypatch.setattr("pipelines.watch.REPORT_SECONDS", 0.0)
+    watch = Watch(run=None, ledger=None, on_progress=None, actors=1, seconds=0.01, on_minute=refuse_first)  # type: ignore[arg-type]
+    monkeypatch.setattr(watch, "_read", Progress)
+    monkeypatch.setattr(watch, "_read_details", lambda: None)
+    with watch:
+        assert again.wait(60)

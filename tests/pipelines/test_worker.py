@@ -20,13 +20,14 @@ from pipelines import worker as worker_module
 from pipelines.footers import read_footer
 from pipelines.job import FrozenJob
 from pipelines.ledger import ATTEMPTS, Ledger
-from pipelines.manifest import UnitRecord, read_footer_record
+from pipelines.records import UnitRecord, read_footer_record
 from pipelines.shards import Caution
 from pipelines.sources import open_inputs
+from pipelines.spans import SpanTask
 from pipelines.store import LocalStore
 from pipelines.suspects import learn
 from pipelines.units import PlannedFile, Unit
-from pipelines.worker import Meter, SpanResult, SpanTask, SpanWorker, prefetch
+from pipelines.worker import Meter, SpanResult, SpanWorker, prefetch
 from t5enc.errors import OutputError, SourceError
 from t5enc.storage import read_column
 from tests.pipelines.fake_encoder import DIM, TOO_LARGE, Death, FakeActor, FakeEncoder, decode
@@ -67,7 +68,7 @@ class Setting:
 
     def run(self, encoder: FakeEncoder, task: SpanTask | None = None, **options: str) -> list[SpanResult]:
         actor: Any = FakeActor(encoder)
-        return list(self.worker(**options).run(actor, task or self.task))
+        return list(self.worker(**options).run(actor, [task or self.task]))
 
     def stored(self) -> dict[int, list[str]]:
         """What the embeddings of each shard are of, by its first row."""
@@ -82,8 +83,10 @@ class Setting:
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is fetched is here already."""
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda value: value))
+    """What is fetched is here already, and the only actor is this process."""
+    context = SimpleNamespace(get_actor_id=lambda: "this", get_node_id=lambda: "here")
+    ray = SimpleNamespace(get=lambda value: value, get_runtime_context=lambda: context)
+    monkeypatch.setitem(sys.modules, "ray", ray)
 
 
 def lay_out(folder: Path, texts: Sequence[str | None] = TEXTS) -> Setting:
@@ -93,7 +96,7 @@ def lay_out(folder: Path, texts: Sequence[str | None] = TEXTS) -> Setting:
     (file,) = open_inputs([str(path)]).files()
     footer = read_footer(pafs.LocalFileSystem(), file)
     planned = PlannedFile(
-        file=file, num_rows=footer.num_rows, row_group_rows=footer.row_group_rows, digest=footer.digest
+        file=file, num_rows=footer.num_rows, largest_group=max(footer.row_group_rows), digest=footer.digest
     )
     return Setting(planned, replace(make_job(rows_per_shard=3), dim=DIM), Ledger(), LocalStore(folder / "out"))
 
@@ -126,6 +129,40 @@ def test_the_ledger_hears_what_was_gained(setting: Setting) -> None:
     assert setting.ledger.attempts == {}
 
 
+def test_a_node_that_is_leaving_begins_nothing_and_returns_the_span(setting: Setting) -> None:
+    setting.ledger.leave({"here"})
+    (result,) = setting.run(FakeEncoder())
+    assert (result.kind, result.span) == ("returned", setting.task.span)
+    assert setting.ledger.attempts == {}
+
+
+def test_the_unit_in_hand_is_finished_when_the_node_is_told_to_leave(setting: Setting) -> None:
+    worker = setting.worker()
+
+    class Told(FakeEncoder):
+        def encode_ragged(self, *arguments: Any, **options: Any) -> Any:
+            worker._is_leaving = True
+            return super().encode_ragged(*arguments, **options)
+
+    results = list(worker.run(FakeActor(Told()), [setting.task]))  # type: ignore[arg-type]
+    assert [result.kind for result in results] == ["returned", "unit"]
+    assert setting.stored() == {0: TEXTS[:3]}
+
+
+def test_a_worker_hears_with_a_unit_that_its_node_is_leaving(setting: Setting) -> None:
+    worker = setting.worker()
+    end = setting.ledger.end
+
+    def end_and_leave(*arguments: Any) -> bool:
+        setting.ledger.leave({"here"})
+        return end(*arguments)
+
+    setting.ledger.end = end_and_leave  # type: ignore[method-assign]
+    done = frozenset({3, 6})
+    assert [r.kind for r in worker.run(FakeActor(FakeEncoder()), [replace(setting.task, done=done)])] == ["unit"]  # type: ignore[arg-type]
+    assert worker._is_leaving
+
+
 def test_units_that_are_done_are_not_read(setting: Setting) -> None:
     encoder = FakeEncoder()
     results = setting.run(encoder, replace(setting.task, done=frozenset({0, 6})))
@@ -145,16 +182,16 @@ def test_a_writer_that_is_late_reports_what_is_there(setting: Setting) -> None:
     (first,) = setting.run(FakeEncoder(failing=[TEXTS[0]]), replace(setting.task, done=frozenset({3, 6})))
     worker, actor = setting.worker(), FakeActor(FakeEncoder())
     worker._find_record = lambda unit: None  # type: ignore[method-assign]
-    (late,) = worker.run(actor, replace(setting.task, done=frozenset({3, 6})))  # type: ignore[arg-type]
+    (late,) = worker.run(actor, [replace(setting.task, done=frozenset({3, 6}))])  # type: ignore[arg-type]
     assert late.record == first.record
     assert late.record is not None
     assert late.record.errors == 1
 
 
 def test_tasks_and_results_travel_as_pickles(setting: Setting) -> None:
-    batch = pa.table({"task": [pickle.dumps(setting.task)]})
+    batch = pa.table({"tasks": [pickle.dumps([setting.task])]})
     table = setting.worker()(FakeActor(FakeEncoder()), batch)  # type: ignore[arg-type]
-    results = [pickle.loads(data) for data in table["result"].to_pylist()]
+    (results,) = map(pickle.loads, table["results"].to_pylist())
     assert rows_of(results, "unit") == [0, 3, 6]
 
 

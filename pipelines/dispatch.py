@@ -1,0 +1,90 @@
+"""Spans to a pool of actors, and what became of them back, by Ray Data.
+
+Spans are cut while they are dispatched, by one task beside the driver that Ray Data holds back: neither the driver
+nor the object store ever holds more of the plan than its columns, and the first span waits for no other.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from numpy.typing import NDArray
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from pipelines.cluster import Cluster
+from pipelines.plan import Units
+from pipelines.records import Records
+from pipelines.spans import cut_tasks
+from pipelines.worker import SpanResult, SpanWorker
+from t5enc.actor import EncoderActor
+from t5enc.options import EncoderOptions
+
+# As small as it can be: every piece of work is a block of its own, and so is what became of it.
+BLOCK_BYTES = 1
+
+
+class Spans(Datasource):  # type: ignore[misc]
+    """Lists of SpanTasks, a row and a block each, cut by one task on the driver's node."""
+
+    def __init__(self, units: Units, is_there: NDArray[np.bool_], units_per_span: int) -> None:
+        super().__init__()
+        self.plan = ray.put((units, is_there))
+        self.units_per_span = units_per_span
+
+    @property
+    def supports_distributed_reads(self) -> bool:
+        """No: a node that may vanish must not take with it what tells the work."""
+        return False
+
+    def estimate_inmemory_data_size(self) -> None:
+        """Not known before it is cut."""
+
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+        """The only one."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_cut_blocks, self.plan, self.units_per_span), metadata)]
+
+
+def _cut_blocks(plan: Any, units_per_span: int) -> Iterator[pa.Table]:
+    units, is_there = ray.get(plan)
+    for tasks in cut_tasks(units, is_there, units_per_span=units_per_span):
+        yield pa.table({"tasks": pa.array([pickle.dumps(tasks)], pa.binary())})
+
+
+def map_spans(
+    records: Records, cluster: Cluster, options: EncoderOptions, worker: SpanWorker, *, units_per_span: int
+) -> Iterator[list[SpanResult]]:
+    """What a pool of EncoderActors makes of the units without a record, as it comes: a list for each dispatch."""
+    low, high, warm = _bound_actors(records, cluster, units_per_span)
+    source = Spans(records.units, records.is_there, units_per_span)
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = BLOCK_BYTES
+    with ray.data.DataContext.current(context):
+        dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0).map_batches(
+            EncoderActor,
+            batch_size=1,
+            batch_format="pyarrow",
+            fn_constructor_args=(options, worker),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=low, max_size=high, initial_size=warm, max_tasks_in_flight_per_actor=2
+            ),
+            **cluster.actor_options(),
+        )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from map(pickle.loads, batch["results"].to_pylist())
+
+
+def _bound_actors(records: Records, cluster: Cluster, units_per_span: int) -> list[int]:
+    """The fewest actors, the most, and how many start at once: no more than there are dispatches for."""
+    tasks = cut_tasks(records.units, records.is_there, units_per_span=units_per_span)
+    count = sum(1 for _ in islice(tasks, cluster.actors[1]))
+    return [min(wanted, count) for wanted in (*cluster.actors, cluster.warm)]

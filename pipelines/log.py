@@ -1,0 +1,104 @@
+"""What runs noted of their units once a minute, and which of it must not be believed.
+
+The log saves reading the footer of every shard again; whatever it does not say, a footer does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from pipelines.records import UnitRecord
+from pipelines.store import Store
+from t5enc.output import LOG, STALE
+
+# Two kinds of objects in the log: records, a line each, and names of which it must not be believed.
+NOTED = ".jsonl"
+STRUCK_OUT = ".struck_out.json"
+LOG_SECONDS = 60.0
+
+
+def read_log(store: Store) -> Iterator[UnitRecord]:
+    """Records that earlier runs noted, the last of a name counts, but for the names struck out.
+
+    A torn line is passed over. It decides nothing: whatever it does not say, a shard's footer does.
+    """
+    struck_out = read_struck_out(store)
+    if struck_out is None:
+        return
+    for name in _list_log(store, NOTED):
+        for line in store.read(name).splitlines():
+            record = _parse(line)
+            if record is not None and record.name not in struck_out:
+                yield record
+
+
+def read_struck_out(store: Store) -> set[str] | None:
+    """Names that were struck out of the log, None where a damaged list may have held any."""
+    try:
+        return {name for entry in _list_log(store, STRUCK_OUT) for name in json.loads(store.read(entry))}
+    except ValueError:
+        return None
+
+
+def _list_log(store: Store, kind: str) -> list[str]:
+    return [name for name, _ in store.list(LOG) if name.endswith(kind)]
+
+
+def _parse(line: bytes) -> UnitRecord | None:
+    try:
+        return UnitRecord.from_json(line)
+    except (ValueError, TypeError):
+        return None
+
+
+def append_log(store: Store, records: Sequence[UnitRecord]) -> None:
+    """Note records as one new object of the log."""
+    if records:
+        lines = b"\n".join(json.dumps(asdict(record)).encode() for record in records)
+        store.create(f"{LOG}/{uuid.uuid4().hex}{NOTED}", lines)
+
+
+def strike_out(store: Store, names: Sequence[str]) -> None:
+    """Never again trust what the log says of these shards.
+
+    A shard written anew has the size of the one before it, and can still differ from it in its last bits.
+    """
+    if names:
+        store.create(f"{LOG}/{uuid.uuid4().hex}{STRUCK_OUT}", json.dumps(names).encode())
+
+
+def put_aside(store: Store, names: Sequence[str]) -> None:
+    """Move shards that are damaged or no longer planned out of the way, without losing them."""
+    strike_out(store, names)
+    for name in names:
+        store.move(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}")
+
+
+class Log:
+    """Notes committed units in the output once a minute, and when a run ends well."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.records: list[UnitRecord] = []
+        self.written = time.monotonic()
+
+    def __enter__(self) -> Log:
+        return self
+
+    def add(self, record: UnitRecord) -> None:
+        """Note a record, now or within a minute."""
+        self.records.append(record)
+        if time.monotonic() - self.written > LOG_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        append_log(self.store, self.records)
+        self.records, self.written = [], time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write()

@@ -1,0 +1,61 @@
+"""Where actors run, and what each node's share of a run was."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An actor, which keeps its name when Ray starts it again, and its node; `is_alone` is one for a single suspect."""
+
+    actor: str
+    node: str
+    is_alone: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class PlaceSums:
+    """What an actor did, or all actors of one kind of device on a node."""
+
+    node: str
+    device: str = ""
+    actors: int = 1
+    starts: int = 0
+    units: int = 0
+    captions: int = 0
+    tokens: int = 0
+    computing_seconds: float = 0.0
+
+    def add(self, gains: Mapping[str, float]) -> None:
+        """A unit of this actor was committed."""
+        self.units += 1
+        self.captions += int(gains.get("captions", 0))
+        self.tokens += int(gains.get("tokens", 0))
+        self.computing_seconds += gains.get("computing_seconds", 0.0)
+
+
+def find_place(*, is_alone: bool = False) -> Place:
+    """Of the Ray actor that calls this."""
+    import ray
+
+    return Place(str(ray.get_runtime_context().get_actor_id()), socket.gethostname(), is_alone)
+
+
+def name_device(device: torch.device | str) -> str:
+    """What computes there: the card's name, or that it is this machine's CPU."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device)
+
+
+def sum_places(places: Iterable[PlaceSums]) -> list[PlaceSums]:
+    """One for each node and kind of device, in the order of their names."""
+    found: dict[tuple[str, str], PlaceSums] = {}
+    for place in places:
+        sums = found.setdefault((place.node, place.device), PlaceSums(node=place.node, device=place.device, actors=0))
+        for name in ("actors", "starts", "units", "captions", "tokens", "computing_seconds"):
+            setattr(sums, name, getattr(sums, name) + getattr(place, name))
+    return [found[key] for key in sorted(found)]

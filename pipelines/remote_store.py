@@ -1,0 +1,120 @@
+"""An output on any other filesystem: Hugging Face's hub, HDFS, or what fsspec knows; one whole write is an object."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+import pyarrow.fs
+
+from pipelines.retrying import retry
+from t5enc.errors import OutputError
+
+T = TypeVar("T")
+
+# Seconds for which trouble that passes is met with another attempt.
+PATIENCE = 300.0
+PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
+
+
+class RemoteStore:
+    """A filesystem where one whole write makes an object appear.
+
+    `create` looks before it writes: two writers at once may both write, and what they write under one name is the
+    same rows.
+    """
+
+    def __init__(self, filesystem: Any, root: str, patience: float = PATIENCE) -> None:
+        self.filesystem = filesystem
+        self.root = root
+        self.patience = patience
+
+    def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
+        """(name, size) of every object."""
+        for info in self._ask(folder, self._list):
+            if info.is_file:
+                yield info.path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/"), info.size
+
+    def read(self, name: str) -> bytes:
+        """The object's bytes."""
+        return self._ask(name, self._read)
+
+    def open(self, name: str) -> Any:
+        """The object as a random-access file."""
+        return self.filesystem.open_input_file(self._path(name))
+
+    def size(self, name: str) -> int | None:
+        """The object's size in bytes, or None."""
+        info = self._ask(name, lambda path: self.filesystem.get_file_info([path])[0])
+        return info.size if info.is_file else None
+
+    def create(self, name: str, data: Any) -> bool:
+        """Store an object unless its name is taken."""
+        if self.size(name) is not None:
+            return False
+        self.replace(name, data)
+        return True
+
+    def replace(self, name: str, data: Any) -> None:
+        """Store an object, whatever was there before."""
+        self._ask(name, partial(self._write, data=data))
+
+    def move(self, name: str, target: str) -> None:
+        """Rename an object."""
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(target, partial(self._move, self._path(name)))
+
+    def delete(self, name: str) -> None:
+        """Remove an object."""
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(name, self.filesystem.delete_file)
+
+    def sweep(self) -> None:
+        """Nothing: an object that was not written whole is not there."""
+
+    def _list(self, path: str) -> Any:
+        _forget_listings(self.filesystem)
+        selector = pyarrow.fs.FileSelector(path.rstrip("/"), recursive=True, allow_not_found=True)
+        return self.filesystem.get_file_info(selector)
+
+    def _read(self, path: str) -> bytes:
+        with self.filesystem.open_input_file(path) as stream:
+            return stream.read()  # type: ignore[no-any-return]
+
+    def _write(self, path: str, data: Any) -> None:
+        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with self.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+
+    def _move(self, path: str, target: str) -> None:
+        self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
+        self.filesystem.move(path, target)
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def _ask(self, name: str, request: Callable[[str], T]) -> T:
+        """Make a request of a path, and again where that may help; errors in our words, but for what is not there."""
+        path = self._path(name)
+        try:
+            return retry(partial(request, path), lambda error: self.patience if does_pass(error) else 0.0)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be read or written: {error}") from error
+
+
+def does_pass(error: Exception) -> bool:
+    """Whether an error of a filesystem is throttling, trouble of the server or a lost connection."""
+    answer = getattr(error, "response", None)
+    named = (getattr(answer, "status_code", None), getattr(error, "status", None), getattr(error, "code", None))
+    status = next((value for value in named if isinstance(value, int)), None)
+    return status in PASSING_STATUS if status is not None else isinstance(error, ConnectionError | TimeoutError)
+
+
+def _forget_listings(filesystem: Any) -> None:
+    """A listing that fsspec kept from earlier does not show what others have written since."""
+    if isinstance(filesystem, pyarrow.fs.PyFileSystem) and isinstance(filesystem.handler, pyarrow.fs.FSSpecHandler):
+        filesystem.handler.fs.invalidate_cache()

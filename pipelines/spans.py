@@ -1,0 +1,54 @@
+"""What is left of a plan, cut into pieces of work: spans that one actor call reads once, small ones together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.plan import Units
+from pipelines.units import Span, cut_spans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanTask:
+    """A span to encode, and the first rows of those units of it that are committed already."""
+
+    span: Span
+    done: frozenset[int] = frozenset()
+
+
+def cut_tasks(units: Units, is_there: NDArray[np.bool_], *, units_per_span: int) -> Iterator[list[SpanTask]]:
+    """Spans with a unit that is not there, in input order, some small ones together: lazily, one list a dispatch."""
+    together: list[SpanTask] = []
+    count = 0
+    for task, left in _cut_spans(units, is_there, units_per_span):
+        if together and count + left > units_per_span:
+            yield together
+            together, count = [], 0
+        together.append(task)
+        count += left
+    if together:
+        yield together
+
+
+def _cut_spans(units: Units, is_there: NDArray[np.bool_], units_per_span: int) -> Iterator[tuple[SpanTask, int]]:
+    """Each span with a unit that is not there, and how many such units it has."""
+    size = units.rows_per_unit
+    for place in _find_unfinished(units, is_there):
+        start, stop = units.starts[place : place + 2]
+        is_done = is_there[start:stop]
+        for span in cut_spans(units.files[place], rows_per_unit=size, units_per_span=units_per_span):
+            first = span.first_row // size
+            done = first + np.flatnonzero(is_done[first : first - (-span.num_rows // size)])
+            left = -(-span.num_rows // size) - len(done)
+            if left:
+                yield SpanTask(span=span, done=frozenset((size * done).tolist())), left
+
+
+def _find_unfinished(units: Units, is_there: NDArray[np.bool_]) -> list[int]:
+    """Places of the files with a unit that is not there."""
+    left = np.concatenate([np.zeros(1, np.int64), np.cumsum(~is_there)])
+    return np.flatnonzero(np.diff(left[units.starts])).tolist()

@@ -1,0 +1,138 @@
+"""What a cluster's nodes give to a job's actors, without a cluster; and that Ray takes it as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import EncodeJob, encode_parquet
+from pipelines.cluster import Cluster, _start, list_packages, share_out
+from pipelines.selectors import Node
+from t5enc.errors import ConfigError, DriverError
+from tests.pipelines.conftest import WriteCaptions
+
+
+def node(labels: dict[str, str] | None = None, **resources: float) -> Node:
+    return Node(id="n", address="10.0.0.1", resources=resources, labels=labels or {})
+
+
+def share(nodes: Sequence[Node], *, may_grow: bool = False, **options: Any) -> Cluster:
+    job = EncodeJob(inputs=["in"], output="out", model="builtin:tiny", ray_address="auto", **options)
+    return share_out(job, nodes, is_local=False, may_grow=may_grow)
+
+
+CARDS = [node(CPU=8, GPU=4), node(CPU=8, GPU=4), node(CPU=16)]
+
+
+def test_a_cluster_with_cards_gets_an_actor_a_card_and_all_start_at_once() -> None:
+    cluster = share(CARDS)
+    assert (cluster.device, cluster.actors, cluster.warm) == ("cuda", (1, 8), 8)
+    assert cluster.actor_options() == {"num_cpus": 1, "num_gpus": 1.0}
+
+
+def test_a_range_of_actors_starts_with_the_fewest() -> None:
+    cluster = share(CARDS, actors="2:6", gpus_per_actor=0.5, cpus_per_actor=2)
+    assert (cluster.actors, cluster.warm) == ((2, 6), 2)
+    assert cluster.actor_options() == {"num_cpus": 2, "num_gpus": 0.5}
+
+
+def test_a_cluster_without_cards_gets_an_actor_a_node_that_has_its_cores() -> None:
+    cluster = share([node(CPU=4), node(CPU=4), node(CPU=0)])
+    assert (cluster.device, cluster.actors, cluster.cpus_per_actor) == ("cpu", (1, 2), 4)
+    assert cluster.threads_per_actor == 4
+
+
+@pytest.mark.parametrize(("actors", "cpus"), [("2", 4), ("4", 2), ("3", 2), ("1:8", 1), ("30", 1)])
+def test_actors_on_cpus_get_as_much_as_lets_all_of_them_fit(actors: str, cpus: int) -> None:
+    assert share([node(CPU=4), node(CPU=4)], actors=actors).cpus_per_actor == cpus
+
+
+def test_resources_of_a_name_count_as_cards_do() -> None:
+    nodes = [node(CPU=2, slot=1), node(CPU=2, slot=2), node(CPU=64)]
+    cluster = share(nodes, device="cpu", resources={"slot": 1}, cpus_per_actor=1)
+    assert cluster.actors == (1, 3)
+    assert cluster.actor_options() == {"num_cpus": 1, "resources": {"slot": 1}}
+
+
+def test_labels_and_types_of_cards_choose_nodes() -> None:
+    cards = [node({"zone": "a"}, CPU=8, GPU=2, **{"accelerator_type:L4": 1}), node({"zone": "b"}, CPU=8, GPU=8)]
+    cluster = share(cards, label_selector={"zone": "a"})
+    assert (cluster.actors[1], cluster.actor_options()["label_selector"]) == (2, {"zone": "a"})
+    cluster = share(cards, accelerator_type="L4")
+    assert (cluster.actors[1], cluster.actor_options()["accelerator_type"]) == (2, "L4")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"label_selector": {"zone": "c"}}, r"CPU 1, GPU 1, zone=c each, got room for 0 on 3 node\(s\): 10.0.0.1 \("),
+        ({"accelerator_type": "H100"}, "accelerator_type:H100 0.001"),
+        ({"resources": {"slot": 2}}, "slot 2 each"),
+        ({"gpus_per_actor": 8}, "GPU 8 each"),
+        ({"device": "cpu", "cpus_per_actor": 32}, "CPU 32"),
+    ],
+)
+def test_what_no_node_has_is_said_beside_what_they_have(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^actors: expected room for 1 that take .*{said}"):
+        share(CARDS, **options)
+
+
+def test_cards_where_there_are_none_are_refused_unless_nodes_may_come() -> None:
+    with pytest.raises(ConfigError, match=r"^device: expected GPUs in the Ray cluster, got 'cuda'"):
+        share([node(CPU=4)], device="cuda")
+    cluster = share([node(CPU=0)], device="cuda", actors="2:16", may_grow=True)
+    assert (cluster.device, cluster.actors, cluster.warm) == ("cuda", (2, 16), 2)
+
+
+def test_a_cluster_with_less_room_than_before_is_used_as_it_is() -> None:
+    """The same command resumes on whatever is left; on one's own machine more is a mistake."""
+    cluster = share(CARDS[:1], actors="6:9")
+    assert (cluster.actors, cluster.warm) == ((4, 9), 4)
+    job = EncodeJob(inputs=["in"], output="out", model="m", device="cpu", actors=3, cpus_per_actor=2)
+    with pytest.raises(ConfigError, match=r"^actors: expected room for 3 that take CPU 2.* got room for 2"):
+        share_out(job, [node(CPU=4)], is_local=True)
+
+
+def test_ones_own_machine_gives_all_its_cores_to_one_actor() -> None:
+    job = EncodeJob(inputs=["in"], output="out", model="m")
+    cluster = share_out(job, [node(CPU=6)], is_local=True)
+    assert (cluster.actors, cluster.cpus_per_actor) == ((1, 1), 6)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("Failed to connect"), None], ids=["wrong token", "no token"])
+def test_a_cluster_that_wants_a_token_is_told_apart_from_one_that_is_not_there(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray: Any = pytest.importorskip("ray", reason="needs ray[data]")
+    refusal = error or ray.exceptions.AuthenticationError("no authentication token was found")
+
+    def refuse(**_: Any) -> None:
+        raise refusal
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    job = EncodeJob(inputs=["in"], output="out", model="m", ray_address="auto")
+    said = r"to let this process in, got: .*If it wants a token, set RAY_AUTH_MODE=token \(here disabled\)"
+    with pytest.raises(DriverError, match=said):
+        _start(job)
+
+
+def test_the_packages_that_are_shipped_are_those_that_run_here() -> None:
+    assert [Path(folder).name for folder in list_packages()] == ["t5enc", "pipelines"]
+    assert all(Path(folder, "__init__.py").is_file() for folder in list_packages())
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_job_that_asks_for_what_ray_has_not_says_so(write_captions: WriteCaptions, tmp_path: Path) -> None:
+    job = EncodeJob(
+        inputs=[str(write_captions(["a red bird"]))],
+        output=str(tmp_path / "out"),
+        model="builtin:tiny",
+        resources={"slot": 1},
+    )
+    with pytest.raises(ConfigError, match=r"slot 1 each, got room for 0 on 1 node\(s\): .*CPU 2"):
+        encode_parquet(job)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,118 @@
+"""What a ledger adds up of a run, and who it has heard of."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines import ledger as ledger_module
+from pipelines.findings import Findings
+from pipelines.ledger import SILENT_SECONDS, Ledger
+from pipelines.places import Place
+
+GAINS = {"captions": 10, "tokens": 100, "waiting_seconds": 1.0, "computing_seconds": 4.0, "writing_seconds": 2.0}
+
+
+class Clock:
+    """A time that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(ledger_module, "time", clock)
+    return clock
+
+
+class Gauges:
+    """What metrics were set to last."""
+
+    def __init__(self, job: str) -> None:
+        self.set_to: dict[str, float] = {}
+        self.added: list[dict[str, float]] = []
+
+    def set(self, **gauges: float) -> None:
+        self.set_to = gauges
+
+    def add(self, gains: dict[str, float]) -> None:
+        self.added.append(gains)
+
+
+@pytest.fixture
+def gauges(monkeypatch: pytest.MonkeyPatch) -> type[Gauges]:
+    monkeypatch.setattr(ledger_module, "JobMetrics", Gauges)
+    return Gauges
+
+
+def test_a_unit_was_computed_before_it_was_written_and_waited_for_before_that(clock: Clock) -> None:
+    ledger = Ledger()
+    clock.now += 10.0
+    ledger.end("u", "a", GAINS, Findings())
+    history = ledger.read_details().history
+    assert history.columns["writing_seconds"] == pytest.approx([0] * 8 + [1, 1])
+    assert history.columns["computing_seconds"] == pytest.approx([0] * 4 + [1] * 4 + [0] * 2)
+    assert history.columns["waiting_seconds"] == pytest.approx([0] * 3 + [1] + [0] * 6)
+    assert history.columns["tokens"] == pytest.approx([0] * 4 + [25] * 4 + [0] * 2)
+
+
+def test_an_actor_that_starts_again_was_lost_and_keeps_its_node(clock: Clock) -> None:
+    ledger = Ledger()
+    for actor, node in (("a", "one"), ("b", "one"), ("a", "two")):
+        ledger.starting(Place(actor, node))
+        ledger.started(Place(actor, node), {"device": "cpu"})
+    ledger.end("u", "b", GAINS, Findings())
+    assert ledger.read().actors_lost == 1
+    one, two = ledger.read_details().places
+    assert (one.node, one.actors, one.starts, one.units, one.tokens) == ("one", 1, 1, 1, 100)
+    assert (two.node, two.actors, two.starts, two.units) == ("two", 1, 2, 0)
+
+
+def test_gauges_tell_of_actors_that_were_heard_of_and_of_rows_that_are_left(clock: Clock, gauges: type[Gauges]) -> None:
+    ledger = Ledger("f00d", rows=30)
+    told: Gauges = ledger.metrics  # type: ignore[assignment]
+    assert told.set_to == {"actors_ready": 0, "rows_left": 30}
+    for actor in ("a", "b"):
+        ledger.starting(Place(actor, "one"))
+        ledger.started(Place(actor, "one"), {"device": "cpu"})
+    assert told.set_to["actors_ready"] == 2
+    clock.now += SILENT_SECONDS + 1
+    ledger.end("u", "a", GAINS | {"input_rows": 10}, Findings())
+    assert told.set_to == {"actors_ready": 1, "rows_left": 20}
+    ledger.starting(Place("a", "one"))
+    assert told.set_to["actors_ready"] == 0
+
+
+def test_an_actor_for_a_suspect_is_none_of_those_that_are_ready(gauges: type[Gauges]) -> None:
+    ledger = Ledger("f00d")
+    told: Gauges = ledger.metrics  # type: ignore[assignment]
+    alone = Place("a", "one", is_alone=True)
+    ledger.starting(alone)
+    ledger.started(alone, {"device": "cpu"})
+    ledger.end("u", "a", GAINS, Findings())
+    assert told.set_to["actors_ready"] == 0
+    assert [place.units for place in ledger.read_details().places] == [1]
+
+
+def test_a_unit_that_is_begun_again_is_a_repetition(gauges: type[Gauges]) -> None:
+    ledger = Ledger("f00d")
+    told: Gauges = ledger.metrics  # type: ignore[assignment]
+    ledger.begin("u")
+    ledger.begin("v")
+    assert told.added == []
+    ledger.begin("u")
+    assert told.added == [{"unit_retries": 1}]
+    assert ledger.read().unit_retries == 1
+
+
+def test_a_ledger_that_was_lost_itself_takes_what_actors_tell_it() -> None:
+    ledger = Ledger()
+    ledger.end("u", "never heard of", GAINS, Findings())
+    assert ledger.read().captions == 10
+    assert ledger.read_details().places == []
+    ledger.started(Place("whose start it missed", "one"), {"device": "cpu"})
+    assert [place.node for place in ledger.read_details().places] == ["one"]
