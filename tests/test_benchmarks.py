@@ -58,6 +58,21 @@ def test_every_cleaning_is_timed_beside_the_tokenizer_alone(tmp_path: Path) -> N
     assert all(row["cores"]["base"] > row["cores"]["T5-XXL"] > 0 for row in rows)
 
 
+def test_every_step_of_the_driver_is_measured(tmp_path: Path) -> None:
+    rows = {row["step"]: row for row in run_quickly("driver", tmp_path)["rows"]}
+    assert (rows["begin"]["left"], rows["resume"]["left"]) == (300, 150)
+    assert rows["dispatch"]["count"] == rows["conclude"]["count"] == 300
+    assert all(row["bytes_peak"] > 0 for row in rows.values())
+
+
+def test_actors_that_only_wait_are_counted_and_a_thousand_gpus_are_worked_out(tmp_path: Path) -> None:
+    figures = run_quickly("scaling", tmp_path)
+    assert [row["actors"] for row in figures["rows"]] == [1, 2]
+    assert all(row["rate"] > 0 and row["units"] > 0 for row in figures["rows"])
+    assert figures["ledger"]["ms_per_unit"] > 0
+    assert figures["limits"] == sorted(figures["limits"], key=lambda limit: limit["cards"])
+
+
 def test_the_service_is_asked_in_every_way_and_gives_the_embeddings_of_the_engine(tmp_path: Path) -> None:
     pytest.importorskip("ray.serve", reason="needs ray[serve]")
     figures = run_quickly("serve", tmp_path)
