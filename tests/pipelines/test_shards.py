@@ -172,7 +172,8 @@ def test_whatever_kills_is_found_within_a_few_deaths(texts: list[str]) -> None:
     table, record = shard(encoded)
     assert read_back(table) == ["" if text in ("kill", "murder") else text for text in texts]
     assert record.died == texts.count("kill") + texts.count("murder")
-    assert deaths <= 2 + 2 * len(texts) / TEXTS_A_STREAM
+    streams, killers = -(-len(texts) // TEXTS_A_STREAM), {"kill", "murder"} & set(texts)
+    assert deaths <= streams + 2 * len(killers)
 
 
 @pytest.mark.parametrize("storage", ["float16", "bfloat16", "float32", "int8"])
