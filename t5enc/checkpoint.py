@@ -110,10 +110,12 @@ def open_checkpoint(
     token: str | None = None,
     local_files_only: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
+    with_weights: bool = True,
 ) -> Checkpoint:
     """Open a folder, a hub id, a diffusers repository (either place) or a single .safetensors file.
 
-    From the hub only what is needed is fetched: config, tokenizer, and the weight files with encoder tensors.
+    From the hub only what is needed is fetched: config, tokenizer, and the weight files with encoder tensors, or
+    without `with_weights` none of them, and the checkpoint has no tensors.
     Raises CheckpointError for missing or damaged files, ConfigError for a config that is not modelled.
     """
     path = Path(model).expanduser()
@@ -126,11 +128,11 @@ def open_checkpoint(
     repository = None if index is None else Repository(index=read_json(index), folder=root)
     encoder, tokenizer = _find_components(root, repository, subfolder)
     described, config = _read_config(encoder)
-    files = _find_weights(encoder, variant)
+    files = _find_weights(encoder, variant) if with_weights else []
     return Checkpoint(
         name=os.fspath(model),
         config=config,
-        tensors=select_encoder(open_tensors(files), encoder.label),
+        tensors=select_encoder(open_tensors(files), encoder.label) if with_weights else {},
         tokenizer_source=_find_tokenizer_files(tokenizer),
         provenance=encoder.provenance | {"files": ", ".join(file.name for file in files)},
         files=tuple(files),

@@ -326,8 +326,8 @@ class TextEncoder:
         self.counters.computed_texts += len(copies)
 
 
-def open_model(options: EncoderOptions) -> Checkpoint:
-    """The checkpoint that options name, its weights not yet read."""
+def open_model(options: EncoderOptions, *, with_weights: bool = True) -> Checkpoint:
+    """The checkpoint that options name, its weights not yet read; without them they are not even fetched."""
     if is_builtin(options.model):
         return open_builtin(options.model)
     return open_checkpoint(
@@ -337,6 +337,7 @@ def open_model(options: EncoderOptions) -> Checkpoint:
         variant=options.variant,
         token=options.token,
         local_files_only=options.local_files_only,
+        with_weights=with_weights,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from t5enc.builtin import write_builtin
 from t5enc.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
@@ -46,6 +47,18 @@ def test_every_family_opens_with_all_its_tensors(family: str, tmp_path: Path) ->
     assert_holds(checkpoint, state_of(model))
     assert checkpoint.config == EncoderConfig.from_hf(json.loads((tmp_path / "config.json").read_text()))
     assert checkpoint.name == str(tmp_path)
+
+
+def test_a_tokenizers_process_opens_a_model_whose_weights_are_elsewhere(tmp_path: Path) -> None:
+    write_builtin("builtin:tiny", tmp_path)
+    whole = open_checkpoint(tmp_path)
+    for file in whole.files:
+        file.unlink()
+    bare = open_checkpoint(tmp_path, with_weights=False)
+    assert (bare.tensors, bare.files) == ({}, ())
+    assert (bare.config, bare.tokenizer_source) == (whole.config, whole.tokenizer_source)
+    with pytest.raises(CheckpointError, match="no weights in"):
+        open_checkpoint(tmp_path)
 
 
 def test_shards_are_read_through_their_index(model: Any, tmp_path: Path) -> None:
