@@ -294,8 +294,8 @@ class Idler:
 
 def make_clerk(run: Run) -> Any:
     """A worker that encodes nothing, and makes up a record of each unit."""
-    from pipelines.spans import SpanTask
-    from pipelines.worker import SpanResult, SpanWorker
+    from pipelines.spans import SpanResult, SpanTask
+    from pipelines.worker import SpanWorker
 
     class Clerk(SpanWorker):
         def run(self, actor: Any, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:

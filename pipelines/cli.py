@@ -65,6 +65,9 @@ def encode(
     tokenizer: TokenizerOption = None,
     local_files_only: Annotated[bool | None, typer.Option("--local-files-only", help="Never download.")] = None,
     actors: Annotated[Text, typer.Option(help="auto, N or MIN:MAX.")] = None,
+    tokenizers: Annotated[
+        Text, typer.Option(help="CPU actors that read and tokenize for the encoders: 0, N or MIN:MAX (default: 0).")
+    ] = None,
     cpus_per_actor: Annotated[int | None, typer.Option(help="CPUs of an actor.")] = None,
     gpus_per_actor: Annotated[float | None, typer.Option(help="GPUs of an actor, fractions too.")] = None,
     resource: Annotated[

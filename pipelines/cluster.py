@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from pipelines.job import EncodeJob
+from pipelines.room import set_aside
 from pipelines.selectors import (
     TYPE_AMOUNT,
     TYPE_PREFIX,
@@ -39,7 +40,8 @@ SHIPPED = ("t5enc", "pipelines")
 class Cluster:
     """How many actors, what each of them gets, and what it asks of its node.
 
-    `warm` actors start at once. `code` is what each must run, where that is not this process's anyway.
+    `warm` actors start at once. Each of the `tokenizers` (fewest, most) takes a CPU anywhere. `code` is what each
+    must run, where that is not this process's anyway.
     """
 
     device: str
@@ -48,6 +50,7 @@ class Cluster:
     cpus_per_actor: float
     gpus_per_actor: float
     threads_per_actor: int
+    tokenizers: tuple[int, int] = (0, 0)
     resources: Mapping[str, float] = field(default_factory=dict)
     label_selector: Mapping[str, str] = field(default_factory=dict)
     accelerator_type: str | None = None
@@ -172,6 +175,8 @@ def share_out(job: EncodeJob, nodes: Sequence[Node], *, is_local: bool, may_grow
     wants_gpu = asks_for_gpu or (gpus > 0 and job.device in (None, "auto"))
     share = (job.gpus_per_actor or 1.0) if wants_gpu else 0.0
     extra = _extra_needs(job)
+    least = Needs(resources={**extra.resources, "CPU": job.cpus_per_actor or 1, "GPU": share}, labels=extra.labels)
+    tokenizers, nodes = _choose_tokenizers(job, nodes, least, is_local=is_local, may_grow=may_grow)
     cpus = job.cpus_per_actor or (1 if wants_gpu else _choose_cpus(job, nodes, extra))
     needs = Needs(resources={**extra.resources, "CPU": cpus, "GPU": share}, labels=extra.labels)
     low, high, warm = _choose_actors(job, nodes, needs, is_local=is_local, may_grow=may_grow)
@@ -182,6 +187,7 @@ def share_out(job: EncodeJob, nodes: Sequence[Node], *, is_local: bool, may_grow
         cpus_per_actor=cpus,
         gpus_per_actor=share,
         threads_per_actor=cpus,
+        tokenizers=tokenizers,
         resources=job.resources,
         label_selector=job.label_selector,
         accelerator_type=job.accelerator_type,
@@ -199,6 +205,23 @@ def _extra_needs(job: EncodeJob) -> Needs:
     """What the job asks of a node besides CPUs and GPUs."""
     traces = {} if job.accelerator_type is None else {TYPE_PREFIX + job.accelerator_type: TYPE_AMOUNT}
     return Needs(resources=dict(job.resources) | traces, labels=job.label_selector)
+
+
+def _choose_tokenizers(
+    job: EncodeJob, nodes: Sequence[Node], encoder: Needs, *, is_local: bool, may_grow: bool
+) -> tuple[tuple[int, int], Sequence[Node]]:
+    """The fewest tokenizers, the most, and the nodes without the CPUs that they take.
+
+    As with encoders, on a cluster fewer than asked for will do, as long as there is one.
+    """
+    low, high = job.tokenizer_range()
+    room, rest = set_aside(nodes, encoder, high)
+    if high and not may_grow and room < (low if is_local else 1):
+        raise ConfigError(
+            f"tokenizers: expected room for {low} that take CPU 1 each beside encoders that take {encoder}, "
+            f"got room for {room} on {len(nodes)} node(s): {list_in_words(nodes)}"
+        )
+    return (low if may_grow else min(low, room), room if is_local else high), rest
 
 
 def _choose_cpus(job: EncodeJob, nodes: Sequence[Node], extra: Needs) -> int:
@@ -231,11 +254,16 @@ def _choose_actors(
     if (not fitting and not may_grow) or (is_local and bounds and fitting < bounds[0]):
         wanted = bounds[0] if bounds else 1
         raise ConfigError(
-            f"actors: expected room for {wanted} that take {needs} each, got room for {fitting} "
-            f"on {len(nodes)} node(s): {list_in_words(nodes)}"
+            f"actors: expected room for {wanted} that take {needs} each{_describe_others(job)}, "
+            f"got room for {fitting} on {len(nodes)} node(s): {list_in_words(nodes)}"
         )
     if bounds is None:
         return 1, max(1, fitting), max(1, fitting)
     low, high = bounds
     low = low if may_grow else min(low, fitting)
     return low, high, low
+
+
+def _describe_others(job: EncodeJob) -> str:
+    """Whose CPUs are not counted where encoders have too little room."""
+    return f" beside tokenizers that take their CPUs first ({job.tokenizers})" if job.tokenizer_range()[1] else ""

@@ -1,4 +1,4 @@
-"""Spans to a pool of actors, and what became of them back, by Ray Data.
+"""Spans to pools of actors, and what became of them back, by Ray Data.
 
 Spans are cut while they are dispatched, by one task beside the driver that Ray Data holds back: neither the driver
 nor the object store ever holds more of the plan than its columns, and the first span waits for no other.
@@ -23,13 +23,24 @@ from ray.data.datasource import Datasource, ReadTask
 from pipelines.cluster import Cluster
 from pipelines.plan import Units
 from pipelines.records import Records
-from pipelines.spans import cut_tasks
-from pipelines.worker import SpanResult, SpanWorker
+from pipelines.spans import SpanResult, cut_tasks
+from pipelines.tokenizers import TokenizerActor
+from pipelines.worker import SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.options import EncoderOptions
 
 # As small as it can be: every piece of work is a block of its own, and so is what became of it.
 BLOCK_BYTES = 1
+# Prepared units that may wait in the object store for each encoder; no more of them are made meanwhile.
+AHEAD_BYTES = 64 << 20
+# An encoder's calls: one for a whole span, with another sent ahead; or two at once, each for a unit, so that one is
+# encoded while the other is written, with two sent ahead.
+ONE_TASK = {"max_tasks_in_flight_per_actor": 2}
+TWO_UNITS = {
+    "max_concurrent_calls_per_actor": 2,
+    "enable_true_multi_threading": True,
+    "max_tasks_in_flight_per_actor": 4,
+}
 
 
 class Spans(Datasource):  # type: ignore[misc]
@@ -63,28 +74,41 @@ def _cut_blocks(plan: Any, units_per_span: int) -> Iterator[pa.Table]:
 def map_spans(
     records: Records, cluster: Cluster, options: EncoderOptions, worker: SpanWorker, *, units_per_span: int
 ) -> Iterator[list[SpanResult]]:
-    """What a pool of EncoderActors makes of the units without a record, as it comes: a list for each dispatch."""
-    low, high, warm = _bound_actors(records, cluster, units_per_span)
+    """What a pool of EncoderActors makes of the units without a record, as it comes: a list for each dispatch.
+
+    Where the cluster has tokenizers, a pool of them prepares units, and each of those is a dispatch of its own.
+    """
     source = Spans(records.units, records.is_there, units_per_span)
+    count = _count_tasks(records, units_per_span, most=max(cluster.actors[1], cluster.tokenizers[1]))
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
+    if cluster.tokenizers[1]:
+        limits = context.execution_options.resource_limits
+        context.execution_options.resource_limits = limits.copy(object_store_memory=AHEAD_BYTES * cluster.actors[1])
     with ray.data.DataContext.current(context):
-        dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0).map_batches(
-            EncoderActor,
-            batch_size=1,
-            batch_format="pyarrow",
-            fn_constructor_args=(options, worker),
-            compute=ray.data.ActorPoolStrategy(
-                min_size=low, max_size=high, initial_size=warm, max_tasks_in_flight_per_actor=2
-            ),
-            **cluster.actor_options(),
+        dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
+        if cluster.tokenizers[1]:
+            low, high = (min(wanted, count) for wanted in cluster.tokenizers)
+            pool = ray.data.ActorPoolStrategy(min_size=low, max_size=high, max_tasks_in_flight_per_actor=2)
+            dataset = _map(dataset, TokenizerActor, options, worker, compute=pool, num_cpus=1)
+            count = len(records.left)
+        low, high, warm = (min(wanted, count) for wanted in (*cluster.actors, cluster.warm))
+        pool = ray.data.ActorPoolStrategy(
+            min_size=low, max_size=high, initial_size=warm, **(TWO_UNITS if cluster.tokenizers[1] else ONE_TASK)
         )
+        dataset = _map(dataset, EncoderActor, options, worker, compute=pool, **cluster.actor_options())
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from map(pickle.loads, batch["results"].to_pylist())
 
 
-def _bound_actors(records: Records, cluster: Cluster, units_per_span: int) -> list[int]:
-    """The fewest actors, the most, and how many start at once: no more than there are dispatches for."""
+def _map(dataset: Any, actor: type, options: EncoderOptions, worker: SpanWorker, **placing: Any) -> Any:
+    """One more pool of actors, which take rows one by one."""
+    return dataset.map_batches(
+        actor, batch_size=1, batch_format="pyarrow", fn_constructor_args=(options, worker), **placing
+    )
+
+
+def _count_tasks(records: Records, units_per_span: int, *, most: int) -> int:
+    """How many dispatches there are for a pool, counted up to `most`: more actors than that would have no work."""
     tasks = cut_tasks(records.units, records.is_there, units_per_span=units_per_span)
-    count = sum(1 for _ in islice(tasks, cluster.actors[1]))
-    return [min(wanted, count) for wanted in (*cluster.actors, cluster.warm)]
+    return sum(1 for _ in islice(tasks, most))

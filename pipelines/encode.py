@@ -21,12 +21,13 @@ from pipelines.log import Log
 from pipelines.null import mend_null
 from pipelines.prepare import Preparation, choose_units, prepare
 from pipelines.report import EncodeReport, describe_job, read_runs, write_report
+from pipelines.spans import SpanResult
 from pipelines.store import Store, open_store
 from pipelines.survey import count_cpus
 from pipelines.suspects import encode_suspect
 from pipelines.tracing import Tracing
 from pipelines.watch import Watch
-from pipelines.worker import SpanResult, SpanWorker
+from pipelines.worker import SpanWorker
 from t5enc.errors import DriverError, OutputError, T5encError
 from t5enc.filesystems import hide_credentials
 from t5enc.options import EncoderOptions, resolve_device
@@ -100,7 +101,8 @@ def begin(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 
     run = Run(job, preparation, store, commit, unreadable=dict(preparation.unreadable))
     run.earlier = read_runs(store, commit.frozen.fingerprint)
     run.rows_before = commit.units.count_rows(commit.records.is_there)
-    run.units_per_span = choose_units_per_span(run, max(actors, (job.actor_range() or (1, 1))[1]))
+    most = max(actors, (job.actor_range() or (1, 1))[1], job.tokenizer_range()[1])
+    run.units_per_span = choose_units_per_span(run, most)
     return run
 
 
@@ -121,7 +123,8 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     tracing = Tracing.from_environment(os.environ)
     worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code)
     options = _actor_options(run, cluster)
-    watch = Watch(run, ledger, on_progress, actors=cluster.actors[1], on_minute=note_report)
+    actors, tokenizers = cluster.actors[1], cluster.tokenizers[1]
+    watch = Watch(run, ledger, on_progress, actors=actors, tokenizers=tokenizers, on_minute=note_report)
     with explained(), watch, Log(run.store) as log:
         for _ in passes(run):
             for results in map_spans(run.commit.records, cluster, options, worker, units_per_span=run.units_per_span):

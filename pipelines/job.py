@@ -45,6 +45,7 @@ class EncodeJob:
     storage_dtype: str = "float16"
     rows_per_shard: int | None = None
     actors: str | int = "auto"
+    tokenizers: str | int = 0
     cpus_per_actor: int | None = None
     gpus_per_actor: float | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +94,7 @@ class EncodeJob:
         if self.ship_code and self.ray_address is None:
             raise ConfigError("ship_code: expected a ray_address with it, got none: a local Ray runs this code anyway")
         self.actor_range()
+        self.tokenizer_range()
         self._check_share()
         self.encoder_options()
 
@@ -112,13 +114,18 @@ class EncodeJob:
         """(fewest, most) actors, or None where the cluster decides."""
         if self.actors == "auto":
             return None
-        low, _, high = str(self.actors).partition(":")
-        try:
-            bounds = int(low), int(high or low)
-        except ValueError:
-            bounds = (0, 0)
-        if not 1 <= bounds[0] <= bounds[1]:
+        bounds = _parse_range(self.actors)
+        if bounds is None:
             raise ConfigError(f"actors: expected auto, N or MIN:MAX with 1 <= MIN <= MAX, got {self.actors!r}")
+        return bounds
+
+    def tokenizer_range(self) -> tuple[int, int]:
+        """(fewest, most) actors that read and tokenize for the encoders; none where encoders do it themselves."""
+        if str(self.tokenizers) == "0":
+            return 0, 0
+        bounds = _parse_range(self.tokenizers)
+        if bounds is None:
+            raise ConfigError(f"tokenizers: expected 0, N or MIN:MAX with 1 <= MIN <= MAX, got {self.tokenizers!r}")
         return bounds
 
     def _check_share(self) -> None:
@@ -137,6 +144,16 @@ class EncodeJob:
         """The part that describes the encoder."""
         names = {entry.name for entry in fields(EncoderOptions)} & {entry.name for entry in fields(self)}
         return EncoderOptions(**{name: getattr(self, name) for name in names})
+
+
+def _parse_range(value: str | int) -> tuple[int, int] | None:
+    """N or MIN:MAX, at least 1; None for anything else."""
+    low, _, high = str(value).partition(":")
+    try:
+        bounds = int(low), int(high or low)
+    except ValueError:
+        return None
+    return bounds if 1 <= bounds[0] <= bounds[1] else None
 
 
 def _check_type(name: str, value: Any, declared: str) -> None:

@@ -23,7 +23,10 @@ SILENT_SECONDS = 600.0
 
 @dataclass(slots=True)
 class Progress:
-    """Sums over the units that this run has committed, and the state of its actors."""
+    """Sums over the units that this run has committed, and the state of its actors.
+
+    `most_ahead` is how many units that tokenizers had prepared waited for encoders at once.
+    """
 
     input_rows: int = 0
     captions: int = 0
@@ -45,6 +48,9 @@ class Progress:
     actors_lost: int = 0
     actors_started: int = 0
     actors_ready: int = 0
+    tokenizers_started: int = 0
+    tokenizers_ready: int = 0
+    most_ahead: int = 0
     compiled_graphs: int = 0
     settings: dict[str, str] = field(default_factory=dict)
     ready_at: float = 0.0
@@ -76,6 +82,7 @@ class Ledger:
     def __init__(self, job: str | None = None, rows: int = 0) -> None:
         """`job` is the fingerprint that Ray's metrics get; of its input, `rows` are not committed yet."""
         self.attempts: dict[str, list[str]] = {}
+        self.handed: set[str] = set()
         self.leaving: set[str] = set()
         self.in_hand: dict[str, list[int]] = {}
         self.progress = Progress()
@@ -106,6 +113,14 @@ class Ledger:
             self.ready[place.actor] = time.monotonic()
         self._set_gauges()
 
+    def tokenizer_starting(self) -> None:
+        """The process of a tokenizer without a model is about to load it."""
+        self.progress.tokenizers_started += 1
+
+    def tokenizer_started(self) -> None:
+        """It is ready."""
+        self.progress.tokenizers_ready += 1
+
     def _set_gauges(self) -> None:
         if self.metrics is not None:
             since = time.monotonic() - SILENT_SECONDS
@@ -120,13 +135,23 @@ class Ledger:
         return sum(node not in self.leaving for node in self.attempts.get(unit_id, ()))
 
     def begin(self, unit_id: str, node: str = "") -> bool:
-        """A unit is about to be read, tokenized and encoded on a node; False where that is leaving."""
+        """A unit is about to be read, tokenized or encoded on a node; False where that is leaving."""
+        is_handed = unit_id in self.handed
+        self.handed.discard(unit_id)
         if node in self.leaving:
             return False
-        if unit_id in self.attempts:
+        if unit_id in self.attempts and not is_handed:
             self._gain({"unit_retries": 1})
         self.attempts.setdefault(unit_id, []).append(node)
         return True
+
+    def hand_over(self, unit_id: str, node: str = "") -> None:
+        """A unit that was begun on a node waits for an encoder: no death that comes now had it in hand."""
+        attempts = self.attempts.get(unit_id, [])
+        if node in attempts:
+            attempts.remove(node)
+        self.handed.add(unit_id)
+        self.progress.most_ahead = max(self.progress.most_ahead, len(self.handed))
 
     def leave(self, nodes: set[str]) -> None:
         """These nodes are going, or gone, in good order: what was in hand there has not brought them down."""
@@ -143,6 +168,7 @@ class Ledger:
     def end(self, unit_id: str, actor: str, gains: dict[str, float], findings: Findings, node: str = "") -> bool:
         """A unit is committed by an actor; `gains` is added to the progress. False where its node is leaving."""
         self.attempts.pop(unit_id, None)
+        self.handed.discard(unit_id)
         now = self.progress.ended_at = time.monotonic()
         self._gain(gains | {"units": 1})
         self.findings.add(findings)

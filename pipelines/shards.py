@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,19 @@ from pipelines.records import UnitRecord
 from pipelines.sinks import hash_content
 from pipelines.units import Unit
 from t5enc.embeddings import Embeddings
+from t5enc.preparing import PreparedTexts
 from t5enc.prompts import Prompt
 from t5enc.storage import CaptionKeys, build_table
 from t5enc.text_encoder import EncodedTexts, TextEncoder
 
 DIED = "encoder died"
+
+
+class Prepares(Protocol):
+    """A Preparer, or a TextEncoder, which has one."""
+
+    def prepare(self, texts: Sequence[str]) -> PreparedTexts:
+        """Prompts of N captions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +63,7 @@ class Caution:
     dead: frozenset[int] = frozenset()
 
 
-def prepare_unit(unit: Unit, batch: CaptionBatch, encoder: TextEncoder, *, tokenize: bool = True) -> PreparedUnit:
+def prepare_unit(unit: Unit, batch: CaptionBatch, preparer: Prepares, *, tokenize: bool = True) -> PreparedUnit:
     """Tokenize a unit's captions; without `tokenize` that is left to `encode_carefully`."""
     count = len(batch.texts)
     prepared = PreparedUnit(
@@ -66,14 +75,14 @@ def prepare_unit(unit: Unit, batch: CaptionBatch, encoder: TextEncoder, *, token
         errors=list(batch.reasons),
     )
     if tokenize:
-        tokenize_captions(prepared, encoder, [i for i, text in enumerate(batch.texts) if text is not None])
+        tokenize_captions(prepared, preparer, [i for i, text in enumerate(batch.texts) if text is not None])
     return prepared
 
 
-def tokenize_captions(prepared: PreparedUnit, encoder: TextEncoder, captions: list[int]) -> None:
+def tokenize_captions(prepared: PreparedUnit, preparer: Prepares, captions: list[int]) -> None:
     """Fill in the prompts of these captions."""
     texts = [text for i in captions if (text := prepared.batch.texts[i]) is not None]
-    made = encoder.prepare(texts)
+    made = preparer.prepare(texts)
     prepared.truncated[captions], prepared.lengths[captions] = made.truncated, made.lengths
     for index, prompt in zip(captions, made.prompts, strict=True):
         prepared.prompts[index] = prompt

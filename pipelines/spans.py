@@ -1,15 +1,20 @@
-"""What is left of a plan, cut into pieces of work: spans that one actor call reads once, small ones together."""
+"""What is left of a plan, cut into pieces of work, and what became of each.
+
+A piece is some spans that one actor call reads once, small ones together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.plan import Units
-from pipelines.units import Span, cut_spans
+from pipelines.records import UnitRecord
+from pipelines.units import Span, Unit, cut_spans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,18 @@ class SpanTask:
 
     span: Span
     done: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanResult:
+    """What became of a unit, or of a span that could not be read, or whose rest is returned: its node is leaving."""
+
+    kind: Literal["unit", "suspect", "unreadable", "returned", "fatal"]
+    record: UnitRecord | None = None
+    span: Span | None = None
+    unit: Unit | None = None
+    reason: str = ""
+    exit_code: int = 1
 
 
 def cut_tasks(units: Units, is_there: NDArray[np.bool_], *, units_per_span: int) -> Iterator[list[SpanTask]]:

@@ -15,8 +15,9 @@ from pipelines.cluster import Cluster
 from pipelines.leaving import find_node, is_there
 from pipelines.records import UnitRecord
 from pipelines.shards import Caution
+from pipelines.spans import SpanResult
 from pipelines.units import Span, Unit
-from pipelines.worker import SpanResult, SpanWorker
+from pipelines.worker import SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError
 from t5enc.options import EncoderOptions

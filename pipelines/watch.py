@@ -40,15 +40,17 @@ class Watch:
         on_progress: Callable[[Progress, Run], None] | None,
         *,
         actors: int,
+        tokenizers: int = 0,
         seconds: float = READ_SECONDS,
         on_minute: Callable[[Run], None] | None = None,
     ) -> None:
-        """`actors` is the most that load at once: only starts beyond that tell of deaths.
+        """`actors` and `tokenizers` are the most that load at once: only starts beyond that tell of deaths.
 
         `on_minute` is called once a minute, with the run's details brought up to date.
         """
         self.run = run
         self.actors = actors
+        self.tokenizers = tokenizers
         self.ledger = ledger
         self.on_progress = on_progress
         self.seconds = seconds
@@ -80,16 +82,28 @@ class Watch:
 
     def _watch(self) -> None:
         while not self._is_over.wait(self.seconds):
-            progress = self._read()
-            deaths = progress.actors_started - self.actors
-            if deaths >= FAILED_STARTS and not progress.actors_ready:
-                self.reason = (
-                    f"{deaths} encoder processes died while loading the model and none was ever ready: "
-                    f"too little memory for it, or a broken installation; see Ray's worker logs"
-                )
+            self.reason = self._find_reason(self._read())
+            if self.reason is not None:
                 _raise_in(self._runner, GivenUp)
                 return
             self._report()
+
+    def _find_reason(self, progress: Progress) -> str | None:
+        """Why a run gets nowhere: processes of one kind die whenever they start."""
+        encoders = ("encoder", "the model", progress.actors_started - self.actors, progress.actors_ready)
+        tokenizers = (
+            "tokenizer",
+            "the tokenizer",
+            progress.tokenizers_started - self.tokenizers,
+            progress.tokenizers_ready,
+        )
+        for kind, load, deaths, ready in (encoders, tokenizers):
+            if deaths >= FAILED_STARTS and not ready:
+                return (
+                    f"{deaths} {kind} processes died while loading {load} and none was ever ready: "
+                    f"too little memory for it, or a broken installation; see Ray's worker logs"
+                )
+        return None
 
     def _tell_leaving(self) -> None:
         if leaving := find_leaving() - self.leaving:

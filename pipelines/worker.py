@@ -1,72 +1,52 @@
-"""What an EncoderActor does for the pipeline: reads a span once, encodes it unit by unit, commits each.
+"""What an EncoderActor does for the pipeline: encodes units and commits them, each with its record.
 
-Three threads overlap: one reads and tokenizes the next unit, the model encodes this one, one writes the last.
-Embeddings go from the model to the output and nowhere else; only records return to the driver.
+It reads and tokenizes them itself, or takes them from tokenizers. Either way three steps overlap: one thread gets the
+next unit ready, the model encodes this one, one writes the last. Embeddings go from the model to the output and
+nowhere else; only records return to the driver.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import pickle
 import platform
-import queue
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import torch
 
-from pipelines.captions import read_captions
+from pipelines.attempts import Attempts
 from pipelines.commit import commit_shard
 from pipelines.findings import Findings, find_reasons
+from pipelines.handover import Handover
 from pipelines.job import FrozenJob
-from pipelines.leaving import find_node
+from pipelines.meter import Meter
 from pipelines.null import compute_null, is_null_there, write_null
 from pipelines.places import find_place, name_device
-from pipelines.records import UnitRecord, read_footer_record
+from pipelines.prefetching import prefetch
+from pipelines.reader import UnitReader
+from pipelines.records import UnitRecord
 from pipelines.retrying import count_retries
-from pipelines.shards import (
-    Caution,
-    PreparedUnit,
-    encode_carefully,
-    encode_unit,
-    make_shard,
-    prepare_unit,
-)
+from pipelines.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
 from pipelines.sinks import serialize_shard
-from pipelines.spans import SpanTask
+from pipelines.spans import SpanResult, SpanTask
 from pipelines.store import open_store
 from pipelines.tracing import Tracing, flush_traces, start_tracing, trace_unit
+from pipelines.turn import Turn
 from pipelines.units import Span, Unit
 from pipelines.versions import Code, check_code
 from t5enc.actor import EncoderActor
-from t5enc.errors import InputError, OutputError, SourceError, T5encError
+from t5enc.errors import InputError, OutputError, T5encError
 from t5enc.storage import working_dtype
 from t5enc.text_encoder import EncodedTexts
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpanResult:
-    """What became of a unit, or of a span that could not be read, or whose rest is returned: its node is leaving."""
-
-    kind: Literal["unit", "suspect", "unreadable", "returned", "fatal"]
-    record: UnitRecord | None = None
-    span: Span | None = None
-    unit: Unit | None = None
-    reason: str = ""
-    exit_code: int = 1
+from t5enc.tokenizer import Tokenizer
 
 
 class SpanWorker:
-    """The work of an EncoderActor in the pipeline: pickled span tasks in, pickled results out."""
+    """The work of an EncoderActor in the pipeline: pickled span tasks or prepared units in, pickled results out."""
 
     def __init__(
         self,
@@ -80,21 +60,26 @@ class SpanWorker:
     ) -> None:
         self.job = job
         self.output = output
-        self.filesystem = filesystem
         self.ledger = ledger
         self.on_error = on_error
         self.tracing = tracing
         self.code = code
+        self.attempts = Attempts(ledger)
+        self.reader = UnitReader(job, output, filesystem, self.attempts)
         self.is_alone = False
+        self._encoding, self._counting = Turn(), Turn()
         self._lapped: float | None = None
         self._retries = 0
-        self._is_leaving = False
 
-    def starting(self) -> None:
-        """Called before the model is loaded; nodes that joined since the run began are checked here."""
+    def join(self) -> None:
+        """Called in every process of the job first; nodes that joined since the run began are checked here."""
         if self.code is not None:
             check_code(self.code, f"an actor on {platform.node()}")
         start_tracing(self.tracing)
+
+    def starting(self) -> None:
+        """Called before the model is loaded."""
+        self.join()
         self.ledger.starting.remote(find_place(is_alone=self.is_alone))
 
     def started(self, actor: EncoderActor) -> None:
@@ -103,8 +88,7 @@ class SpanWorker:
         frozen = self.job.identity["dtype"]
         if options.dtype != frozen:
             raise OutputError(f"dtype: the job was frozen with {frozen}, this actor computes in {options.dtype}")
-        if actor.encoder.tokenizer.fingerprint != self.job.identity["tokenizer"]:
-            raise OutputError("tokenizer: this actor loaded another one than the job was frozen with")
+        self.check_tokenizer(actor.encoder.tokenizer)
         store = open_store(self.output)
         if not is_null_there(store, self.job):
             write_null(store, self.job, actor.submit(compute_null).result())
@@ -115,6 +99,11 @@ class SpanWorker:
         )
         self._lap()
 
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """OutputError where it is not the one that the job was frozen with."""
+        if tokenizer.fingerprint != self.job.identity["tokenizer"]:
+            raise OutputError("tokenizer: this actor loaded another one than the job was frozen with")
+
     def _lap(self) -> float:
         """Seconds since this was asked the last time."""
         now = time.perf_counter()
@@ -123,8 +112,14 @@ class SpanWorker:
         return seconds
 
     def __call__(self, actor: EncoderActor, batch: pa.Table) -> pa.Table:
-        """Rows of `tasks`, pickled lists of SpanTasks -> rows of `results`, pickled lists of SpanResults."""
-        results = [list(self.run(actor, pickle.loads(data))) for data in batch["tasks"].to_pylist()]
+        """Rows of `results`, pickled lists of SpanResults, for those of `tasks`, pickled lists of SpanTasks.
+
+        Or for those of `units`, pickled Handovers, or SpanResults for the driver. These may come on several threads.
+        """
+        if "units" in batch.column_names:
+            results = [[self.run_unit(actor, pickle.loads(data))] for data in batch["units"].to_pylist()]
+        else:
+            results = [list(self.run(actor, pickle.loads(data))) for data in batch["tasks"].to_pylist()]
         flush_traces()
         return pa.table({"results": pa.array(map(pickle.dumps, results), pa.binary())})
 
@@ -133,80 +128,65 @@ class SpanWorker:
         try:
             yield from self._run(actor, tasks)
         except T5encError as error:
-            yield SpanResult(kind="fatal", reason=str(error), exit_code=error.exit_code)
+            yield _fail(error)
 
     def _run(self, actor: EncoderActor, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:
         pending: Future[UnitRecord] | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
-            for prepared in prefetch(chain.from_iterable(self.prepare(actor, task) for task in tasks)):
+            prepared_units = chain.from_iterable(self.reader.prepare(actor.encoder, task) for task in tasks)
+            for prepared in prefetch(prepared_units):
                 if isinstance(prepared, SpanResult):
                     yield prepared
                     continue
-                if self._is_leaving:
+                if self.attempts.is_leaving:
                     yield SpanResult(kind="returned")
                     break
-                meter = Meter(actor)
-                gains = {"waiting_seconds": self._lap()}
-                with trace_unit("encode", prepared.unit):
-                    encoded = actor.submit(encode_unit, prepared, self._dtype).result()
-                gains |= meter.read() | {"computing_seconds": self._lap()}
+                encoded, gains = self._encode(actor, prepared)
                 if pending:
                     yield SpanResult(kind="unit", record=pending.result())
                 pending = writer.submit(self.commit, prepared, encoded, gains)
             if pending:
                 yield SpanResult(kind="unit", record=pending.result())
 
+    def run_unit(self, actor: EncoderActor, item: Handover | SpanResult) -> SpanResult:
+        """Encode a unit that a tokenizer has prepared; what became of it instead is passed on."""
+        if isinstance(item, SpanResult):
+            return item
+        try:
+            return self._run_unit(actor, item)
+        except T5encError as error:
+            return _fail(error)
+
+    def _run_unit(self, actor: EncoderActor, handover: Handover) -> SpanResult:
+        unit = handover.prepared.unit
+        record = self.reader.find_record(unit)  # of a process that died before it could tell
+        if record is not None:
+            return SpanResult(kind="unit", record=record)
+        if self.attempts.find_suspects([unit]):
+            return SpanResult(kind="suspect", span=handover.span, unit=unit)
+        prepared = handover.unpack()
+        with self._encoding:  # two calls at most: one is encoded while the other is written
+            if not self.attempts.begin(unit):
+                return SpanResult(kind="returned", span=handover.span)
+            encoded, gains = self._encode(actor, prepared)
+        return SpanResult(kind="unit", record=self.commit(prepared, encoded, gains))
+
+    def _encode(self, actor: EncoderActor, prepared: PreparedUnit) -> tuple[EncodedTexts, dict[str, float]]:
+        """Embeddings of a unit, and what was gained since the last one was there."""
+        meter = Meter(actor)
+        waited = {"waiting_seconds": self._lap()}
+        with trace_unit("encode", prepared.unit):
+            encoded = actor.submit(encode_unit, prepared, self._dtype).result()
+        return encoded, waited | meter.read() | {"computing_seconds": self._lap()}
+
     def run_suspect(self, actor: EncoderActor, span: Span, unit: Unit, caution: Caution) -> UnitRecord:
         """Encode one unit that is suspected of killing its process, noting each stream before it runs."""
-        record = self._find_record(unit)
+        record = self.reader.find_record(unit)
         if record is not None:
             return record
-        alone = dataclasses.replace(span, first_row=unit.first_row, num_rows=unit.num_rows)
-        batch = next(self._read(alone, {unit.first_row: unit}))
-        prepared = prepare_unit(unit, batch, actor.encoder, tokenize=False)
-        careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self._note)
+        prepared = prepare_unit(unit, self.reader.read_unit(span, unit), actor.encoder, tokenize=False)
+        careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self.attempts.note)
         return self.commit(*careful.result(), {"computing_seconds": self._lap()})
-
-    def prepare(self, actor: EncoderActor, task: SpanTask) -> Iterator[PreparedUnit | SpanResult]:
-        """Read and tokenize a span's units in order; results for those that are not to be encoded here and now."""
-        cut = task.span.units(rows_per_unit=self.job.rows_per_shard, fingerprint=self.job.fingerprint)
-        units = {unit.first_row: unit for unit in cut if unit.first_row not in task.done}
-        suspects = self._find_suspects(units.values())
-        for row, unit in list(units.items()):
-            record = self._find_record(unit)
-            if record is not None or unit.id in suspects:
-                del units[row]
-                kind: Literal["unit", "suspect"] = "suspect" if record is None else "unit"
-                yield SpanResult(kind=kind, record=record, span=task.span, unit=unit)
-        try:
-            batches = self._read(task.span, units)
-            for unit in units.values():
-                if not self._begin(unit):
-                    yield SpanResult(kind="returned", span=task.span)
-                    return
-                with trace_unit("read", unit):
-                    batch = next(batches)
-                with trace_unit("tokenize", unit):
-                    prepared = prepare_unit(unit, batch, actor.encoder)
-                yield prepared
-        except SourceError as error:
-            yield SpanResult(kind="unreadable", span=task.span, reason=str(error))
-
-    def _find_record(self, unit: Unit) -> UnitRecord | None:
-        """The record of a unit that another run committed since this one began."""
-        store = open_store(self.output)
-        return read_footer_record(store, unit.name) if store.size(unit.name) is not None else None
-
-    def _read(self, span: Span, units: dict[int, Unit]) -> Iterator[Any]:
-        return read_captions(
-            self.filesystem,
-            span,
-            text_column=self.job.identity["text_column"],
-            caption_choice=self.job.identity["caption_choice"],
-            schema=self.job.kept_schema,
-            rows_per_unit=self.job.rows_per_shard,
-            skip=lambda row: row not in units,
-        )
 
     def commit(self, prepared: PreparedUnit, encoded: EncodedTexts, gains: dict[str, float]) -> UnitRecord:
         """Write a unit's shard, unless another writer was first; the record of what is there then."""
@@ -218,13 +198,14 @@ class SpanWorker:
         with trace_unit("write", prepared.unit):
             record = commit_shard(store, record, serialize_shard(table, record, self.job))
         gains = gains | {"writing_seconds": time.perf_counter() - start, "store_retries": self._count_retries()}
-        self._end(prepared.unit, record, gains, self._find(prepared, table))
+        self.attempts.end(prepared.unit, record, gains, self._find(prepared, table))
         return record
 
     def _count_retries(self) -> int:
         """Requests to the store that this process has made again since this was asked the last time."""
-        before, self._retries = self._retries, count_retries()
-        return self._retries - before
+        with self._counting:
+            before, self._retries = self._retries, count_retries()
+            return self._retries - before
 
     def _find(self, prepared: PreparedUnit, table: pa.Table) -> Findings:
         """What the captions of a unit were like."""
@@ -238,30 +219,10 @@ class SpanWorker:
     def _dtype(self) -> torch.dtype:
         return working_dtype(self.job.storage_dtype)
 
-    def _find_suspects(self, units: Iterable[Unit]) -> list[str]:
-        import ray
 
-        return ray.get(self.ledger.find_suspects.remote([unit.id for unit in units]))  # type: ignore[no-any-return]
-
-    def _begin(self, unit: Unit) -> bool:
-        """Noted before any of it is read: reading and tokenizing can kill, too. False where this node is leaving."""
-        import ray
-
-        self._is_leaving |= not ray.get(self.ledger.begin.remote(unit.id, find_node()))
-        return not self._is_leaving
-
-    def _note(self, unit: Unit, captions: list[int]) -> None:
-        import ray
-
-        ray.get(self.ledger.note.remote(unit.id, captions))
-
-    def _end(self, unit: Unit, record: UnitRecord, gains: dict[str, float], findings: Findings) -> None:
-        import ray
-
-        names = ("input_rows", "captions", "tokens", "errors", "died", "truncated", "size")
-        gains = {name: getattr(record, name) for name in names} | gains
-        goes_on = ray.get(self.ledger.end.remote(unit.id, find_place().actor, gains, findings, find_node()))
-        self._is_leaving |= not goes_on
+def _fail(error: T5encError) -> SpanResult:
+    """An error that no other unit would survive either."""
+    return SpanResult(kind="fatal", reason=str(error), exit_code=error.exit_code)
 
 
 def _first_error(prepared: PreparedUnit, table: pa.Table) -> str:
@@ -269,56 +230,3 @@ def _first_error(prepared: PreparedUnit, table: pa.Table) -> str:
     place = next(i for i, error in enumerate(errors) if error is not None)
     row = prepared.batch.rows[place]
     return f"{prepared.unit.source}, row {row}: {errors[place]} (on_error is fail)"
-
-
-class Meter:
-    """What an actor gains between two readings, as the ledger wants it."""
-
-    def __init__(self, actor: EncoderActor) -> None:
-        self.actor = actor
-        self.before = self._measure()
-
-    def read(self) -> dict[str, float]:
-        """Differences since this meter was made."""
-        return {name: value - self.before[name] for name, value in self._measure().items()}
-
-    def _measure(self) -> dict[str, float]:
-        counters = self.actor.encoder.counters
-        return {
-            "useful_tokens": counters.useful_tokens,
-            "stream_tokens": counters.stream_tokens,
-            "compiled_graphs": self.actor.encoder.compiled_graphs,
-            "busy_seconds": self.actor.busy_seconds,
-            "busy_cpu_seconds": self.actor.busy_cpu_seconds,
-        }
-
-
-def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
-    """The same items, made by a thread of their own up to `depth` ahead; its exception is raised here."""
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    is_closed = threading.Event()
-
-    def put(kind: str, item: Any) -> None:
-        while not is_closed.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((kind, item), timeout=0.1)
-                return
-
-    def produce() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if is_closed.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:  # handed to the consumer, which raises it
-            put("error", error)
-
-    threading.Thread(target=produce, name="reader", daemon=True).start()
-    try:
-        while (got := ready.get())[0] == "item":
-            yield got[1]
-        if got[0] == "error":
-            raise got[1]
-    finally:
-        is_closed.set()

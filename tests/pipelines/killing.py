@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipelines.tokenizers import TokenizerActor
 from pipelines.worker import SpanWorker
 from t5enc.actor import EncoderActor
+from t5enc.options import EncoderOptions
 
 POISON = "this caption kills the process that encodes it"
 
@@ -63,3 +66,35 @@ class UnloadableWorker(SpanWorker):
         super().starting()
         time.sleep(0.2)  # lets the note reach the ledger: the death that follows is not to overtake it
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly:
+    """Prepares texts, but for the poisonous caption, which kills the process that tokenizes it."""
+
+    def __init__(self, preparer: Any) -> None:
+        self.preparer = preparer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.preparer, name)
+
+    def prepare(self, texts: Sequence[str]) -> Any:
+        if POISON in texts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.preparer.prepare(texts)
+
+
+class PoisonedTokenizer(TokenizerActor):
+    """Kills its process when the poisonous caption is tokenized."""
+
+    def __init__(self, options: EncoderOptions, worker: SpanWorker) -> None:
+        super().__init__(options, worker)
+        self.preparer: Any = Deadly(self.preparer)
+
+
+class PoisonedTokensWorker(SpanWorker):
+    """The same for the processes of suspects, which tokenize with care."""
+
+    def started(self, actor: EncoderActor) -> None:
+        super().started(actor)
+        encoder: Any = actor.encoder
+        encoder.preparer = Deadly(encoder.preparer)

@@ -49,6 +49,13 @@ def test_the_command_line_wins_over_the_job_file(handed_over: list[EncodeJob], t
     assert (job.max_length, job.keep_columns, list(job.inputs)) == (32, [], ["a"])
 
 
+def test_tokenizers_are_asked_for_in_either_way(handed_over: list[EncodeJob], tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("inputs: [a]\noutput: out\nmodel: m\ntokenizers: 2\n")
+    run("encode", "--config", str(tmp_path / "job.yaml"))
+    run("encode", "--config", str(tmp_path / "job.yaml"), "--tokenizers", "1:8")
+    assert [job.tokenizer_range() for job in handed_over] == [(2, 2), (1, 8)]
+
+
 def test_resources_and_labels_are_given_one_by_one(handed_over: list[EncodeJob], tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("inputs: [a]\noutput: o\nmodel: m\nresources: {slot: 1, disk: 2}\n")
     given = ["--resource", "slot=0.5", "--label", "zone=in(a, b)", "--label", "ray.io/market-type=!spot"]

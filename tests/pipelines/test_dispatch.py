@@ -26,8 +26,8 @@ def make_records(files: int) -> Records:
 def dispatch(records: Records, monkeypatch: pytest.MonkeyPatch, *, units_per_span: int) -> Iterator[list[Any]]:
     """What comes back from an actor that only names the units it was sent."""
     from pipelines import dispatch as dispatch_module
-    from pipelines.spans import SpanTask
-    from pipelines.worker import SpanResult, SpanWorker
+    from pipelines.spans import SpanResult, SpanTask
+    from pipelines.worker import SpanWorker
 
     class Idler:
         def __init__(self, options: Any, work: Any) -> None:

@@ -39,6 +39,9 @@ NEEDED: dict[str, Any] = {"inputs": ["in"], "output": "out", "model": "builtin:t
         ("actors", "many", "actors: expected auto, N or MIN:MAX with 1 <= MIN <= MAX, got 'many'"),
         ("actors", "4:2", "actors: expected auto, N or MIN:MAX with 1 <= MIN <= MAX, got '4:2'"),
         ("actors", 0, "actors: expected auto, N or MIN:MAX with 1 <= MIN <= MAX, got 0"),
+        ("tokenizers", "many", "tokenizers: expected 0, N or MIN:MAX with 1 <= MIN <= MAX, got 'many'"),
+        ("tokenizers", "0:2", "tokenizers: expected 0, N or MIN:MAX with 1 <= MIN <= MAX, got '0:2'"),
+        ("tokenizers", -1, "tokenizers: expected 0, N or MIN:MAX with 1 <= MIN <= MAX, got -1"),
         ("max_length", 0, "max_length: expected at least 1, got 0"),
         ("max_length", "long", "max_length: expected a whole number, got 'long'"),
         ("attention", "fast", "attention: expected auto, flex or sdpa, got 'fast'"),
@@ -76,6 +79,13 @@ def test_what_has_no_default_must_be_given(name: str) -> None:
 )
 def test_actors_are_a_number_or_a_range(actors: str | int, bounds: tuple[int, int] | None) -> None:
     assert EncodeJob(**NEEDED, actors=actors).actor_range() == bounds
+    if bounds is not None:
+        assert EncodeJob(**NEEDED, tokenizers=actors).tokenizer_range() == bounds
+
+
+@pytest.mark.parametrize("none", [0, "0"])
+def test_without_tokenizers_encoders_do_it_themselves(none: str | int) -> None:
+    assert EncodeJob(**NEEDED, tokenizers=none).tokenizer_range() == EncodeJob(**NEEDED).tokenizer_range() == (0, 0)
 
 
 def test_where_a_job_runs_is_no_part_of_what_it_is() -> None:

@@ -116,3 +116,26 @@ def test_a_ledger_that_was_lost_itself_takes_what_actors_tell_it() -> None:
     assert ledger.read_details().places == []
     ledger.started(Place("whose start it missed", "one"), {"device": "cpu"})
     assert [place.node for place in ledger.read_details().places] == ["one"]
+
+
+def test_a_unit_that_was_handed_over_was_in_no_hands_when_its_tokenizers_node_died() -> None:
+    ledger = Ledger()
+    for _ in range(3):  # a task that is repeated hands over what it handed over before
+        ledger.begin("u", "tokenizer's")
+        ledger.hand_over("u", "tokenizer's")
+    assert ledger.find_suspects(["u"]) == []
+    ledger.begin("u", "encoder's")
+    ledger.begin("u", "encoder's")
+    assert ledger.find_suspects(["u"]) == ["u"]
+
+
+def test_units_that_wait_are_counted_until_they_are_begun() -> None:
+    ledger = Ledger()
+    for unit in ("u", "v"):
+        ledger.begin(unit, "n")
+        ledger.hand_over(unit, "n")
+    ledger.begin("u", "n")
+    ledger.hand_over("w", "n")
+    assert (ledger.read().most_ahead, ledger.handed, ledger.read().unit_retries) == (2, {"v", "w"}, 0)
+    ledger.end("v", "a", GAINS, Findings())
+    assert ledger.handed == {"w"}

@@ -40,6 +40,11 @@ def test_a_run_whose_processes_all_die_is_ended_where_interrupts_are_ignored() -
         run_for_ever(TOO_MANY)
 
 
+def test_a_run_whose_tokenizers_all_die_is_ended_though_encoders_are_ready() -> None:
+    with pytest.raises(DriverError, match="5 tokenizer processes died while loading the tokenizer"):
+        run_for_ever(Progress(actors_started=1, actors_ready=1, tokenizers_started=FAILED_STARTS + 1))
+
+
 def test_a_run_in_another_thread_is_ended_there() -> None:
     ended: list[Any] = []
 

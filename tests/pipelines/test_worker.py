@@ -3,112 +3,37 @@
 from __future__ import annotations
 
 import pickle
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import pytest
 
-from pipelines import worker as worker_module
-from pipelines.footers import read_footer
-from pipelines.job import FrozenJob
-from pipelines.ledger import ATTEMPTS, Ledger
+from pipelines import reader as reader_module
+from pipelines.ledger import ATTEMPTS
+from pipelines.meter import Meter
+from pipelines.prefetching import prefetch
 from pipelines.records import UnitRecord, read_footer_record
 from pipelines.shards import Caution
-from pipelines.sources import open_inputs
-from pipelines.spans import SpanTask
+from pipelines.spans import SpanResult
 from pipelines.store import LocalStore
 from pipelines.suspects import learn
-from pipelines.units import PlannedFile, Unit
-from pipelines.worker import Meter, SpanResult, SpanWorker, prefetch
 from t5enc.errors import OutputError, SourceError
-from t5enc.storage import read_column
-from tests.pipelines.fake_encoder import DIM, TOO_LARGE, Death, FakeActor, FakeEncoder, decode
-from tests.pipelines.small_jobs import make_job
-
-TEXTS = [f"caption {row}" for row in range(8)]
-
-
-class Near:
-    """A Ray actor that is an object in this process."""
-
-    def __init__(self, actor: Any) -> None:
-        self.actor = actor
-
-    def __getattr__(self, name: str) -> Any:
-        return SimpleNamespace(remote=getattr(self.actor, name))
-
-
-@dataclass
-class Setting:
-    """A file of captions, its job of three rows a shard, and who works on it."""
-
-    planned: PlannedFile
-    job: FrozenJob
-    ledger: Ledger
-    store: LocalStore
-
-    @property
-    def task(self) -> SpanTask:
-        return SpanTask(span=self.planned.span(0, self.planned.num_rows))
-
-    @property
-    def units(self) -> list[Unit]:
-        return list(self.task.span.units(rows_per_unit=3, fingerprint=self.job.fingerprint))
-
-    def worker(self, on_error: str = "keep") -> SpanWorker:
-        return SpanWorker(self.job, str(self.store.root), pafs.LocalFileSystem(), Near(self.ledger), on_error)
-
-    def run(self, encoder: FakeEncoder, task: SpanTask | None = None, **options: str) -> list[SpanResult]:
-        actor: Any = FakeActor(encoder)
-        return list(self.worker(**options).run(actor, [task or self.task]))
-
-    def stored(self) -> dict[int, list[str]]:
-        """What the embeddings of each shard are of, by its first row."""
-        found = {}
-        for unit in self.units:
-            if self.store.size(unit.name) is not None:
-                table = pq.read_table(pa.BufferReader(self.store.read(unit.name)))
-                embeddings = read_column(table["text_embedding_bytes"], "float16", DIM)
-                found[unit.first_row] = [decode(rows[:, 0].tolist()) if len(rows) else "" for rows in embeddings]
-        return found
+from tests.pipelines.fake_encoder import TOO_LARGE, Death, FakeActor, FakeEncoder
+from tests.pipelines.one_process import TEXTS, Setting, hide_ray, lay_out, rows_of
 
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is fetched is here already, and the only actor is this process."""
-    context = SimpleNamespace(get_actor_id=lambda: "this", get_node_id=lambda: "here")
-    ray = SimpleNamespace(get=lambda value: value, get_runtime_context=lambda: context)
-    monkeypatch.setitem(sys.modules, "ray", ray)
-
-
-def lay_out(folder: Path, texts: Sequence[str | None] = TEXTS) -> Setting:
-    path = folder / "in" / "a.parquet"
-    path.parent.mkdir(exist_ok=True)
-    pq.write_table(pa.table({"caption": pa.array(texts, pa.string())}), path)
-    (file,) = open_inputs([str(path)]).files()
-    footer = read_footer(pafs.LocalFileSystem(), file)
-    planned = PlannedFile(
-        file=file, num_rows=footer.num_rows, largest_group=max(footer.row_group_rows), digest=footer.digest
-    )
-    return Setting(planned, replace(make_job(rows_per_shard=3), dim=DIM), Ledger(), LocalStore(folder / "out"))
+    hide_ray(monkeypatch)
 
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Setting:
     return lay_out(tmp_path)
-
-
-def rows_of(results: Sequence[SpanResult], kind: str) -> list[int]:
-    named = [result.record or result.unit for result in results if result.kind == kind]
-    return [one.first_row for one in named if one is not None]
 
 
 def test_a_span_becomes_a_shard_a_unit_in_order(setting: Setting) -> None:
@@ -131,8 +56,8 @@ def test_the_ledger_hears_what_was_gained(setting: Setting) -> None:
 
 def test_a_node_that_is_leaving_begins_nothing_and_returns_the_span(setting: Setting) -> None:
     setting.ledger.leave({"here"})
-    (result,) = setting.run(FakeEncoder())
-    assert (result.kind, result.span) == ("returned", setting.task.span)
+    results = setting.run(FakeEncoder())
+    assert [(result.kind, result.span) for result in results] == [("returned", setting.task.span)] * 3
     assert setting.ledger.attempts == {}
 
 
@@ -141,7 +66,7 @@ def test_the_unit_in_hand_is_finished_when_the_node_is_told_to_leave(setting: Se
 
     class Told(FakeEncoder):
         def encode_ragged(self, *arguments: Any, **options: Any) -> Any:
-            worker._is_leaving = True
+            worker.attempts.is_leaving = True
             return super().encode_ragged(*arguments, **options)
 
     results = list(worker.run(FakeActor(Told()), [setting.task]))  # type: ignore[arg-type]
@@ -160,7 +85,7 @@ def test_a_worker_hears_with_a_unit_that_its_node_is_leaving(setting: Setting) -
     setting.ledger.end = end_and_leave  # type: ignore[method-assign]
     done = frozenset({3, 6})
     assert [r.kind for r in worker.run(FakeActor(FakeEncoder()), [replace(setting.task, done=done)])] == ["unit"]  # type: ignore[arg-type]
-    assert worker._is_leaving
+    assert worker.attempts.is_leaving
 
 
 def test_units_that_are_done_are_not_read(setting: Setting) -> None:
@@ -181,7 +106,7 @@ def test_a_unit_that_another_run_committed_meanwhile_is_not_encoded_again(settin
 def test_a_writer_that_is_late_reports_what_is_there(setting: Setting) -> None:
     (first,) = setting.run(FakeEncoder(failing=[TEXTS[0]]), replace(setting.task, done=frozenset({3, 6})))
     worker, actor = setting.worker(), FakeActor(FakeEncoder())
-    worker._find_record = lambda unit: None  # type: ignore[method-assign]
+    worker.reader.find_record = lambda unit: None  # type: ignore[method-assign]
     (late,) = worker.run(actor, [replace(setting.task, done=frozenset({3, 6}))])  # type: ignore[arg-type]
     assert late.record == first.record
     assert late.record is not None
@@ -198,7 +123,7 @@ def test_tasks_and_results_travel_as_pickles(setting: Setting) -> None:
 def test_what_is_committed_before_a_file_turns_out_to_be_damaged_is_told(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = worker_module.read_captions
+    read = reader_module.read_captions
 
     def read_two(*args: Any, **options: Any) -> Iterator[Any]:
         batches = read(*args, **options)
@@ -206,7 +131,7 @@ def test_what_is_committed_before_a_file_turns_out_to_be_damaged_is_told(
         yield next(batches)
         raise SourceError("a.parquet: row group 0: expected readable pages")
 
-    monkeypatch.setattr(worker_module, "read_captions", read_two)
+    monkeypatch.setattr(reader_module, "read_captions", read_two)
     results = setting.run(FakeEncoder())
     assert rows_of(results, "unit") == [0, 3]
     (bad,) = [result for result in results if result.kind == "unreadable"]
@@ -215,8 +140,8 @@ def test_what_is_committed_before_a_file_turns_out_to_be_damaged_is_told(
 
 def test_a_file_that_changed_since_it_was_planned_is_named(setting: Setting, tmp_path: Path) -> None:
     lay_out(tmp_path, ["changed"] * 8)
-    (result,) = setting.run(FakeEncoder())
-    assert result.kind == "unreadable"
+    result, *rest = setting.run(FakeEncoder())
+    assert [result.kind, *(other.kind for other in rest)] == ["unreadable", "returned", "returned"]
     assert "a.parquet: changed during the run" in result.reason
     assert setting.stored() == {}
 
@@ -273,14 +198,14 @@ def test_a_unit_that_kills_while_it_is_tokenized_is_found_too(setting: Setting) 
 
 
 def test_a_unit_that_kills_while_it_is_read_is_found_too(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = worker_module.read_captions
+    read = reader_module.read_captions
 
     def die(*args: Any, skip: Any, **options: Any) -> Iterator[Any]:
         if not skip(0):
             raise Death
         yield from read(*args, skip=skip, **options)
 
-    monkeypatch.setattr(worker_module, "read_captions", die)
+    monkeypatch.setattr(reader_module, "read_captions", die)
     results, deaths = run_to_death(setting, FakeEncoder())
     assert deaths == ATTEMPTS
     assert rows_of(results, "suspect") == [0]

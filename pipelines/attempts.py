@@ -1,0 +1,56 @@
+"""What a process says of the units in its hands, so that the ledger can tell which one killed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipelines.findings import Findings
+from pipelines.leaving import find_node
+from pipelines.places import find_place
+from pipelines.records import UnitRecord
+from pipelines.units import Unit
+
+# What of a record adds up to the progress of a run.
+SUMMED = ("input_rows", "captions", "tokens", "errors", "died", "truncated", "size")
+
+
+class Attempts:
+    """One process and its ledger; `is_leaving` once the ledger has said so of this node."""
+
+    def __init__(self, ledger: Any) -> None:
+        self.ledger = ledger
+        self.is_leaving = False
+
+    def find_suspects(self, units: Iterable[Unit]) -> list[str]:
+        """Ids of those that were in hand at too many deaths."""
+        import ray
+
+        return ray.get(self.ledger.find_suspects.remote([unit.id for unit in units]))  # type: ignore[no-any-return]
+
+    def begin(self, unit: Unit) -> bool:
+        """Noted before any of it is read: reading and tokenizing can kill, too. False where this node is leaving."""
+        import ray
+
+        self.is_leaving |= not ray.get(self.ledger.begin.remote(unit.id, find_node()))
+        return not self.is_leaving
+
+    def hand_over(self, unit: Unit) -> None:
+        """It goes to a process that begins it again: whoever dies from now on, it was not in hand here."""
+        import ray
+
+        ray.get(self.ledger.hand_over.remote(unit.id, find_node()))
+
+    def note(self, unit: Unit, captions: list[int]) -> None:
+        """These captions of a suspect are about to be computed."""
+        import ray
+
+        ray.get(self.ledger.note.remote(unit.id, captions))
+
+    def end(self, unit: Unit, record: UnitRecord, gains: dict[str, float], findings: Findings) -> None:
+        """It is committed."""
+        import ray
+
+        gains = {name: getattr(record, name) for name in SUMMED} | gains
+        goes_on = ray.get(self.ledger.end.remote(unit.id, find_place().actor, gains, findings, find_node()))
+        self.is_leaving |= not goes_on
