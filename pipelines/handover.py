@@ -2,24 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.shards import PreparedUnit
 from pipelines.units import Span
+from t5enc.prompts import Document, Prompt
+from t5enc.recipes.recipe import Finish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlatPrompts:
+    """Prompts as three arrays, which travel in a fraction of the time that as many objects take.
+
+    `ids` of all documents end to end; a row of `documents` for each: its tokens, keys, kept rows, and the place of its
+    finish in `finishes`; `counts` of each prompt's documents, -1 for a caption without a prompt.
+    """
+
+    ids: NDArray[np.int32]
+    documents: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    finishes: tuple[Finish, ...]
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt | None]) -> FlatPrompts:
+        """The same, flat."""
+        documents = [document for prompt in prompts if prompt is not None for document in prompt.documents]
+        finishes = tuple(dict.fromkeys(document.finish for document in documents))
+        rows = [(len(one.ids), one.keys, one.kept, finishes.index(one.finish)) for one in documents]
+        return cls(
+            ids=np.concatenate([np.empty(0, np.int32), *(document.ids for document in documents)]),
+            documents=np.array(rows, np.int64).reshape(-1, 4),
+            counts=np.array([-1 if prompt is None else len(prompt.documents) for prompt in prompts], np.int64),
+            finishes=finishes,
+        )
+
+    def restore(self) -> list[Prompt | None]:
+        """The prompts, whose ids are parts of one array."""
+        documents = self._cut()
+        counts = self.counts.tolist()
+        return [None if count < 0 else Prompt(tuple(next(documents) for _ in range(count))) for count in counts]
+
+    def _cut(self) -> Iterator[Document]:
+        start = 0
+        for length, keys, kept, finish in self.documents.tolist():
+            yield Document(self.ids[start : start + length], keys, kept, self.finishes[finish])
+            start += length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """Picklable: ids and reasons in `prepared`, kept columns in `kept` as Arrow's stream; texts stay behind.
+    """Picklable: ids in `prompts`, kept columns in `kept` as Arrow's stream, the rest in `prepared`; no texts.
 
     `span` is where the unit is read again if it turns out to kill.
     """
 
     span: Span
     prepared: PreparedUnit
+    prompts: FlatPrompts
     kept: Any
 
     @classmethod
@@ -29,9 +74,15 @@ class Handover:
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         bare = replace(prepared.batch, kept=None, texts=[], reasons=[])
-        return cls(span=span, prepared=replace(prepared, batch=bare), kept=sink.getvalue())
+        return cls(
+            span=span,
+            prepared=replace(prepared, batch=bare, prompts=[]),
+            prompts=FlatPrompts.of(prepared.prompts),
+            kept=sink.getvalue(),
+        )
 
     def unpack(self) -> PreparedUnit:
         """The unit, ready to be encoded."""
         kept = pa.ipc.open_stream(self.kept).read_all()
-        return replace(self.prepared, batch=replace(self.prepared.batch, kept=kept))
+        batch = replace(self.prepared.batch, kept=kept)
+        return replace(self.prepared, batch=batch, prompts=self.prompts.restore())
