@@ -157,19 +157,26 @@ def _is_undone(run: Run) -> bool:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Ray's errors as ours: the cause where it is one of ours, else the last line of what Ray says."""
+    """Ray's errors as ours: the cause where it is one of ours, else what it says, or Ray where it knows none."""
     import ray
 
     try:
         yield
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, T5encError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            raise cause from error
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise T5encError(f"an actor failed: {said[-1]}") from error
+        causes = list(_trace_causes(error))
+        for cause in causes:
+            if isinstance(cause, T5encError):
+                raise cause from error
+        told = [cause for cause in causes if not isinstance(cause, ray.exceptions.RayError)] or [error]
+        first_line, _, _ = str(told[-1]).strip().partition("\n")
+        raise T5encError(f"an actor failed: {type(told[-1]).__name__}: {first_line}") from error
+
+
+def _trace_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it, the first cause last."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
 
 
 def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:

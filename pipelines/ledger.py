@@ -47,6 +47,7 @@ class Progress:
     actors_ready: int = 0
     compiled_graphs: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    failure: str = ""
     ready_at: float = 0.0
     ended_at: float = 0.0
 
@@ -105,6 +106,10 @@ class Ledger:
         if not place.is_alone:
             self.ready[place.actor] = time.monotonic()
         self._set_gauges()
+
+    def fail(self, reason: str) -> None:
+        """An actor could not be made ready; the first reason counts."""
+        self.progress.failure = self.progress.failure or reason
 
     def _set_gauges(self) -> None:
         if self.metrics is not None:

@@ -20,6 +20,8 @@ READ_SECONDS = 1.0
 # Actors that died while loading, with none ever ready, before the run is given up.
 FAILED_STARTS = 4
 REPORT_SECONDS = 60.0
+# What Ray has to tell of an actor's failed start itself, as it does of the first ones.
+FAILURE_SECONDS = 15.0
 
 
 class GivenUp(BaseException):
@@ -55,6 +57,8 @@ class Watch:
         self.on_minute = on_minute
         self.noted = time.monotonic()
         self.leaving: set[str] = set()
+        self.failed = 0.0
+        self.patience = FAILURE_SECONDS
         self.reason: str | None = None
         self._is_over = threading.Event()
         self._runner = threading.get_ident()
@@ -81,15 +85,25 @@ class Watch:
     def _watch(self) -> None:
         while not self._is_over.wait(self.seconds):
             progress = self._read()
-            deaths = progress.actors_started - self.actors
-            if deaths >= FAILED_STARTS and not progress.actors_ready:
-                self.reason = (
-                    f"{deaths} encoder processes died while loading the model and none was ever ready: "
-                    f"too little memory for it, or a broken installation; see Ray's worker logs"
-                )
+            self.reason = self._find_dead_end(progress)
+            if self.reason is not None:
                 _raise_in(self._runner, GivenUp)
                 return
             self._report()
+
+    def _find_dead_end(self, progress: Progress) -> str | None:
+        """Why a run cannot go on, if so."""
+        deaths = progress.actors_started - self.actors
+        if deaths >= FAILED_STARTS and not progress.actors_ready:
+            return (
+                f"{deaths} encoder processes died while loading the model and none was ever ready: "
+                f"too little memory for it, or a broken installation; see Ray's worker logs"
+            )
+        if progress.failure:
+            self.failed = self.failed or time.monotonic()
+            if time.monotonic() - self.failed > self.patience:
+                return f"an actor that was lost could not be started again: {progress.failure}"
+        return None
 
     def _tell_leaving(self) -> None:
         if leaving := find_leaving() - self.leaving:

@@ -115,6 +115,12 @@ class SpanWorker:
         )
         self._lap()
 
+    def failed(self, error: Exception) -> None:
+        """Called when the model could not be made ready: Ray says nothing of an actor that it had started again."""
+        import ray
+
+        ray.get(self.ledger.fail.remote(f"{type(error).__name__}: {error}"))
+
     def _lap(self) -> float:
         """Seconds since this was asked the last time."""
         now = time.perf_counter()

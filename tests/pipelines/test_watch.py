@@ -82,3 +82,12 @@ def test_a_report_that_the_store_refuses_is_written_a_minute_later(monkeypatch: 
     monkeypatch.setattr(watch, "_read_details", lambda: None)
     with watch:
         assert again.wait(60)
+
+
+def test_an_actor_that_cannot_be_started_again_ends_the_run() -> None:
+    watch = Watch(run=None, ledger=None, on_progress=None, actors=1, seconds=0.01)  # type: ignore[arg-type]
+    watch.patience = 0.05
+    watch._read = lambda: Progress(actors_ready=1, failure="OSError: no such weights")  # type: ignore[method-assign]
+    with pytest.raises(DriverError, match="could not be started again: OSError: no such weights"), watch:
+        for _ in range(3000):
+            time.sleep(0.01)
