@@ -28,6 +28,8 @@ from pipelines.worker import SpanResult, SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.options import EncoderOptions
 
+# Actors in the place of those whose start failed, for each of the pool and in a row, before that ends the run.
+FAILED_STARTS = 2
 # As small as it can be: every piece of work is a block of its own, and so is what became of it.
 BLOCK_BYTES = 1
 
@@ -66,9 +68,7 @@ def map_spans(
     """What a pool of EncoderActors makes of the units without a record, as it comes: a list for each dispatch."""
     low, high, warm = _bound_actors(records, cluster, units_per_span)
     source = Spans(records.units, records.is_there, units_per_span)
-    context = ray.data.DataContext.get_current().copy()
-    context.target_max_block_size = BLOCK_BYTES
-    with ray.data.DataContext.current(context):
+    with ray.data.DataContext.current(make_context(high)):
         dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0).map_batches(
             EncoderActor,
             batch_size=1,
@@ -81,6 +81,15 @@ def map_spans(
         )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from map(pickle.loads, batch["results"].to_pylist())
+
+
+def make_context(actors: int) -> ray.data.DataContext:
+    """This process's context, for long work on machines that fail; how long is too long, the run's watch says."""
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = BLOCK_BYTES
+    context.execution_no_progress_timeout_s = -1
+    context.max_consecutive_actor_init_deaths = FAILED_STARTS * actors
+    return context
 
 
 def _bound_actors(records: Records, cluster: Cluster, units_per_span: int) -> list[int]:

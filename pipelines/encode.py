@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from pipelines.store import Store, open_store
 from pipelines.survey import count_cpus
 from pipelines.suspects import encode_suspect
 from pipelines.tracing import Tracing
+from pipelines.units import Span, Unit
 from pipelines.watch import Watch
 from pipelines.worker import SpanResult, SpanWorker
 from t5enc.errors import DriverError, OutputError, T5encError
@@ -121,17 +123,30 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     tracing = Tracing.from_environment(os.environ)
     worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code)
     options = _actor_options(run, cluster)
-    watch = Watch(run, ledger, on_progress, actors=cluster.actors[1], on_minute=note_report)
+    watch = Watch(run, ledger, on_progress, on_minute=note_report)
     with explained(), watch, Log(run.store) as log:
         for _ in passes(run):
             for results in map_spans(run.commit.records, cluster, options, worker, units_per_span=run.units_per_span):
                 run.spans += 1
                 for result in results:
                     _take(run, log, result)
-        for suspect in run.suspects.values():
-            assert suspect.span is not None
-            assert suspect.unit is not None
-            _take(run, log, encode_suspect(cluster, options, worker, suspect.span, suspect.unit))
+        encode_suspects(run, log, partial(encode_suspect, cluster, options, worker))
+
+
+def encode_suspects(run: Run, log: Log, encode: Callable[[Span, Unit], SpanResult]) -> None:
+    """Encode one suspect after the other; the first one's error is raised when all had their turn."""
+    errors: list[T5encError] = []
+    for suspect in run.suspects.values():
+        assert suspect.span is not None
+        assert suspect.unit is not None
+        try:
+            result = encode(suspect.span, suspect.unit)
+        except T5encError as error:
+            errors.append(error)
+        else:
+            _take(run, log, result)
+    if errors:
+        raise errors[0]
 
 
 def passes(run: Run) -> Iterator[int]:
@@ -159,6 +174,7 @@ def _is_undone(run: Run) -> bool:
 def explained() -> Iterator[None]:
     """Ray's errors as ours: the cause where it is one of ours, else what it says, or Ray where it knows none."""
     import ray
+    from ray.data.exceptions import SystemException
 
     try:
         yield
@@ -167,9 +183,12 @@ def explained() -> Iterator[None]:
         for cause in causes:
             if isinstance(cause, T5encError):
                 raise cause from error
-        told = [cause for cause in causes if not isinstance(cause, ray.exceptions.RayError)] or [error]
-        first_line, _, _ = str(told[-1]).strip().partition("\n")
-        raise T5encError(f"an actor failed: {type(told[-1]).__name__}: {first_line}") from error
+        told = [cause for cause in causes if not isinstance(cause, (ray.exceptions.RayError, SystemException))]
+        if told:
+            first_line, _, _ = str(told[-1]).strip().partition("\n")
+            raise T5encError(f"an actor failed: {type(told[-1]).__name__}: {first_line}") from error
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise T5encError(f"an actor failed: {said[-1]}") from error
 
 
 def _trace_causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -47,6 +47,9 @@ class Progress:
     actors_ready: int = 0
     compiled_graphs: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    actors_left: int = 0
+    failed_starts: int = 0
+    signs: int = 0
     failure: str = ""
     ready_at: float = 0.0
     ended_at: float = 0.0
@@ -83,6 +86,7 @@ class Ledger:
         self.history, self.findings = History(), Findings()
         self.places: dict[str, PlaceSums] = {}
         self.ready: dict[str, float] = {}
+        self.loading: dict[str, int] = {}
         self.rows = rows
         self.began = time.monotonic()
         self.metrics = None if job is None else JobMetrics(job)
@@ -95,21 +99,32 @@ class Ledger:
         sums = self.places.setdefault(place.actor, PlaceSums(node=place.node))
         sums.node, sums.starts = place.node, sums.starts + 1
         self.ready.pop(place.actor, None)
+        if not place.is_alone:
+            self.loading[place.actor] = self.loading.get(place.actor, 0) + 1
         self._set_gauges()
 
     def started(self, place: Place, settings: dict[str, str]) -> None:
         """An actor is ready, with these resolved settings."""
         self.progress.actors_ready += 1
+        self.progress.signs += 1
         self.progress.settings = settings
         self.progress.ready_at = self.progress.ready_at or time.monotonic()
         self.places.setdefault(place.actor, PlaceSums(node=place.node)).device = settings["device"]
+        self.loading.pop(place.actor, None)
         if not place.is_alone:
             self.ready[place.actor] = time.monotonic()
         self._set_gauges()
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, actor: str = "") -> None:
         """An actor could not be made ready; the first reason counts."""
         self.progress.failure = self.progress.failure or reason
+        self.ready.pop(actor, None)
+        self.loading.pop(actor, None)
+
+    def settle(self, rows_left: int) -> None:
+        """The run has ended well, with so many rows that are not committed, by whomever."""
+        self.rows = self.progress.input_rows + rows_left
+        self._set_gauges()
 
     def _set_gauges(self) -> None:
         if self.metrics is not None:
@@ -131,7 +146,12 @@ class Ledger:
         if unit_id in self.attempts:
             self._gain({"unit_retries": 1})
         self.attempts.setdefault(unit_id, []).append(node)
+        self.progress.signs += 1
         return True
+
+    def forget(self, unit_id: str) -> None:
+        """A unit cannot be read: it is no suspect."""
+        self.attempts.pop(unit_id, None)
 
     def leave(self, nodes: set[str]) -> None:
         """These nodes are going, or gone, in good order: what was in hand there has not brought them down."""
@@ -140,6 +160,7 @@ class Ledger:
     def note(self, unit_id: str, captions: list[int]) -> None:
         """These captions of the unit are about to be computed."""
         self.in_hand[unit_id] = captions
+        self.progress.signs += 1
 
     def take_note(self, unit_id: str) -> list[int]:
         """The captions last noted, and forget them."""
@@ -148,8 +169,9 @@ class Ledger:
     def end(self, unit_id: str, actor: str, gains: dict[str, float], findings: Findings, node: str = "") -> bool:
         """A unit is committed by an actor; `gains` is added to the progress. False where its node is leaving."""
         self.attempts.pop(unit_id, None)
+        self.loading = dict.fromkeys(self.loading, 1)
         now = self.progress.ended_at = time.monotonic()
-        self._gain(gains | {"units": 1})
+        self._gain(gains | {"units": 1, "signs": 1})
         self.findings.add(findings)
         self._remember(now - self.began, gains)
         if actor in self.places:  # a ledger that was lost itself has not heard of it
@@ -177,7 +199,9 @@ class Ledger:
             end = start
 
     def read(self) -> Progress:
-        """Progress so far."""
+        """Progress so far; starts that failed are one actor's, in a row, since a unit was committed."""
+        self.progress.actors_left = len(self.loading) + len(self.ready)
+        self.progress.failed_starts = max(self.loading.values(), default=1) - 1
         return self.progress
 
     def read_details(self) -> Details:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pickle
 import platform
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,6 +53,9 @@ from t5enc.storage import working_dtype
 from t5enc.text_encoder import EncodedTexts
 
 T = TypeVar("T")
+
+# What PyTorch raises where a card is broken, or full: the next process may get another.
+CARD_ERRORS = (torch.AcceleratorError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +124,7 @@ class SpanWorker:
         """Called when the model could not be made ready: Ray says nothing of an actor that it had started again."""
         import ray
 
-        ray.get(self.ledger.fail.remote(f"{type(error).__name__}: {error}"))
+        ray.get(self.ledger.fail.remote(f"{type(error).__name__}: {error}", find_place().actor))
 
     def _lap(self) -> float:
         """Seconds since this was asked the last time."""
@@ -137,7 +142,8 @@ class SpanWorker:
     def run(self, actor: EncoderActor, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:
         """Encode what is not done of some spans; what goes wrong is a result, so that its neighbours are kept."""
         try:
-            yield from self._run(actor, tasks)
+            with ending_with_card():
+                yield from self._run(actor, tasks)
         except T5encError as error:
             yield SpanResult(kind="fatal", reason=str(error), exit_code=error.exit_code)
 
@@ -170,8 +176,9 @@ class SpanWorker:
         alone = dataclasses.replace(span, first_row=unit.first_row, num_rows=unit.num_rows)
         batch = next(self._read(alone, {unit.first_row: unit}))
         prepared = prepare_unit(unit, batch, actor.encoder, tokenize=False)
-        careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self._note)
-        return self.commit(*careful.result(), {"computing_seconds": self._lap()})
+        with ending_with_card():
+            careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self._note).result()
+        return self.commit(*careful, {"computing_seconds": self._lap()})
 
     def prepare(self, actor: EncoderActor, task: SpanTask) -> Iterator[PreparedUnit | SpanResult]:
         """Read and tokenize a span's units in order; results for those that are not to be encoded here and now."""
@@ -190,7 +197,7 @@ class SpanWorker:
                 if not self._begin(unit):
                     yield SpanResult(kind="returned", span=task.span)
                     return
-                with trace_unit("read", unit):
+                with trace_unit("read", unit), self._forgetting(unit):
                     batch = next(batches)
                 with trace_unit("tokenize", unit):
                     prepared = prepare_unit(unit, batch, actor.encoder)
@@ -256,6 +263,15 @@ class SpanWorker:
         self._is_leaving |= not ray.get(self.ledger.begin.remote(unit.id, find_node()))
         return not self._is_leaving
 
+    @contextlib.contextmanager
+    def _forgetting(self, unit: Unit) -> Iterator[None]:
+        """A unit that cannot be read has not killed."""
+        try:
+            yield
+        except SourceError:
+            self.ledger.forget.remote(unit.id)
+            raise
+
     def _note(self, unit: Unit, captions: list[int]) -> None:
         import ray
 
@@ -268,6 +284,16 @@ class SpanWorker:
         gains = {name: getattr(record, name) for name in names} | gains
         goes_on = ray.get(self.ledger.end.remote(unit.id, find_place().actor, gains, findings, find_node()))
         self._is_leaving |= not goes_on
+
+
+@contextlib.contextmanager
+def ending_with_card() -> Iterator[None]:
+    """End the process where its card fails, so that Ray starts another and the units in hand count an attempt."""
+    try:
+        yield
+    except CARD_ERRORS as error:
+        print(f"this process ends, its device failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _first_error(prepared: PreparedUnit, table: pa.Table) -> str:
