@@ -115,6 +115,7 @@ def run_window(actors: int, folder: Path, seconds: float) -> None:
         cpus_per_actor=1,
     )
     ray.init(address="local", num_cpus=actors + 1, include_dashboard=False, log_to_driver=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background jobs have it ignored
     try:
         encode_parquet(job, window)
     except KeyboardInterrupt:

@@ -98,7 +98,9 @@ for port in random.sample(range(20000, 32000), 100):
             break
 ')"
 
-start_ray "$head" --head --node-ip-address="${address%:*}" --port="${address##*:}" --include-dashboard=false
+# The dashboard writes for Prometheus which nodes there are; nobody but this node reaches it.
+start_ray "$head" --head --node-ip-address="${address%:*}" --port="${address##*:}" \
+  --dashboard-host=127.0.0.1 --dashboard-port=0
 wait_for "the head of Ray at $address" ray health-check --address "$address"
 if ((${#nodes[@]} > 1)); then
   others="$(IFS=,; echo "${nodes[*]:1}")"
@@ -106,7 +108,15 @@ if ((${#nodes[@]} > 1)); then
 fi
 wait_for "${#nodes[@]} nodes of Ray" has_all_nodes
 
-t5enc encode "$@" --ray-address "$address" &
+# A job that comes back goes on: beginning anew was for its first start.
+arguments=("$@")
+if ((${SLURM_RESTART_COUNT:-0} > 0)); then
+  arguments=(--resume)
+  for argument in "$@"; do
+    if [[ "$argument" != --overwrite ]]; then arguments+=("$argument"); fi
+  done
+fi
+t5enc encode "${arguments[@]}" --ray-address "$address" &
 driver="$!"
 # A trap ends `wait` early.
 while true; do

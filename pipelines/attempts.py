@@ -41,6 +41,10 @@ class Attempts:
 
         ray.get(self.ledger.hand_over.remote(unit.id, find_node()))
 
+    def forget(self, unit: Unit) -> None:
+        """It cannot be read, and so has not killed."""
+        self.ledger.forget.remote(unit.id)
+
     def note(self, unit: Unit, captions: list[int]) -> None:
         """These captions of a suspect are about to be computed."""
         import ray

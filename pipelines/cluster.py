@@ -78,6 +78,8 @@ def connect(job: EncodeJob) -> Iterator[Cluster]:
     is_ours = not ray.is_initialized()
     if is_ours:
         _start(job)
+    else:
+        check_joined(job, ray.get_runtime_context().gcs_address)
     _quieten()
     try:
         nodes = list_nodes()
@@ -97,6 +99,28 @@ def check_installed() -> None:
 def is_connected() -> bool:
     """Whether this process has a Ray already; does not import it to find out."""
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+def check_joined(job: EncodeJob, address: str) -> None:
+    """ConfigError where the job asks for what the Ray of this process, at this address, is not or cannot do now."""
+    if job.ray_address not in (None, "auto") and locate(job.ray_address) != locate(address):
+        raise ConfigError(
+            f"ray_address: expected the Ray that this process has joined already, {address}, got {job.ray_address}"
+        )
+    if job.ship_code:
+        raise ConfigError(
+            "ship_code: expected a process that has not joined Ray yet, got one that has; leave ray.init to the job"
+        )
+
+
+def locate(address: str) -> tuple[str, str]:
+    """A cluster's IP and port; this machine's own IP where the name is one of loopback."""
+    import ray
+
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        host = socket.gethostbyname(host)
+    return (ray.util.get_node_ip_address() if host.startswith("127.") else host), port
 
 
 def _start(job: EncodeJob) -> None:

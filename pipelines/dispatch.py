@@ -29,6 +29,8 @@ from pipelines.worker import SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.options import EncoderOptions
 
+# Actors in the place of those whose start failed, for each of the pool and in a row, before that ends the run.
+FAILED_STARTS = 2
 # As small as it can be: every piece of work is a block of its own, and so is what became of it.
 BLOCK_BYTES = 1
 # Prepared units that may wait in the object store for each encoder; no more of them are made meanwhile.
@@ -80,25 +82,32 @@ def map_spans(
     """
     source = Spans(records.units, records.is_there, units_per_span)
     count = _count_tasks(records, units_per_span, most=max(cluster.actors[1], cluster.tokenizers[1]))
-    context = ray.data.DataContext.get_current().copy()
-    context.target_max_block_size = BLOCK_BYTES
-    if cluster.tokenizers[1]:
-        limits = context.execution_options.resource_limits
-        context.execution_options.resource_limits = limits.copy(object_store_memory=AHEAD_BYTES * cluster.actors[1])
-    with ray.data.DataContext.current(context):
+    fewest, tokenizers = (min(wanted, count) for wanted in cluster.tokenizers)
+    count = len(records.left) if tokenizers else count
+    low, high, warm = (min(wanted, count) for wanted in (*cluster.actors, cluster.warm))
+    with ray.data.DataContext.current(make_context(high, tokenizers)):
         dataset = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
-        if cluster.tokenizers[1]:
-            low, high = (min(wanted, count) for wanted in cluster.tokenizers)
-            pool = ray.data.ActorPoolStrategy(min_size=low, max_size=high, max_tasks_in_flight_per_actor=2)
+        if tokenizers:
+            pool = ray.data.ActorPoolStrategy(min_size=fewest, max_size=tokenizers, max_tasks_in_flight_per_actor=2)
             dataset = _map(dataset, TokenizerActor, options, worker, compute=pool, num_cpus=1)
-            count = len(records.left)
-        low, high, warm = (min(wanted, count) for wanted in (*cluster.actors, cluster.warm))
         pool = ray.data.ActorPoolStrategy(
-            min_size=low, max_size=high, initial_size=warm, **(TWO_UNITS if cluster.tokenizers[1] else ONE_TASK)
+            min_size=low, max_size=high, initial_size=warm, **(TWO_UNITS if tokenizers else ONE_TASK)
         )
         dataset = _map(dataset, EncoderActor, options, worker, compute=pool, **cluster.actor_options())
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from map(pickle.loads, batch["results"].to_pylist())
+
+
+def make_context(actors: int, tokenizers: int = 0) -> ray.data.DataContext:
+    """This process's context, for long work on machines that fail; how long is too long, the run's watch says."""
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = BLOCK_BYTES
+    context.execution_no_progress_timeout_s = -1
+    context.max_consecutive_actor_init_deaths = FAILED_STARTS * max(actors, tokenizers)
+    if tokenizers:
+        limits = context.execution_options.resource_limits
+        context.execution_options.resource_limits = limits.copy(object_store_memory=AHEAD_BYTES * actors)
+    return context
 
 
 def _map(dataset: Any, actor: type, options: EncoderOptions, worker: SpanWorker, **placing: Any) -> Any:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from pipelines.store import Store, open_store
 from pipelines.survey import count_cpus
 from pipelines.suspects import encode_suspect
 from pipelines.tracing import Tracing
+from pipelines.units import Span, Unit
 from pipelines.watch import Watch
 from pipelines.worker import SpanWorker
 from t5enc.errors import DriverError, OutputError, T5encError
@@ -123,18 +125,30 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     tracing = Tracing.from_environment(os.environ)
     worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code)
     options = _actor_options(run, cluster)
-    actors, tokenizers = cluster.actors[1], cluster.tokenizers[1]
-    watch = Watch(run, ledger, on_progress, actors=actors, tokenizers=tokenizers, on_minute=note_report)
+    watch = Watch(run, ledger, on_progress, on_minute=note_report)
     with explained(), watch, Log(run.store) as log:
         for _ in passes(run):
             for results in map_spans(run.commit.records, cluster, options, worker, units_per_span=run.units_per_span):
                 run.spans += 1
                 for result in results:
                     _take(run, log, result)
-        for suspect in run.suspects.values():
-            assert suspect.span is not None
-            assert suspect.unit is not None
-            _take(run, log, encode_suspect(cluster, options, worker, suspect.span, suspect.unit))
+        encode_suspects(run, log, partial(encode_suspect, cluster, options, worker))
+
+
+def encode_suspects(run: Run, log: Log, encode: Callable[[Span, Unit], SpanResult]) -> None:
+    """Encode one suspect after the other; the first one's error is raised when all had their turn."""
+    errors: list[T5encError] = []
+    for suspect in run.suspects.values():
+        assert suspect.span is not None
+        assert suspect.unit is not None
+        try:
+            result = encode(suspect.span, suspect.unit)
+        except T5encError as error:
+            errors.append(error)
+        else:
+            _take(run, log, result)
+    if errors:
+        raise errors[0]
 
 
 def passes(run: Run) -> Iterator[int]:
@@ -160,19 +174,30 @@ def _is_undone(run: Run) -> bool:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Ray's errors as ours: the cause where it is one of ours, else the last line of what Ray says."""
+    """Ray's errors as ours: the cause where it is one of ours, else what it says, or Ray where it knows none."""
     import ray
+    from ray.data.exceptions import SystemException
 
     try:
         yield
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, T5encError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            raise cause from error
+        causes = list(_trace_causes(error))
+        for cause in causes:
+            if isinstance(cause, T5encError):
+                raise cause from error
+        told = [cause for cause in causes if not isinstance(cause, (ray.exceptions.RayError, SystemException))]
+        if told:
+            first_line, _, _ = str(told[-1]).strip().partition("\n")
+            raise T5encError(f"an actor failed: {type(told[-1]).__name__}: {first_line}") from error
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise T5encError(f"an actor failed: {said[-1]}") from error
+
+
+def _trace_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it, the first cause last."""
+    while error is not None:
+        yield error
+        error = getattr(error, "cause", None) or error.__cause__
 
 
 def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:

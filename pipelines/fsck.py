@@ -18,6 +18,7 @@ from pipelines.records import UnitRecord, read_footer_record
 from pipelines.sinks import hash_content
 from pipelines.store import Store
 from t5enc.errors import OutputError
+from t5enc.filesystems import hide_credentials
 from t5enc.output import JOB, MANIFEST, PLAN, SUCCESS, is_shard
 
 
@@ -121,4 +122,4 @@ def print_problems(output: str, problems: list[Problem]) -> None:
     for problem in problems:
         console.print(f"{problem.name}: {problem.what}", markup=False)
     verdict = f"{len(problems)} problem(s)" if problems else "plan, shards and manifest agree"
-    console.print(f"{output}: {verdict}", markup=False)
+    console.print(f"{hide_credentials(output)}: {verdict}", markup=False)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.findings import Findings
 from pipelines.history import History
 from pipelines.metrics import JobMetrics
 from pipelines.places import Place, PlaceSums, sum_places
+from pipelines.starts import Starts
 
+Kind = Literal["encoder", "tokenizer"]
 # A unit that was in hand at this many deaths of its process is a suspect, and is encoded alone later.
 ATTEMPTS = 2
 # An actor that has not been heard of for so long is not counted as ready.
@@ -53,6 +55,11 @@ class Progress:
     most_ahead: int = 0
     compiled_graphs: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    actors_left: int = 0
+    failed_starts: int = 0
+    failing: Kind = "encoder"
+    signs: int = 0
+    failure: str = ""
     ready_at: float = 0.0
     ended_at: float = 0.0
 
@@ -88,7 +95,7 @@ class Ledger:
         self.progress = Progress()
         self.history, self.findings = History(), Findings()
         self.places: dict[str, PlaceSums] = {}
-        self.ready: dict[str, float] = {}
+        self.starts: dict[Kind, Starts] = {"encoder": Starts(), "tokenizer": Starts()}
         self.rows = rows
         self.began = time.monotonic()
         self.metrics = None if job is None else JobMetrics(job)
@@ -100,31 +107,46 @@ class Ledger:
         self.progress.actors_lost += place.actor in self.places
         sums = self.places.setdefault(place.actor, PlaceSums(node=place.node))
         sums.node, sums.starts = place.node, sums.starts + 1
-        self.ready.pop(place.actor, None)
+        if not place.is_alone:
+            self.starts["encoder"].begin(place.actor)
         self._set_gauges()
 
     def started(self, place: Place, settings: dict[str, str]) -> None:
         """An actor is ready, with these resolved settings."""
         self.progress.actors_ready += 1
+        self.progress.signs += 1
         self.progress.settings = settings
         self.progress.ready_at = self.progress.ready_at or time.monotonic()
         self.places.setdefault(place.actor, PlaceSums(node=place.node)).device = settings["device"]
         if not place.is_alone:
-            self.ready[place.actor] = time.monotonic()
+            self.starts["encoder"].end(place.actor, time.monotonic())
         self._set_gauges()
 
-    def tokenizer_starting(self) -> None:
+    def tokenizer_starting(self, actor: str) -> None:
         """The process of a tokenizer without a model is about to load it."""
         self.progress.tokenizers_started += 1
+        self.starts["tokenizer"].begin(actor)
 
-    def tokenizer_started(self) -> None:
+    def tokenizer_started(self, actor: str) -> None:
         """It is ready."""
         self.progress.tokenizers_ready += 1
+        self.progress.signs += 1
+        self.starts["tokenizer"].end(actor, time.monotonic())
+
+    def fail(self, reason: str, actor: str = "", kind: Kind = "encoder") -> None:
+        """An actor could not be made ready; the first reason counts."""
+        self.progress.failure = self.progress.failure or reason
+        self.starts[kind].fail(actor)
+
+    def settle(self, rows_left: int) -> None:
+        """The run has ended well, with so many rows that are not committed, by whomever."""
+        self.rows = self.progress.input_rows + rows_left
+        self._set_gauges()
 
     def _set_gauges(self) -> None:
         if self.metrics is not None:
             since = time.monotonic() - SILENT_SECONDS
-            ready = sum(heard > since for heard in self.ready.values())
+            ready = sum(heard > since for heard in self.starts["encoder"].ready.values())
             self.metrics.set(actors_ready=ready, rows_left=max(0, self.rows - self.progress.input_rows))
 
     def find_suspects(self, unit_ids: list[str]) -> list[str]:
@@ -143,6 +165,7 @@ class Ledger:
         if unit_id in self.attempts and not is_handed:
             self._gain({"unit_retries": 1})
         self.attempts.setdefault(unit_id, []).append(node)
+        self.progress.signs += 1
         return True
 
     def hand_over(self, unit_id: str, node: str = "") -> None:
@@ -153,6 +176,10 @@ class Ledger:
         self.handed.add(unit_id)
         self.progress.most_ahead = max(self.progress.most_ahead, len(self.handed))
 
+    def forget(self, unit_id: str) -> None:
+        """A unit cannot be read: it is no suspect."""
+        self.attempts.pop(unit_id, None)
+
     def leave(self, nodes: set[str]) -> None:
         """These nodes are going, or gone, in good order: what was in hand there has not brought them down."""
         self.leaving |= nodes
@@ -160,6 +187,7 @@ class Ledger:
     def note(self, unit_id: str, captions: list[int]) -> None:
         """These captions of the unit are about to be computed."""
         self.in_hand[unit_id] = captions
+        self.progress.signs += 1
 
     def take_note(self, unit_id: str) -> list[int]:
         """The captions last noted, and forget them."""
@@ -169,14 +197,16 @@ class Ledger:
         """A unit is committed by an actor; `gains` is added to the progress. False where its node is leaving."""
         self.attempts.pop(unit_id, None)
         self.handed.discard(unit_id)
+        for starts in self.starts.values():
+            starts.forgive()
         now = self.progress.ended_at = time.monotonic()
-        self._gain(gains | {"units": 1})
+        self._gain(gains | {"units": 1, "signs": 1})
         self.findings.add(findings)
         self._remember(now - self.began, gains)
         if actor in self.places:  # a ledger that was lost itself has not heard of it
             self.places[actor].add(gains)
-        if actor in self.ready:
-            self.ready[actor] = now
+        if actor in (ready := self.starts["encoder"].ready):
+            ready[actor] = now
         self._set_gauges()
         return node not in self.leaving
 
@@ -198,7 +228,14 @@ class Ledger:
             end = start
 
     def read(self) -> Progress:
-        """Progress so far."""
+        """Progress so far; starts that failed are one actor's, in a row, since a unit was committed.
+
+        Actors are left of the kind of which one failed for good; of encoders where none did.
+        """
+        failing: Kind = max(self.starts, key=lambda kind: self.starts[kind].failures)
+        self.progress.failing, self.progress.failed_starts = failing, self.starts[failing].failures
+        failed = [starts.left for starts in self.starts.values() if starts.has_failed]
+        self.progress.actors_left = min(failed, default=self.starts["encoder"].left)
         return self.progress
 
     def read_details(self) -> Details:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from pipelines.ahead import THREADS, map_ahead
 from pipelines.records import UnitRecord
 from pipelines.store import Store
 from t5enc.output import LOG, STALE
@@ -19,6 +20,8 @@ from t5enc.output import LOG, STALE
 NOTED = ".jsonl"
 STRUCK_OUT = ".struck_out.json"
 LOG_SECONDS = 60.0
+# Moves at once: on an object store each is a copy, which the store makes itself.
+MOVES = THREADS
 
 
 def read_log(store: Store) -> Iterator[UnitRecord]:
@@ -74,8 +77,9 @@ def strike_out(store: Store, names: Sequence[str]) -> None:
 def put_aside(store: Store, names: Sequence[str]) -> None:
     """Move shards that are damaged or no longer planned out of the way, without losing them."""
     strike_out(store, names)
-    for name in names:
-        store.move(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}")
+    moves = [(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}") for name in names]
+    for _ in map_ahead(lambda move: store.move(*move), moves, threads=MOVES):
+        pass  # what a move raises is raised here
 
 
 class Log:

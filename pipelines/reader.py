@@ -72,6 +72,7 @@ class UnitReader:
             with trace_unit("tokenize", unit):
                 return prepare_unit(unit, batch, preparer)
         except SourceError as error:
+            self.attempts.forget(unit)
             return SpanResult(kind="unreadable", span=span, reason=str(error))
 
     def read_unit(self, span: Span, unit: Unit) -> CaptionBatch:

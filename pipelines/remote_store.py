@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow.fs
 
+from pipelines.object_store import ObjectFile
 from pipelines.retrying import retry
 from t5enc.errors import OutputError
 
@@ -16,7 +18,10 @@ T = TypeVar("T")
 
 # Seconds for which trouble that passes is met with another attempt.
 PATIENCE = 300.0
-PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
+# 409 and 412 are the hub's where another commit came between.
+PASSING_STATUS = {408, 409, 412, 425, 429, 500, 502, 503, 504}
+# What the hub's client speaks HTTP with, by its version; their errors are none of Python's own.
+HTTP_CLIENTS = ("httpx", "httpx2")
 
 
 class RemoteStore:
@@ -42,8 +47,11 @@ class RemoteStore:
         return self._ask(name, self._read)
 
     def open(self, name: str) -> Any:
-        """The object as a random-access file."""
-        return self.filesystem.open_input_file(self._path(name))
+        """The object as a random-access file, which asks for every part that is read."""
+        size = self.size(name)
+        if size is None:
+            raise FileNotFoundError(self._path(name))
+        return pyarrow.PythonFile(ObjectFile(partial(self._read_range, name), size), mode="r")
 
     def size(self, name: str) -> int | None:
         """The object's size in bytes, or None."""
@@ -83,6 +91,13 @@ class RemoteStore:
         with self.filesystem.open_input_file(path) as stream:
             return stream.read()  # type: ignore[no-any-return]
 
+    def _read_range(self, name: str, start: int, length: int) -> bytes:
+        def read(path: str) -> bytes:
+            with self.filesystem.open_input_file(path) as file:
+                return file.read_at(length, start)  # type: ignore[no-any-return]
+
+        return self._ask(name, read)
+
     def _write(self, path: str, data: Any) -> None:
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
         with self.filesystem.open_output_stream(path) as stream:
@@ -100,9 +115,9 @@ class RemoteStore:
         path = self._path(name)
         try:
             return retry(partial(request, path), lambda error: self.patience if does_pass(error) else 0.0)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) or not isinstance(error, (OSError, *_list_losses())):
+                raise
             raise OutputError(f"{path}: cannot be read or written: {error}") from error
 
 
@@ -111,7 +126,13 @@ def does_pass(error: Exception) -> bool:
     answer = getattr(error, "response", None)
     named = (getattr(answer, "status_code", None), getattr(error, "status", None), getattr(error, "code", None))
     status = next((value for value in named if isinstance(value, int)), None)
-    return status in PASSING_STATUS if status is not None else isinstance(error, ConnectionError | TimeoutError)
+    return status in PASSING_STATUS if status is not None else isinstance(error, _list_losses())
+
+
+def _list_losses() -> tuple[type[Exception], ...]:
+    """The errors of lost connections; a client that was never loaded has raised none."""
+    clients = [sys.modules[name] for name in HTTP_CLIENTS if name in sys.modules]
+    return (ConnectionError, TimeoutError, *(client.TransportError for client in clients))
 
 
 def _forget_listings(filesystem: Any) -> None:

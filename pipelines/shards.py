@@ -122,6 +122,7 @@ def encode_carefully(
         encoded = encoder.encode_ragged(prompts, dtype=dtype, device="cpu", on_stream=note_stream)
         parts |= dict(zip(group, encoded.embeddings, strict=True))
         failed |= {group[place]: reason for place, reason in encoded.failed.items()}
+    note(prepared.unit, [])  # what comes now, until the shard is there, is no caption's fault
     for index in [i for i, text in enumerate(texts) if text in killers]:
         prepared.errors[index] = DIED
     empty = torch.empty(0, encoder.dim, dtype=dtype)

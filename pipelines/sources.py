@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 
 from t5enc import filesystems
 from t5enc.errors import SourceError
+from t5enc.filesystems import hide_credentials
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 LOOKED_FOR = "files named *.parquet, *.parq or *.pq"
@@ -72,7 +73,7 @@ def open_inputs(inputs: Sequence[str], *, storage_options: Mapping[str, Any] | N
     first = resolved[0]
     for item in resolved:
         if item.filesystem != first.filesystem:
-            raise SourceError(f"{item.given}: expected the filesystem of {first.given}, got another one")
+            raise _explain(item.given, f"expected the filesystem of {first.given}, got another one")
     root = _common_folder([item.root for item in resolved])
     return Inputs(filesystem=first.filesystem, root=root, resolved=resolved)
 
@@ -88,7 +89,7 @@ def _resolve(given: str, options: Mapping[str, Any]) -> _Input:
     elif magic:
         root = posixpath.dirname(path[: magic.start()])
     else:
-        raise SourceError(f"{given}: expected a file, a folder or a glob, got a path that does not exist")
+        raise _explain(given, "expected a file, a folder or a glob, got a path that does not exist")
     return _Input(given=given, filesystem=filesystem, info=info, root=root)
 
 
@@ -97,7 +98,12 @@ def open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     try:
         return filesystems.open_filesystem(uri, options)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        raise SourceError(f"{uri}: expected a filesystem that can be opened, got: {error}") from error
+        raise _explain(uri, f"expected a filesystem that can be opened, got: {error}") from error
+
+
+def _explain(given: str, what: str) -> SourceError:
+    """The error of an input, without the keys that its URI may hold."""
+    return SourceError(hide_credentials(f"{given}: {what}"))
 
 
 def _common_folder(roots: Sequence[str]) -> str:
@@ -123,7 +129,7 @@ def _list_input(item: _Input) -> list[Any]:
         return [item.info]
     found = list(_walk(item, item.root) if _is_folder(item.info) else _list_glob(item))
     if not found:
-        raise SourceError(f"{item.given}: expected {LOOKED_FOR}, got {_describe(item)}")
+        raise _explain(item.given, f"expected {LOOKED_FOR}, got {_describe(item)}")
     return found
 
 
@@ -194,11 +200,11 @@ def _get_info(filesystem: Any, path: str, given: str) -> Any:
     try:
         return filesystem.get_file_info(path)
     except OSError as error:
-        raise SourceError(f"{given}: expected a readable path, got: {error}") from error
+        raise _explain(given, f"expected a readable path, got: {error}") from error
 
 
 def _get_entries(item: _Input, folder: str, *, recursive: bool) -> list[Any]:
     try:
         return list(item.filesystem.get_file_info(pafs.FileSelector(folder, recursive=recursive)))
     except OSError as error:
-        raise SourceError(f"{item.given}: expected a folder that can be listed, got: {error}") from error
+        raise _explain(item.given, f"expected a folder that can be listed, got: {error}") from error

@@ -22,6 +22,7 @@ from typing import IO, Any
 from pipelines.cluster import knock
 from pipelines.job import EncodeJob
 from t5enc.errors import DriverError, T5encError
+from t5enc.filesystems import hide_credentials
 
 INTERRUPTED = 130
 # What Ray's C++ parts write to stderr at every start of a pool of actors; everything else passes.
@@ -104,11 +105,14 @@ def _explain_head(address: str | None) -> str:
 
 
 def explain_loss(code: int, command: list[str], *, is_overwriting: bool = False) -> str:
-    """What happened as far as an exit code tells, and the command that goes on, also where it began anew."""
+    """What happened as far as an exit code tells, and the command that goes on, also where it began anew.
+
+    Keys in its URIs are left out: what is told here is kept in logs.
+    """
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     program = os.path.basename(command[0])
     start = [os.path.basename(sys.executable), "-m", "t5enc"] if program == "__main__.py" else [program]
-    options = [part for part in command[1:] if part != "--overwrite"]
+    options = [hide_credentials(part) for part in command[1:] if part != "--overwrite"]
     again = shlex.join([*start, *options, *(["--resume"] if is_overwriting else [])])
     return f"the driver {how} without a word; what it committed is kept. To go on, run:\n  {again}"
 

@@ -2,13 +2,14 @@
 
 A process can die for many reasons, and Ray repeats whatever it had in hand, so a dead actor makes innocent units
 suspects too. In a process of its own a suspect notes every stream before it runs. A stream that kills is taken
-apart, and its captions run one by one; only a caption that kills alone, twice, is given up. A process that is lost
-with its node teaches nothing.
+apart, and its captions run one by one; only a caption that kills alone, twice, is given up, the second time on
+another node where one is free. A process that is lost with its node, or for want of memory, accuses nobody.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.cluster import Cluster
@@ -22,18 +23,32 @@ from t5enc.actor import EncoderActor
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError
 from t5enc.options import EncoderOptions
 
-# Deaths in a row that teach nothing: before any caption was in hand.
+# Deaths in a row that teach nothing: with no caption in hand.
 SILENT_DEATHS = 3
+# Deaths because a node's memory was used up.
+MEMORY_DEATHS = 3
+# Nodes that may be lost with the same captions in hand: where a process's limit is its node's, as in a container, a
+# unit that does not fit takes the node with it.
+SAME_LOSSES = 3
 # Nodes that may be lost with a unit in hand before the run is given up, to go on when the same command runs again.
 LOST_NODES = 10
+# How Ray labels each node with its name.
+NODE_LABEL = "ray.io/node-id"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
-    """The end of a process: with its node, or with these captions in hand."""
+    """The end of a process on a node: with it, or for want of memory, or with these captions in hand."""
 
-    with_node: bool
-    in_hand: list[int]
+    with_node: bool = False
+    of_memory: bool = False
+    in_hand: list[int] = field(default_factory=list)
+    node: str = ""
+
+    @property
+    def accuses(self) -> bool:
+        """Whether what was in hand may have killed."""
+        return not self.with_node and not self.of_memory
 
 
 class SuspectActor:
@@ -59,23 +74,43 @@ class SuspectActor:
 def encode_suspect(cluster: Cluster, options: EncoderOptions, worker: SpanWorker, span: Span, unit: Unit) -> SpanResult:
     """Commit a suspected unit, whatever it takes, with a null row for each caption that kills alone."""
     caution = Caution()
-    silent = lost = 0
-    while silent < SILENT_DEATHS and lost < LOST_NODES:
-        outcome = _attempt(cluster, options, worker, span, unit, caution)
+    deaths: list[Death] = []
+    while True:
+        check_deaths(unit, deaths)
+        avoided = deaths[-1].node if deaths else ""
+        outcome = _attempt(cluster, options, worker, span, unit, caution, avoided)
         if isinstance(outcome, UnitRecord):
             return SpanResult(kind="unit", record=outcome)
         if isinstance(outcome, SourceError):
             return SpanResult(kind="unreadable", span=span, reason=str(outcome))
         if isinstance(outcome, T5encError):
             return SpanResult(kind="fatal", reason=str(outcome), exit_code=outcome.exit_code)
-        if outcome.with_node:
-            lost += 1
-            continue
-        silent = 0 if outcome.in_hand else silent + 1
-        caution = learn(caution, outcome.in_hand)
-    if lost == LOST_NODES:
-        raise DriverError(f"{unit.name}: {lost} nodes were lost before it was encoded; run the same command again")
-    raise OutputError(f"{unit.name}: the encoder's process died {silent} times before it encoded a caption")
+        deaths.append(outcome)
+        if outcome.accuses:
+            caution = learn(caution, outcome.in_hand)
+
+
+def check_deaths(unit: Unit, deaths: list[Death]) -> None:
+    """OutputError where one more attempt would end as these did, DriverError where it may not."""
+    lost = [death for death in deaths if death.with_node]
+    recent = [death for death in deaths if death.accuses][-SILENT_DEATHS:]
+    if sum(death.of_memory for death in deaths) >= MEMORY_DEATHS:
+        raise OutputError(
+            f"{unit.name}: the unit does not fit in memory: {MEMORY_DEATHS} processes were ended as their node's was "
+            "used up; lower rows_per_shard or give actors more memory"
+        )
+    if max(Counter(tuple(death.in_hand) for death in lost if death.in_hand).values(), default=0) >= SAME_LOSSES:
+        raise OutputError(
+            f"{unit.name}: {SAME_LOSSES} nodes were lost with the same captions of it in hand: they were taken away, "
+            "or it brings its node down; run the same command again, give actors more memory or lower rows_per_shard"
+        )
+    if len(lost) >= LOST_NODES:
+        raise DriverError(f"{unit.name}: {len(lost)} nodes were lost before it was encoded; run the same command again")
+    if len(recent) == SILENT_DEATHS and not any(death.in_hand for death in recent):
+        raise OutputError(
+            f"{unit.name}: the encoder's process died {SILENT_DEATHS} times with no caption in hand: while it loaded "
+            "the model, or read or wrote the unit; lower rows_per_shard or give actors more memory"
+        )
 
 
 def learn(caution: Caution, in_hand: list[int]) -> Caution:
@@ -88,20 +123,39 @@ def learn(caution: Caution, in_hand: list[int]) -> Caution:
     return replace(caution, alone=caution.alone | captions, accused=caution.accused | captions)
 
 
+def avoid_node(options: dict[str, Any], node: str) -> dict[str, Any]:
+    """An actor's options that prefer any other node than this one, and take it where no other will do."""
+    if not node:
+        return options
+    labels = options.get("label_selector", {})
+    others = {"label_selector": labels | {NODE_LABEL: f"!{node}"}, "fallback_strategy": [{"label_selector": labels}]}
+    return options | others
+
+
 def _attempt(
-    cluster: Cluster, options: EncoderOptions, worker: SpanWorker, span: Span, unit: Unit, caution: Caution
+    cluster: Cluster,
+    options: EncoderOptions,
+    worker: SpanWorker,
+    span: Span,
+    unit: Unit,
+    caution: Caution,
+    avoided: str,
 ) -> UnitRecord | T5encError | Death:
     """The unit's record, an error, or how the process died."""
     import ray
 
     remote: Any = ray.remote(SuspectActor)
-    actor = remote.options(**cluster.actor_options(), max_restarts=0).remote(options, worker)
+    actor_options = avoid_node(cluster.actor_options(), avoided)
+    actor = remote.options(**actor_options, max_restarts=0).remote(options, worker)
     node = ""
     try:
         node = ray.get(actor.locate.remote())
         return ray.get(actor.encode.remote(span, unit, caution))  # type: ignore[no-any-return]
-    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.WorkerCrashedError):
+    except ray.exceptions.OutOfMemoryError:
+        ray.get(worker.ledger.take_note.remote(unit.id))
+        return Death(of_memory=True, node=node)
+    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError):
         in_hand = ray.get(worker.ledger.take_note.remote(unit.id))
-        return Death(not node or not is_there(node), in_hand)
+        return Death(with_node=not node or not is_there(node), in_hand=in_hand, node=node)
     finally:
         ray.kill(actor)

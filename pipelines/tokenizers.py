@@ -9,11 +9,13 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipelines.handover import Handover
+from pipelines.places import find_place
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.tracing import flush_traces
 from pipelines.worker import SpanWorker
 from t5enc.errors import T5encError
 from t5enc.options import EncoderOptions
+from t5enc.preparing import Preparer
 from t5enc.text_encoder import open_model, open_preparer
 
 
@@ -23,12 +25,21 @@ class TokenizerActor:
     def __init__(self, options: EncoderOptions, worker: SpanWorker) -> None:
         """Loads the tokenizer, which must be the one that the job was frozen with; `worker` is what encoders get."""
         os.environ.setdefault("RAYON_NUM_THREADS", "1")  # this process has one CPU, and others are at work beside it
-        worker.join()
-        worker.ledger.tokenizer_starting.remote()
         self.reader = worker.reader
-        self.preparer = open_preparer(options, open_model(options, with_weights=False))
-        worker.check_tokenizer(self.preparer.tokenizer)
-        worker.ledger.tokenizer_started.remote()
+        try:
+            self.preparer = self._load(options, worker)
+        except Exception as error:
+            worker.failed(error, "tokenizer")
+            raise
+
+    def _load(self, options: EncoderOptions, worker: SpanWorker) -> Preparer:
+        worker.join()
+        actor = find_place().actor
+        worker.ledger.tokenizer_starting.remote(actor)
+        preparer = open_preparer(options, open_model(options, with_weights=False))
+        worker.check_tokenizer(preparer.tokenizer)
+        worker.ledger.tokenizer_started.remote(actor)
+        return preparer
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         """Rows of `tasks`, pickled lists of SpanTasks -> a table a unit: `units`, a pickled Handover or SpanResult.

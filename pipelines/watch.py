@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipelines.leaving import find_leaving
-from t5enc.errors import DriverError, OutputError
+from t5enc.errors import DriverError
 
 if TYPE_CHECKING:
     from pipelines.encode import Run
     from pipelines.ledger import Progress
 
+logger = logging.getLogger(__name__)
+
 READ_SECONDS = 1.0
-# Actors that died while loading, with none ever ready, before the run is given up.
+# Deaths of one actor in a row while it loads, with nothing committed meanwhile, before the run is given up.
 FAILED_STARTS = 4
 REPORT_SECONDS = 60.0
+# What Ray has to start another in the place of an actor that failed, or to tell of the failure itself.
+FAILURE_SECONDS = 30.0
+# What other actors have to begin or commit something, or become ready, after one could not be started again.
+OTHERS_SECONDS = 600.0
 
 
 class GivenUp(BaseException):
@@ -39,28 +45,26 @@ class Watch:
         ledger: Any,
         on_progress: Callable[[Progress, Run], None] | None,
         *,
-        actors: int,
-        tokenizers: int = 0,
         seconds: float = READ_SECONDS,
         on_minute: Callable[[Run], None] | None = None,
     ) -> None:
-        """`actors` and `tokenizers` are the most that load at once: only starts beyond that tell of deaths.
-
-        `on_minute` is called once a minute, with the run's details brought up to date.
-        """
+        """`on_minute` is called once a minute, with the run's details brought up to date."""
         self.run = run
-        self.actors = actors
-        self.tokenizers = tokenizers
         self.ledger = ledger
         self.on_progress = on_progress
         self.seconds = seconds
         self.on_minute = on_minute
         self.noted = time.monotonic()
         self.leaving: set[str] = set()
+        self.signs = 0
+        self.seen = time.monotonic()
+        self.patience = (FAILURE_SECONDS, OTHERS_SECONDS)
         self.reason: str | None = None
+        self.error: Exception | None = None
         self._is_over = threading.Event()
         self._runner = threading.get_ident()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._reporting: threading.Thread | None = None
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -70,39 +74,53 @@ class Watch:
         self._is_over.set()
         try:
             self._thread.join()
-            if self.reason is not None:
+            if self.reason is not None or self.error is not None:
                 _raise_in(self._runner, None)  # it may not have come yet
         except GivenUp:
             kind = GivenUp
+        if self.error is not None and kind in (None, GivenUp):
+            raise self.error
         if self.reason is not None and kind in (None, GivenUp):
             raise DriverError(self.reason)
         if kind is None:
-            self._read()
-            self._read_details()
+            self._conclude()
+
+    def _conclude(self) -> None:
+        """Bring the run up to date at a good end. A report still being written must not come after the last one."""
+        if self._reporting is not None:
+            self._reporting.join()
+        self._settle()
+        self._read()
+        self._read_details()
 
     def _watch(self) -> None:
+        """Watch to the end; what goes wrong here goes wrong in the run."""
+        try:
+            self._look_again_and_again()
+        except Exception as error:
+            self.error = error
+            _raise_in(self._runner, GivenUp)
+
+    def _look_again_and_again(self) -> None:
         while not self._is_over.wait(self.seconds):
-            self.reason = self._find_reason(self._read())
+            self.reason = self._find_dead_end(self._read())
             if self.reason is not None:
                 _raise_in(self._runner, GivenUp)
                 return
             self._report()
 
-    def _find_reason(self, progress: Progress) -> str | None:
-        """Why a run gets nowhere: processes of one kind die whenever they start."""
-        encoders = ("encoder", "the model", progress.actors_started - self.actors, progress.actors_ready)
-        tokenizers = (
-            "tokenizer",
-            "the tokenizer",
-            progress.tokenizers_started - self.tokenizers,
-            progress.tokenizers_ready,
-        )
-        for kind, load, deaths, ready in (encoders, tokenizers):
-            if deaths >= FAILED_STARTS and not ready:
-                return (
-                    f"{deaths} {kind} processes died while loading {load} and none was ever ready: "
-                    f"too little memory for it, or a broken installation; see Ray's worker logs"
-                )
+    def _find_dead_end(self, progress: Progress) -> str | None:
+        """Why a run cannot go on, if so."""
+        if progress.failed_starts >= FAILED_STARTS:
+            loaded = {"encoder": "the model", "tokenizer": "the tokenizer"}[progress.failing]
+            return (
+                f"{progress.failed_starts} {progress.failing} processes in a row died while loading {loaded}: "
+                f"too little memory for it, or a broken installation; see Ray's worker logs"
+            )
+        if progress.signs != self.signs or not progress.failure:
+            self.signs, self.seen = progress.signs, time.monotonic()
+        if time.monotonic() - self.seen > self.patience[progress.actors_left > 0]:
+            return f"an actor that was lost could not be started again: {progress.failure}"
         return None
 
     def _tell_leaving(self) -> None:
@@ -111,13 +129,27 @@ class Watch:
             self.ledger.leave.remote(leaving)
 
     def _report(self) -> None:
-        """Once a minute; what a store does not take now it gets a minute later, or at the end, where that counts."""
-        if self.on_minute is None or time.monotonic() - self.noted < REPORT_SECONDS:
+        """Once a minute, in a thread of its own: a store may take minutes, and no report waits for another."""
+        is_writing = self._reporting is not None and self._reporting.is_alive()
+        if self.on_minute is None or is_writing or time.monotonic() - self.noted < REPORT_SECONDS:
             return
         self.noted = time.monotonic()
-        self._read_details()
-        with contextlib.suppress(OutputError):
-            self.on_minute(self.run)
+        self._reporting = threading.Thread(target=self._write, args=(self.on_minute,), name="report", daemon=True)
+        self._reporting.start()
+
+    def _write(self, on_minute: Callable[[Run], None]) -> None:
+        """What a store does not take now it gets a minute later, or at the end, where that counts."""
+        try:
+            self._read_details()
+            on_minute(self.run)
+        except Exception as error:
+            logger.warning("the report of this minute is not written: %s", error)
+
+    def _settle(self) -> None:
+        """The rows that are left: what another run has committed, the ledger was not told of."""
+        import ray
+
+        ray.get(self.ledger.settle.remote(self.run.rows_left))
 
     def _read_details(self) -> None:
         import ray

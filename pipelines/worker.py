@@ -7,8 +7,11 @@ nowhere else; only records return to the driver.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +26,7 @@ from pipelines.commit import commit_shard
 from pipelines.findings import Findings, find_reasons
 from pipelines.handover import Handover
 from pipelines.job import FrozenJob
+from pipelines.ledger import Kind
 from pipelines.meter import Meter
 from pipelines.null import compute_null, is_null_there, write_null
 from pipelines.places import find_place, name_device
@@ -43,6 +47,9 @@ from t5enc.errors import InputError, OutputError, T5encError
 from t5enc.storage import working_dtype
 from t5enc.text_encoder import EncodedTexts
 from t5enc.tokenizer import Tokenizer
+
+# What PyTorch raises where a card is broken, or full: the next process may get another.
+CARD_ERRORS = (torch.AcceleratorError, torch.OutOfMemoryError)
 
 
 class SpanWorker:
@@ -67,7 +74,7 @@ class SpanWorker:
         self.attempts = Attempts(ledger)
         self.reader = UnitReader(job, output, filesystem, self.attempts)
         self.is_alone = False
-        self._encoding, self._counting = Turn(), Turn()
+        self._encoding, self._writing, self._counting = Turn(), Turn(), Turn()
         self._lapped: float | None = None
         self._retries = 0
 
@@ -104,6 +111,12 @@ class SpanWorker:
         if tokenizer.fingerprint != self.job.identity["tokenizer"]:
             raise OutputError("tokenizer: this actor loaded another one than the job was frozen with")
 
+    def failed(self, error: Exception, kind: Kind = "encoder") -> None:
+        """Called when an actor could not be made ready: Ray says nothing of one that it had started again."""
+        import ray
+
+        ray.get(self.ledger.fail.remote(f"{type(error).__name__}: {error}", find_place().actor, kind))
+
     def _lap(self) -> float:
         """Seconds since this was asked the last time."""
         now = time.perf_counter()
@@ -126,7 +139,8 @@ class SpanWorker:
     def run(self, actor: EncoderActor, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:
         """Encode what is not done of some spans; what goes wrong is a result, so that its neighbours are kept."""
         try:
-            yield from self._run(actor, tasks)
+            with ending_with_card():
+                yield from self._run(actor, tasks)
         except T5encError as error:
             yield _fail(error)
 
@@ -168,8 +182,10 @@ class SpanWorker:
         with self._encoding:  # two calls at most: one is encoded while the other is written
             if not self.attempts.begin(unit):
                 return SpanResult(kind="returned", span=handover.span)
-            encoded, gains = self._encode(actor, prepared)
-        return SpanResult(kind="unit", record=self.commit(prepared, encoded, gains))
+            with ending_with_card(self._writing):
+                encoded, gains = self._encode(actor, prepared)
+        with self._writing:
+            return SpanResult(kind="unit", record=self.commit(prepared, encoded, gains))
 
     def _encode(self, actor: EncoderActor, prepared: PreparedUnit) -> tuple[EncodedTexts, dict[str, float]]:
         """Embeddings of a unit, and what was gained since the last one was there."""
@@ -185,8 +201,9 @@ class SpanWorker:
         if record is not None:
             return record
         prepared = prepare_unit(unit, self.reader.read_unit(span, unit), actor.encoder, tokenize=False)
-        careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self.attempts.note)
-        return self.commit(*careful.result(), {"computing_seconds": self._lap()})
+        with ending_with_card():
+            careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self.attempts.note).result()
+        return self.commit(*careful, {"computing_seconds": self._lap()})
 
     def commit(self, prepared: PreparedUnit, encoded: EncodedTexts, gains: dict[str, float]) -> UnitRecord:
         """Write a unit's shard, unless another writer was first; the record of what is there then."""
@@ -223,6 +240,20 @@ class SpanWorker:
 def _fail(error: T5encError) -> SpanResult:
     """An error that no other unit would survive either."""
     return SpanResult(kind="fatal", reason=str(error), exit_code=error.exit_code)
+
+
+@contextlib.contextmanager
+def ending_with_card(writing: Turn | None = None) -> Iterator[None]:
+    """End the process where its card fails, so that Ray starts another and the units in hand count an attempt.
+
+    Not before it is this one's turn to write: a unit that is encoded already is committed first.
+    """
+    try:
+        yield
+    except CARD_ERRORS as error:
+        print(f"this process ends, its device failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        with writing or contextlib.nullcontext():
+            os._exit(1)
 
 
 def _first_error(prepared: PreparedUnit, table: pa.Table) -> str:

@@ -280,6 +280,9 @@ class _NoWork:
     def started(self, actor: EncoderActor) -> None:
         pass
 
+    def failed(self, error: Exception) -> None:
+        pass
+
     def __call__(self, actor: EncoderActor, batch: pa.Table) -> pa.Table:
         raise TypeError("a served model takes no tables: await ModelService.encode")
 

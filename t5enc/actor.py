@@ -31,6 +31,9 @@ class Work(Protocol):
     def started(self, actor: EncoderActor) -> None:
         """Called when the model is ready."""
 
+    def failed(self, error: Exception) -> None:
+        """Called when the model could not be made ready, before that error is raised."""
+
     def __call__(self, actor: EncoderActor, batch: pa.Table) -> pa.Table: ...
 
 
@@ -43,10 +46,14 @@ class EncoderActor:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self.busy_seconds = 0.0
         self.busy_cpu_seconds = 0.0
-        work.starting()
-        self._encoder: TextEncoder = self._thread.submit(TextEncoder.load, options, checkpoint).result()
-        self._thread.submit(self._encoder.warm_up).result()
-        work.started(self)
+        try:
+            work.starting()
+            self._encoder: TextEncoder = self._thread.submit(TextEncoder.load, options, checkpoint).result()
+            self._thread.submit(self._encoder.warm_up).result()
+            work.started(self)
+        except Exception as error:
+            work.failed(error)
+            raise
 
     @property
     def encoder(self) -> TextEncoder:

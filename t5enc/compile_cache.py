@@ -3,17 +3,22 @@
 Inductor keeps what it compiles in a folder, and finds it there again wherever that folder lies. But a folder on shared
 storage is no place for the locks and the half-written files of many processes. So each process works in a folder of
 its own, filled from the place when the model is loaded, and whoever compiles something that is not there yet adds it:
-as one archive, which appears whole or not at all. Nothing at the place is ever changed.
+as one archive, which appears whole or not at all. Nothing at the place is ever changed, but for a damaged archive.
+
+A place that cannot be read or written, or holds such an archive, is a miss and a warning, never the end of a run.
 
 A cache is code that will run: it belongs where only those can write whom you let run code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gzip
 import hashlib
 import io
 import json
+import logging
 import os
 import platform
 import shutil
@@ -21,6 +26,8 @@ import tarfile
 import tempfile
 import uuid
 import weakref
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +35,10 @@ import pyarrow.fs as pafs
 import torch
 
 from t5enc.errors import ConfigError
+from t5enc.filesystems import hide_credentials
 from t5enc.output import find_filesystem
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".tar.gz"
 # Folders of Inductor whose entries are found by the name of the folder they are in, whatever they are called.
@@ -45,6 +55,8 @@ class CompileCache:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._pulled: set[str] = set()
         self._known: set[str] = set()
+        self._damaged: set[str] = set()
+        self._told: set[str] = set()
 
     def use(self) -> None:
         """Fetch what is there, and have Inductor look there."""
@@ -52,27 +64,54 @@ class CompileCache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder)
 
     def pull(self) -> int:
-        """Unpack archives that were not here yet; their number."""
-        selector = pafs.FileSelector(self.root, allow_not_found=True)
-        names = {info.base_name for info in self.filesystem.get_file_info(selector)}
-        fresh = sorted(name for name in names - self._pulled if name.endswith(SUFFIX))
-        for name in fresh:
-            with self.filesystem.open_input_stream(f"{self.root}/{name}", compression=None) as stream:
-                unpack(stream.read(), self.folder, name)
-        self._pulled |= set(fresh)
+        """Unpack archives that were not here yet; their number, without those that cannot be had."""
+        fresh = sum(self._pull_one(name) for name in sorted(self._list_archives() - self._pulled))
         self._known |= {_identify(path) for path in self._list_files()} if fresh else set()
-        return len(fresh)
+        return fresh
+
+    def _list_archives(self) -> set[str]:
+        try:
+            infos = self.filesystem.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
+        except Exception as error:
+            self._tell("cannot be listed", error)
+            return set()
+        return {info.base_name for info in infos if info.base_name.endswith(SUFFIX)}
+
+    def _pull_one(self, name: str) -> bool:
+        try:
+            with self.filesystem.open_input_stream(f"{self.root}/{name}", compression=None) as stream:
+                data = stream.read()
+        except Exception as error:
+            self._tell("cannot be read", error)
+            return False
+        self._pulled.add(name)
+        try:
+            unpack(data, self.folder, name)
+        except ConfigError as error:
+            self._damaged.add(name)
+            self._tell(f"{name} is passed over", error)
+            return False
+        return True
 
     def save(self) -> bool:
-        """Add what this process compiled and nobody has added meanwhile; whether there was such a thing."""
+        """Add what this process compiled and nobody has added meanwhile; whether there was such a thing.
+
+        What cannot be added is tried again when more is compiled.
+        """
         mine = self._list_files()
         self.pull()
         new = [path for path in mine if _identify(path) not in self._known]
         if not new:
             return False
+        name = name_archive(new)
+        if name in self._pulled and name not in self._damaged:
+            return False
+        try:
+            self._publish(name, pack(self.folder, new))
+        except Exception as error:
+            self._tell("cannot be added to", error)
+            return False
         self._known |= {_identify(path) for path in new}
-        name = f"{uuid.uuid4().hex}{SUFFIX}"
-        self._publish(name, pack(self.folder, new))
         self._pulled.add(name)
         return True
 
@@ -86,11 +125,22 @@ class CompileCache:
         is_folder = isinstance(self.filesystem, pafs.LocalFileSystem)
         if is_folder:
             self.filesystem.create_dir(self.root, recursive=True)
-        written = f"{self.root}/{name}.part" if is_folder else f"{self.root}/{name}"
-        with self.filesystem.open_output_stream(written, compression=None) as stream:
-            stream.write(data)
-        if is_folder:
-            self.filesystem.move(written, f"{self.root}/{name}")
+        written = f"{self.root}/{name}.{uuid.uuid4().hex}.part" if is_folder else f"{self.root}/{name}"
+        try:
+            with self.filesystem.open_output_stream(written, compression=None) as stream:
+                stream.write(data)
+            if is_folder:
+                self.filesystem.move(written, f"{self.root}/{name}")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.filesystem.delete_file(written)
+            raise
+
+    def _tell(self, what: str, error: Exception) -> None:
+        """Warn of it, once in this process."""
+        if what not in self._told:
+            self._told.add(what)
+            logger.warning(hide_credentials(f"compile_cache: {self.root}: {what}, so kernels are compiled: {error}"))
 
 
 @functools.cache
@@ -131,6 +181,12 @@ def _identify(path: str) -> str:
     return path.rpartition("/")[0] if path.partition("/")[0] in KEYED else path
 
 
+def name_archive(paths: Sequence[str]) -> str:
+    """The archive of these files: actors that compile the same at once write one, not one each."""
+    keys = sorted({_identify(path) for path in paths})
+    return f"{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:32]}{SUFFIX}"
+
+
 def pack(folder: Path, paths: list[str]) -> bytes:
     """An archive of these files of a folder."""
     buffer = io.BytesIO()
@@ -143,7 +199,8 @@ def pack(folder: Path, paths: list[str]) -> bytes:
 def unpack(data: bytes, folder: Path, name: str) -> None:
     """Put an archive's files into a folder; ConfigError, naming it, where it is damaged or leads elsewhere."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+        whole = gzip.decompress(data)  # before the first file: half of one would be found, and run
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
             archive.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise ConfigError(f"compile_cache: {name}: expected an archive of kernels, got: {error}; delete it") from error

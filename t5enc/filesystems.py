@@ -56,8 +56,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None) -> tuple
 
 
 def hide_credentials(uri: str) -> str:
-    """A URI without the user and password that it may hold."""
-    return re.sub(r"^(\w+://)[^/@]*@", r"\1", uri)
+    """A URI, or a text with URIs in it, without the users and passwords that they may hold."""
+    return re.sub(r"(\w+://)[^/@\s]*@", r"\1", uri)
 
 
 def _open_file_uri(_: str, rest: str, __: Mapping[str, Any]) -> tuple[Any, str]:

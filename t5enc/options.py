@@ -40,7 +40,7 @@ class EncoderOptions:
     subfolder: str | None = None
     revision: str | None = None
     variant: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     local_files_only: bool = False
     tokenizer: str | None = None
     recipe: str | Recipe | None = None

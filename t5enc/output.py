@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError, UnfinishedError
-from t5enc.filesystems import open_filesystem
+from t5enc.filesystems import hide_credentials, open_filesystem
 from t5enc.null_file import NULL, deserialize_null
 from t5enc.pipeline_inputs import Conditioning
 from t5enc.recipes.recipe import Recipe
@@ -55,13 +55,14 @@ class OutputFolder:
 def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> OutputFolder:
     """Open a job's output; unfinished is an UnfinishedError unless `partial`, which then lists what is there."""
     filesystem, root = find_filesystem(path)
+    shown = hide_credentials(os.fspath(path))
     job = _read_json(filesystem, f"{root}/{JOB}")
     if job is None:
-        raise OutputError(f"{path}: expected the output of a t5enc job, got a folder without {JOB}")
+        raise OutputError(f"{shown}: expected the output of a t5enc job, got a folder without {JOB}")
     shards = read_manifest_names(filesystem, root)
     if shards is None and not partial:
         raise UnfinishedError(
-            f"{path}: the job is not finished ({SUCCESS} is missing or does not match {MANIFEST}); "
+            f"{shown}: the job is not finished ({SUCCESS} is missing or does not match {MANIFEST}); "
             f"run the same `t5enc encode` again, or read it with partial=True"
         )
     found = shards if shards is not None else _list_shards(filesystem, root)
@@ -95,7 +96,7 @@ def load_embeddings(
         return table, replace(embeddings, conditioning=_find_conditioning(filesystem, file))
     parts = list(iter_embeddings(path, columns, partial=partial))
     if not parts:
-        raise OutputError(f"{path}: expected at least one shard, got none")
+        raise OutputError(f"{hide_credentials(os.fspath(path))}: expected at least one shard, got none")
     return pa.concat_tables([table for table, _ in parts]), Embeddings.concatenate([part for _, part in parts])
 
 
@@ -141,7 +142,8 @@ def find_filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
     try:
         return open_filesystem(os.fspath(path))
     except (ImportError, OSError, TypeError, ValueError) as error:
-        raise OutputError(f"{path}: expected a filesystem that can be opened, got: {error}") from error
+        told = hide_credentials(f"{os.fspath(path)}: expected a filesystem that can be opened, got: {error}")
+        raise OutputError(told) from error
 
 
 def read_manifest_names(filesystem: Any, root: str) -> list[str] | None:

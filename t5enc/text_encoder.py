@@ -5,6 +5,8 @@ N texts, T tokens in a stream, M model dim.
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +40,8 @@ from t5enc.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
 from t5enc.weights import load_encoder
 
 __all__ = ["EncodedTexts", "EncoderCounters", "TextEncoder", "TokenIds", "open_model", "open_tokenizer"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -119,8 +123,7 @@ class TextEncoder:
         if options.num_threads:
             torch.set_num_threads(options.num_threads)
         device = torch.device(options.device or "cpu")
-        uses_cache = options.compile_cache is not None and options.attention == "flex"
-        cache = open_cache(os.path.expanduser(options.compile_cache or ""), device) if uses_cache else None
+        cache = _open_cache(options, device)
         dtype = getattr(torch, options.dtype or "float32")
         pack = device.type == "cpu" and options.attention == "sdpa" and can_pack(dtype)
         encoder = load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=device, pack=pack)
@@ -324,6 +327,21 @@ class TextEncoder:
         self.counters.texts += len(prompts)
         self.counters.tokens += count_tokens(prompts)
         self.counters.computed_texts += len(copies)
+
+
+def _open_cache(options: EncoderOptions, device: torch.device) -> CompileCache | None:
+    """The cache that resolved options name; a warning where nothing is compiled that it could keep."""
+    if options.compile_cache is None:
+        return None
+    if options.attention != "flex":
+        _tell_unused(options.attention)
+        return None
+    return open_cache(os.path.expanduser(options.compile_cache), device)
+
+
+@functools.cache
+def _tell_unused(attention: str) -> None:
+    logger.warning("compile_cache: expected attention flex, got %s, which compiles nothing: it is not used", attention)
 
 
 def open_model(options: EncoderOptions, *, with_weights: bool = True) -> Checkpoint:

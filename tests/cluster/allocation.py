@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -37,15 +38,17 @@ SCONTROL = """#!/bin/bash
 echo "scontrol $*" >> "$SLURM_LOG"
 if [[ "$1" == show ]]; then printf '%s\\n' node1 node2; fi
 """
-# Only for a test that would otherwise never end.
-PATIENCE = 240.0
+# Only for a test that would otherwise never end, in seconds.
+PATIENCE = 600.0
 
 
 class Allocation:
     """Two nodes of Slurm, and the script that runs on them; `log` has what it asked of Slurm."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ray_folder: Path) -> None:
+        """`ray_folder` is where Ray keeps its sockets, which want a short path."""
         self.folder = folder
+        self._ray_folder = ray_folder
         self._log = folder / "slurm.log"
         self._log.touch()
         for name, content in {"srun": SRUN, "scontrol": SCONTROL}.items():
@@ -57,8 +60,8 @@ class Allocation:
         """Commands of Slurm that were called, in order."""
         return self._log.read_text().splitlines()
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The script with these arguments, as a job of this allocation."""
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """The script with these arguments, as a job of this allocation; `variables` of the environment, too."""
         environment = {
             "PATH": f"{self.folder}:{Path(sys.executable).parent}:/usr/bin:/bin",
             "HOME": str(self.folder),
@@ -66,7 +69,8 @@ class Allocation:
             "SLURM_JOB_NODELIST": "node[1-2]",
             "SLURM_LOG": str(self._log),
             "T5ENC_JOIN_SECONDS": "100",
-        }
+            "RAY_TMPDIR": str(self._ray_folder),
+        } | variables
         command = ["bash", str(FOLDER / "slurm.sh"), *arguments]
         return subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder
@@ -76,6 +80,16 @@ class Allocation:
     def job_id(self) -> str:
         """A number that no other allocation here has at the time."""
         return f"{os.getpid()}{abs(hash(self.folder)) % 1000}"
+
+    def list_scraped(self) -> list[str]:
+        """Addresses that Ray tells Prometheus of, where prometheus.yml looks."""
+        (target,) = json.loads((self._ray_folder / "ray" / "prom_metrics_service_discovery.json").read_text())
+        return list(target["targets"])
+
+    def replace(self, program: str, script: str) -> None:
+        """Put a script in a program's place."""
+        (self.folder / program).write_text(f"#!/bin/bash\n{script}\n")
+        (self.folder / program).chmod(0o700)
 
     def processes(self) -> list[psutil.Process]:
         """What runs on the nodes for this job."""

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -73,20 +74,35 @@ class RayCluster:
         except httpx2.HTTPError:
             return None
 
-    def run(self, *command: str) -> str:
-        """What a command says that ends well, run as in a container of the cluster."""
+    def run(self, *command: str, path: Path = BIN) -> str:
+        """What a command says that ends well, run as in a container of the cluster; `path` is looked in first."""
+        environment = self.environment | {"PATH": f"{path}:{self.environment['PATH']}"}
         ended = subprocess.run(
-            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=240, check=False
+            command, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=240, check=False
         )
         assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
         return ended.stdout
 
+    def replace(self, program: str, script: str) -> None:
+        """Put a script into the folder's `bin`, under a program's name."""
+        (self.folder / "bin").mkdir(exist_ok=True)
+        (self.folder / "bin" / program).write_text(f"#!/bin/sh\n{script}\n")
+        (self.folder / "bin" / program).chmod(0o700)
+
+    def list_raylets(self) -> list[psutil.Process]:
+        """Ray's own process of each node."""
+        return [process for process in self._list_processes() if process.name() == "raylet"]
+
     def kill(self) -> None:
         """End every process that has the cluster's token."""
+        for process in self._list_processes():
+            process.send_signal(signal.SIGKILL)
+
+    def _list_processes(self) -> Iterator[psutil.Process]:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 if process.environ().get("RAY_AUTH_TOKEN") == self.token:
-                    process.send_signal(signal.SIGKILL)
+                    yield process
 
     def _start(self, *arguments: str, agent: int) -> None:
         address = [f"--node-ip-address={self.host}", f"--dashboard-agent-listen-port={agent}"]

@@ -14,7 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines.metrics import COUNTERS
+from serve_app.metrics import DEFINITIONS
+from serve_app.replies import REASONS
 from serve_app.service import ServiceLimits
+from tests.cluster.allocation import wait_until
 from tests.cluster.prometheus import Prometheus, find_program, run_prometheus
 
 pytest.importorskip("ray.serve", reason="needs ray[data,serve]")
@@ -26,6 +30,10 @@ RULES = [rule for group in yaml.safe_load((CLUSTER / "alerts.yml").read_text())[
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TARGETS = [(panel["title"], target) for panel in PANELS for target in panel["targets"]]
 NAME = re.compile(r"\bray_[a-z0-9_]+")
+# A figure that is chosen by labels, one such choice, and labels that figures are summed or joined by.
+CHOSEN = re.compile(r"(ray_[a-z0-9_]+)\{([^}]+)\}")
+CHOICE = re.compile(r'(\w+)=~?"([^"]*)"')
+GROUPED = re.compile(r"\b(?:by|on) \(([^)]*)\)")
 # What Ray tells only where there is a card: these names are looked up in Ray itself.
 GPU_PANELS = ("GPU at work", "GPU memory")
 
@@ -75,8 +83,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 def wait_for_scrapes(prometheus: Prometheus, more: int) -> None:
     """Return when Prometheus has looked so many times again."""
     before = prometheus.count_scrapes()
-    while prometheus.count_scrapes() < before + more:
-        pass
+    wait_until(lambda: prometheus.count_scrapes() >= before + more, "Prometheus has stopped to look")
 
 
 def is_of_gpus(title: str) -> bool:
@@ -122,6 +129,32 @@ def test_every_alert_asks_for_figures_that_a_real_run_tells(watched: Watched, ru
     for name in NAME.findall(rule["expr"]):
         assert watched.ask(name), f"{rule['alert']}: nothing tells {name}"
     watched.ask(rule["expr"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_every_alert_asks_for_labels_that_a_real_run_tells(watched: Watched, rule: dict[str, Any]) -> None:
+    chosen = [(name, label) for name, choices in CHOSEN.findall(rule["expr"]) for label, _ in CHOICE.findall(choices)]
+    labels = {label.strip() for labels in GROUPED.findall(rule["expr"]) for label in labels.split(",")}
+    grouped = [(name, label) for name in NAME.findall(rule["expr"]) for label in labels]
+    for name, label in chosen + grouped:
+        assert all(metric.get(label) for metric, _ in watched.ask(name)), f"{rule['alert']}: {name} has no {label}"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_every_alert_chooses_values_of_labels_that_are_told(rule: dict[str, Any]) -> None:
+    for name, choices in CHOSEN.findall(rule["expr"]):
+        for label, values in CHOICE.findall(choices):
+            assert set(values.split("|")) <= list_values(name, label), f"{rule['alert']}: {label} of {name}"
+
+
+def list_values(name: str, label: str) -> set[str]:
+    """Values that a counter's label can have."""
+    counter = name.removeprefix("ray_").removesuffix("_total")
+    if counter in DEFINITIONS:
+        assert (label, label in DEFINITIONS[counter].tags) == ("err", True)
+        return set(REASONS.values())
+    return {tags[label] for found, _, tags in COUNTERS.values() if found == counter and label in tags}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,20 @@ def test_the_job_in_the_config_map_is_one_that_the_command_takes(tmp_path: Path)
 def test_the_command_of_the_job_reads_the_file_of_the_config_map() -> None:
     head = CLUSTERS["encode"]["headGroupSpec"]["template"]["spec"]
     (mount,) = (mount for mount in head["containers"][0]["volumeMounts"] if mount["name"] == "job")
-    command = shlex.split(JOB["spec"]["entrypoint"])
-    assert command == ["t5enc", "encode", "--config", f"{mount['mountPath']}/job.yaml", "--ray-address", "auto"]
+    script = find_manifest("ConfigMap", "t5enc-encode")["data"]["encode.sh"]
+    assert JOB["spec"]["entrypoint"] == f"sh {mount['mountPath']}/encode.sh"
+    (command,) = re.findall(r"^t5enc (.*)$", script, re.MULTILINE)
+    options = ["--config", f"{mount['mountPath']}/job.yaml", "--ray-address", "auto", "--resume"]
+    assert shlex.split(command) == ["encode", *options]
+
+
+@pytest.mark.parametrize(("ended", "told"), [(0, 0), (1, 1), (2, 2), (3, 0), (4, 4), (5, 5)])
+def test_captions_that_killed_the_encoder_are_no_failure_of_the_job(ended: int, told: int, tmp_path: Path) -> None:
+    (tmp_path / "t5enc").write_text(f"#!/bin/sh\nexit {ended}\n")
+    (tmp_path / "t5enc").chmod(0o700)
+    script = find_manifest("ConfigMap", "t5enc-encode")["data"]["encode.sh"]
+    done = subprocess.run(["sh", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert done.returncode == told
 
 
 def test_the_service_is_what_the_command_of_the_runbook_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +253,24 @@ def test_a_worker_that_goes_has_time_to_drain(component: str) -> None:
     for group in CLUSTERS[component]["workerGroupSpecs"]:
         (container,) = group["template"]["spec"]["containers"]
         command = container["lifecycle"]["preStop"]["exec"]["command"][-1]
-        seconds = [int(number) for number in re.findall(r"(?:seconds|sleep) (\d+)", command)]
+        seconds = [int(number) for number in re.findall(r"(?:seconds|SECONDS <) (\d+)", command)]
         assert len(seconds) == 2
         assert max(seconds) < group["template"]["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_nobody_moves_what_a_run_or_the_service_hangs_on() -> None:
+    protected = [find_manifest("StatefulSet", "t5enc-redis")["spec"]["template"]]
+    for component in CLUSTERS:
+        steady = [group for group in list_groups(component) if group.get("groupName") != "spot"]
+        pods = [group["template"] for group in steady]
+        assert {pod["spec"]["nodeSelector"]["karpenter.sh/capacity-type"] for pod in pods} == {"on-demand"}
+        assert len(pods) == 2
+        protected += pods
+    for pod in protected:
+        assert pod["metadata"]["annotations"] == {
+            "karpenter.sh/do-not-disrupt": "true",
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        }
 
 
 def test_haproxy_is_asked_for_on_the_head_and_on_all_workers() -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from t5enc import TextEncoder, load_embeddings
-from tests.cluster.allocation import Allocation, wait_until
+from tests.cluster.allocation import PATIENCE, Allocation, wait_until
 from tests.cluster.manifests import FOLDER
 
 pytest.importorskip("ray.data", reason="needs ray[data]")
@@ -36,9 +37,10 @@ def allocation(tmp_path: Path) -> Iterator[Allocation]:
     """Two nodes, and a job that waits to be encoded on them."""
     pq.write_table(pa.table({"caption": TEXTS}), tmp_path / "captions.parquet")
     (tmp_path / "job.yaml").write_text(JOB.format(folder=tmp_path))
-    allocation = Allocation(tmp_path)
-    yield allocation
-    allocation.kill()
+    with tempfile.TemporaryDirectory(prefix="t5enc-", dir="/tmp") as ray_folder:
+        allocation = Allocation(tmp_path, Path(ray_folder))
+        yield allocation
+        allocation.kill()
 
 
 @pytest.mark.slow
@@ -46,17 +48,18 @@ def test_a_job_whose_time_is_up_comes_back_and_ends_with_every_row(allocation: A
     first = allocation.start("--config", "job.yaml")
     wait_until(lambda: (allocation.folder / "out" / "_job.json").exists() or first.poll() is not None, "no job")
     first.send_signal(signal.SIGUSR1)
-    said, _ = first.communicate(timeout=120)
+    said, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode == 5, said
     assert allocation.log[-1] == f"scontrol requeue {allocation.job_id}"
     assert_nothing_is_left(allocation)
 
     again = allocation.start("--config", "job.yaml")
-    said, _ = again.communicate(timeout=120)
+    said, _ = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, said
     assert allocation.log[-1].startswith("srun")
     check_rows(allocation.folder / "out")
     check_nodes(allocation.log)
+    assert allocation.list_scraped()
     assert_nothing_is_left(allocation)
 
 
@@ -87,9 +90,31 @@ def test_an_allocation_that_is_taken_away_before_there_is_a_driver_ends_at_once(
     wait_until(lambda: "srun" in allocation.log, "srun was not called")
     started.send_signal(signal.SIGTERM)
     allocation.kill()
-    started.communicate(timeout=60)
+    started.communicate(timeout=PATIENCE)
     assert started.returncode != 0
     assert not any("requeue" in line for line in allocation.log)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "told"), [({}, ["--overwrite"]), ({"SLURM_RESTART_COUNT": "0"}, ["--overwrite"]),
+                           ({"SLURM_RESTART_COUNT": "2"}, ["--resume"])]
+)  # fmt: skip
+def test_a_job_that_comes_back_does_not_begin_anew(
+    restarts: dict[str, str], told: list[str], allocation: Allocation
+) -> None:
+    """Without Ray: what the script gives to `t5enc`."""
+    for program, script in {"srun": "echo 127.0.0.1:1", "ray": "", "python": ""}.items():
+        allocation.replace(program, script)
+    allocation.replace("t5enc", 'echo "t5enc $*" >> "$SLURM_LOG"')
+    started = allocation.start("--config", "the job.yaml", "--overwrite", **restarts)
+    said, _ = started.communicate(timeout=PATIENCE)
+    assert started.returncode == 0, said
+    (line,) = [line for line in allocation.log if line.startswith("t5enc")]
+    words = line.split()
+    assert [word for word in words if word in ("--overwrite", "--resume")] == told
+    assert "--config the job.yaml" in line
+    assert words[:2] == ["t5enc", "encode"]
+    assert words[-2:] == ["--ray-address", "127.0.0.1:1"]
 
 
 def test_shellcheck_finds_nothing() -> None:

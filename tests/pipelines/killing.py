@@ -57,6 +57,17 @@ class DyingWorker(SpanWorker):
         actor.encoder._encode_stream = encode  # type: ignore[method-assign]
 
 
+class BrokenWorker(DyingWorker):
+    """Kills its process at the third stream; the next one cannot load the model."""
+
+    LIVES = 1
+
+    def starting(self) -> None:
+        super().starting()
+        if (Path(self.output).parent / "deaths").exists():
+            raise OSError("the weights are gone")
+
+
 class UnloadableWorker(SpanWorker):
     """Kills its process before the model is loaded."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.cluster import Cluster, _start, list_packages, share_out
+from pipelines.cluster import Cluster, _start, check_joined, list_packages, share_out
 from pipelines.selectors import Node
 from t5enc.errors import ConfigError, DriverError
 from tests.pipelines.conftest import WriteCaptions
@@ -123,6 +123,27 @@ def test_a_cluster_that_wants_a_token_is_told_apart_from_one_that_is_not_there(
 def test_the_packages_that_are_shipped_are_those_that_run_here() -> None:
     assert [Path(folder).name for folder in list_packages()] == ["t5enc", "pipelines"]
     assert all(Path(folder, "__init__.py").is_file() for folder in list_packages())
+
+
+@pytest.mark.parametrize("address", [None, "auto", "127.0.0.1:6379", "localhost:6379"])
+def test_the_ray_that_this_process_has_joined_is_used(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray: Any = pytest.importorskip("ray", reason="needs ray[data]")
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+    check_joined(EncodeJob(inputs=["in"], output="out", model="m", ray_address=address), "10.0.0.1:6379")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ray_address": "10.0.0.2:6379"}, r"^ray_address: .* joined already, 10.0.0.1:6379, got 10.0.0.2:6379"),
+        ({"ray_address": "10.0.0.1:6380"}, r"^ray_address: .* got 10.0.0.1:6380"),
+        ({"ray_address": "auto", "ship_code": True}, r"^ship_code: expected a process that has not joined Ray yet"),
+    ],
+)
+def test_what_a_ray_that_was_joined_before_cannot_be_is_refused(options: dict[str, Any], said: str) -> None:
+    pytest.importorskip("ray", reason="needs ray[data]")
+    with pytest.raises(ConfigError, match=said):
+        check_joined(EncodeJob(inputs=["in"], output="out", model="m", **options), "10.0.0.1:6379")
 
 
 @pytest.mark.usefixtures("local_ray")

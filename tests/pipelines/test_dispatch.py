@@ -50,6 +50,18 @@ def dispatch(records: Records, monkeypatch: pytest.MonkeyPatch, *, units_per_spa
     )
 
 
+def test_ray_data_waits_as_long_as_it_takes_and_starts_other_actors_for_those_that_fail() -> None:
+    from ray.data import DataContext
+
+    from pipelines.dispatch import FAILED_STARTS, make_context
+
+    context = make_context(3)
+    assert context.execution_no_progress_timeout_s == -1
+    assert context.max_consecutive_actor_init_deaths == 3 * FAILED_STARTS
+    assert DataContext.get_current().execution_no_progress_timeout_s > 0, "others in this process keep theirs"
+    assert {"execution_no_progress_timeout_s", "max_consecutive_actor_init_deaths"} <= set(vars(DataContext()))
+
+
 def test_every_unit_that_is_left_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
     records = make_records(20)
     for name in list(records.units)[::2]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,11 @@ import pytest
 import torch
 
 from pipelines import EncodeJob, encode_parquet
+from pipelines.encode import encode_suspects
 from pipelines.fsck import check_output
 from pipelines.store import open_store
+from pipelines.units import Unit
+from pipelines.worker import SpanResult
 from t5enc import TextEncoder, load_embeddings
 from t5enc.builtin import sample_captions
 from t5enc.errors import InputError, JobMismatchError, OutputError, SourceError, UnfinishedError
@@ -31,6 +36,25 @@ def job(inputs: Path, output: Path, **options: object) -> EncodeJob:
     return EncodeJob.from_mapping(
         {"inputs": [str(inputs)], "output": str(output), "model": "builtin:tiny", "storage_dtype": "float32"} | options
     )
+
+
+def test_a_suspect_that_fails_keeps_none_of_the_others_from_their_turn() -> None:
+    units = [Unit(source="a.parquet", first_row=row, num_rows=1, id=str(row)) for row in range(4)]
+    span: Any = "a span"
+    suspects = {unit.id: SpanResult(kind="suspect", span=span, unit=unit) for unit in units}
+    run: Any = SimpleNamespace(suspects=suspects, unreadable={})
+    turns: list[int] = []
+
+    def encode(_: Any, unit: Unit) -> SpanResult:
+        turns.append(unit.first_row)
+        if unit.first_row in (1, 2):
+            raise OutputError(f"unit {unit.first_row}: died 3 times")
+        return SpanResult(kind="returned")
+
+    log: Any = None
+    with pytest.raises(OutputError, match="unit 1: died 3 times"):
+        encode_suspects(run, log, encode)
+    assert turns == [0, 1, 2, 3]
 
 
 def assert_sound(output: Path) -> None:

@@ -20,9 +20,9 @@ from pipelines.fsck import check_output
 from pipelines.store import open_store
 from t5enc import load_embeddings
 from t5enc.builtin import sample_captions
-from t5enc.errors import DriverError, OutputError
+from t5enc.errors import DriverError, OutputError, T5encError
 from tests.pipelines.conftest import WriteCaptions
-from tests.pipelines.killing import POISON, DyingWorker, PoisonedWorker, UnloadableWorker
+from tests.pipelines.killing import POISON, BrokenWorker, DyingWorker, PoisonedWorker, UnloadableWorker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -95,6 +95,16 @@ def test_a_model_whose_loading_kills_ends_the_run_with_a_message(
     monkeypatch.setattr(encode_module, "SpanWorker", UnloadableWorker)
     with pytest.raises(DriverError, match="died while loading the model"):
         encode_parquet(job(write_captions(["a red bird"]), tmp_path / "out"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_that_dies_and_cannot_be_started_again_ends_the_run(
+    write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode_module, "SpanWorker", BrokenWorker)
+    with pytest.raises(T5encError, match="the weights are gone"):
+        encode_parquet(job(write_captions(), tmp_path / "out", rows_per_shard=20, token_budget=512))
 
 
 @pytest.fixture

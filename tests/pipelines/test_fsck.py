@@ -213,3 +213,8 @@ def test_the_verdict_is_a_line_a_problem(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "a[b]: missing\nout: 1 problem(s)\n"
     print_problems("out", [])
     assert capsys.readouterr().out == "out: plan, shards and manifest agree\n"
+
+
+def test_the_verdict_does_not_tell_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    print_problems("s3://key:secret@bucket/out", [])
+    assert capsys.readouterr().out == "s3://bucket/out: plan, shards and manifest agree\n"

@@ -87,6 +87,16 @@ def test_gauges_tell_of_actors_that_were_heard_of_and_of_rows_that_are_left(cloc
     assert told.set_to["actors_ready"] == 0
 
 
+def test_rows_that_another_run_has_committed_are_not_left_at_the_end(gauges: type[Gauges]) -> None:
+    ledger = Ledger("f00d", rows=30)
+    told: Gauges = ledger.metrics  # type: ignore[assignment]
+    ledger.end("u", "a", GAINS | {"input_rows": 10}, Findings())
+    ledger.settle(0)
+    assert told.set_to["rows_left"] == 0
+    ledger.settle(5)
+    assert told.set_to["rows_left"] == 5
+
+
 def test_an_actor_for_a_suspect_is_none_of_those_that_are_ready(gauges: type[Gauges]) -> None:
     ledger = Ledger("f00d")
     told: Gauges = ledger.metrics  # type: ignore[assignment]
@@ -139,3 +149,62 @@ def test_units_that_wait_are_counted_until_they_are_begun() -> None:
     assert (ledger.read().most_ahead, ledger.handed, ledger.read().unit_retries) == (2, {"v", "w"}, 0)
     ledger.end("v", "a", GAINS, Findings())
     assert ledger.handed == {"w"}
+
+
+def test_starts_of_one_actor_that_fail_in_a_row_are_counted_until_something_is_committed() -> None:
+    ledger, looping, working = Ledger(), Place("looping", "one"), Place("working", "two")
+    for place in (looping, working):
+        ledger.starting(place)
+        ledger.started(place, {"device": "cpu"})
+    for failed in range(4):
+        ledger.starting(looping)
+        assert ledger.read().failed_starts == failed
+    ledger.end("u", "working", GAINS, Findings())
+    assert ledger.read().failed_starts == 0
+    ledger.starting(looping)
+    assert ledger.read().failed_starts == 1
+    ledger.started(looping, {"device": "cpu"})
+    assert ledger.read().failed_starts == 0
+
+
+def test_actors_that_load_at_the_same_time_are_no_failed_starts() -> None:
+    ledger = Ledger()
+    for number in range(64):
+        ledger.starting(Place(f"actor {number}", "one"))
+        ledger.starting(Place(f"suspect {number}", "one", is_alone=True))
+    assert (ledger.read().failed_starts, ledger.read().actors_left) == (0, 64)
+
+
+def test_an_actor_that_failed_is_not_left_until_it_starts_again() -> None:
+    ledger = Ledger()
+    ledger.starting(Place("a", "one"))
+    ledger.starting(Place("b", "one"))
+    ledger.started(Place("b", "one"), {"device": "cpu"})
+    ledger.fail("OSError: gone", "a")
+    assert (ledger.read().actors_left, ledger.read().failure) == (1, "OSError: gone")
+    ledger.starting(Place("a", "one"))
+    assert ledger.read().actors_left == 2
+
+
+def test_whatever_an_actor_begins_or_ends_is_a_sign() -> None:
+    ledger = Ledger()
+    ledger.begin("u")
+    ledger.note("u", [1])
+    ledger.end("u", "a", GAINS, Findings())
+    ledger.started(Place("a", "one"), {"device": "cpu"})
+    assert ledger.read().signs == 4
+
+
+def test_tokenizers_are_counted_as_encoders_are_and_apart_from_them() -> None:
+    ledger = Ledger()
+    ledger.starting(Place("a", "one"))
+    ledger.started(Place("a", "one"), {"device": "cpu"})
+    for _ in range(3):
+        ledger.tokenizer_starting("t")
+    assert (ledger.read().failed_starts, ledger.read().failing, ledger.read().actors_left) == (2, "tokenizer", 1)
+    ledger.end("u", "a", GAINS, Findings())
+    assert ledger.read().failed_starts == 0
+    ledger.tokenizer_started("t")
+    assert (ledger.read().failed_starts, ledger.read().signs) == (0, 3)
+    ledger.fail("OSError: gone", "t", "tokenizer")
+    assert ledger.read().actors_left == 0, "the encoder that is left has nobody to tokenize for it"

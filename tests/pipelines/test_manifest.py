@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from threading import Barrier
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from pipelines.log import append_log, put_aside, read_log, read_struck_out, stri
 from pipelines.manifest import finish, read_plan, read_records, write_plan
 from pipelines.plan import Files, Units
 from pipelines.records import Records, UnitRecord, read_footer_record
-from t5enc.errors import DriverError
+from t5enc.errors import DriverError, OutputError
 from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS
 from tests.pipelines.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
@@ -318,3 +319,25 @@ def test_totals_are_sums_and_the_longest_of_all(store: CountingStore) -> None:
     assert totals["longest"] == 7
     assert totals["errors"] == 2
     assert totals["size"] == sum(len(store.objects[name]) for name in UNITS)
+
+
+def test_shards_are_put_aside_many_at_once(store: CountingStore) -> None:
+    """On an object store a move is a copy, and an output has many shards."""
+    meeting, move = Barrier(2), store.move
+
+    def meet(name: str, target: str) -> None:
+        meeting.wait(60)
+        move(name, target)
+
+    store.move = meet  # type: ignore[method-assign]
+    put_aside(store, [FIRST, LAST])
+    assert len(names(store, STALE)) == 2
+
+
+def test_a_shard_that_cannot_be_put_aside_is_told(store: CountingStore) -> None:
+    def refuse(*_: str) -> None:
+        raise OutputError("no leave")
+
+    store.move = refuse  # type: ignore[method-assign]
+    with pytest.raises(OutputError, match="no leave"):
+        put_aside(store, [FIRST, LAST])

@@ -23,6 +23,8 @@ from tests.pipelines.same_rows import assert_same_rows
 
 EVENTS = 8
 UNITS = 93
+# Only for a process that would otherwise never end, in seconds.
+LONG = 1200
 OPTIONS: dict[str, Any] = {"rows_per_shard": 10, "token_budget": 512, "storage_dtype": "float32"}
 PLACING: dict[str, Any] = {"device": "cpu", "cpus_per_actor": 1}
 
@@ -92,7 +94,7 @@ def test_a_job_goes_on_with_any_number_of_nodes(captions: Path, expected: Path, 
     assert count_shards(tmp_path) < UNITS, "the last run has something to do"
     with running_nodes(12) as nodes:
         driver = start_driver(tmp_path, ask_for(captions, "1:12") | {"ray_address": nodes.address})
-        assert driver.wait(timeout=300) == 0
+        assert driver.wait(timeout=LONG) == 0
     assert_same_rows(tmp_path / "out", expected)
 
 
@@ -105,8 +107,8 @@ def test_a_node_that_gets_a_sigterm_finishes_its_unit_and_others_do_the_rest(
         encoders = [process for process, node in nodes.find_encoders().items() if node is spot]
         before = count_shards(tmp_path)
         spot.process.send_signal(signal.SIGTERM)
-        assert driver.wait(timeout=300) == 0
-        spot.process.wait(timeout=60)
+        assert driver.wait(timeout=LONG) == 0
+        spot.process.wait(timeout=LONG)
     assert before < UNITS - 2, "the node had work left when it was told to go"
     assert not any((tmp_path / "in-hand" / str(process)).exists() for process in encoders), "nothing died in hand"
     assert list_careful(tmp_path) == set()
@@ -125,14 +127,14 @@ def test_a_head_that_dies_ends_the_run_with_a_message_and_the_same_command_goes_
         driver = start_command(many, tmp_path, nodes.address)
         await_truth(lambda: count_shards(tmp_path) >= 5 or driver.poll() is not None)
         nodes.kill_head()
-        _, said = driver.communicate(timeout=180)
+        _, said = driver.communicate(timeout=LONG)
         assert driver.returncode == DriverError.exit_code
         assert f"the Ray cluster at {nodes.address} has lost its head".encode() in said
         assert b"To go on, run:\n" in said
     assert count_shards(tmp_path) < 8 * UNITS, "the second run has something to do"
     with running_nodes(1) as nodes:
         driver = start_command(many, tmp_path, nodes.address)
-        _, said = driver.communicate(timeout=180)
+        _, said = driver.communicate(timeout=LONG)
         assert driver.returncode == 0, said
     options = OPTIONS | {"inputs": [str(many)], "output": str(tmp_path / "expected"), "model": "builtin:tiny"}
     encode_parquet(EncodeJob.from_mapping(options | PLACING))

@@ -140,9 +140,13 @@ class Protocol(RuleBasedStateMachine):
         # Names that look random, as they are, and are the same whenever Hypothesis repeats a schedule.
         self.names = mock.patch("uuid.uuid4", map(_scatter, count(1)).__next__)
         self.names.start()
+        # One move at a time, so that a schedule kills before the same one whenever it is repeated.
+        self.moves = mock.patch("pipelines.log.MOVES", 1)
+        self.moves.start()
 
     def teardown(self) -> None:
         self.names.stop()
+        self.moves.stop()
 
     @initialize(rows=st.integers(1, 5))
     def lay_out_inputs(self, rows: int) -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.footers import read_footer
-from pipelines.sources import SourceFile, open_filesystem, open_inputs
+from pipelines.sources import SourceFile, _explain, open_filesystem, open_inputs
 from t5enc.errors import SourceError
 
 
@@ -243,3 +243,16 @@ def test_source_files_are_hashable_and_picklable() -> None:
     file = SourceFile(source="a.parquet", path="/x/a.parquet", size=3, partitions=(("k", None),))
     assert pickle.loads(pickle.dumps(file)) == file
     assert len({file, pickle.loads(pickle.dumps(file))}) == 1
+
+
+@pytest.mark.parametrize("uri", ["s3://key:secret@bu cket/a", "s3://key:secret@bucket/a?scheme=none"])
+def test_an_input_that_cannot_be_read_is_told_without_its_keys(uri: str) -> None:
+    with pytest.raises(SourceError, match=r"^s3://bu") as caught:
+        open_inputs([uri])
+    assert "secret" not in str(caught.value)
+
+
+def test_inputs_of_two_filesystems_are_told_without_their_keys() -> None:
+    with pytest.raises(SourceError, match=r"^memory://a: expected") as caught:
+        raise _explain("memory://key:secret@a", "expected the filesystem of s3://key:secret@b, got another one")
+    assert "secret" not in str(caught.value)

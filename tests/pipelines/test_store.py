@@ -373,3 +373,31 @@ def test_a_refusal_of_a_remote_filesystem_is_told_at_once(hub: RemoteStore) -> N
     with pytest.raises(OutputError, match=r"out/a: cannot be read or written: the hub said 403"):
         hub.replace("a", b"whole")
     assert retrying.count_retries() == before
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx2"])
+def test_connections_that_the_hubs_client_loses_are_made_again(client: str, hub: RemoteStore) -> None:
+    """Its errors are no OSError; and what is opened is read later, a part at a time."""
+    http = pytest.importorskip(client, reason=f"needs {client}")
+    hub.replace("a", b"0123456789")
+    filesystem = hub.filesystem.handler.fs
+    fail_first(filesystem, "open", http.ReadTimeout("silent"), http.RemoteProtocolError("closed"), say(412))
+    fail_first(filesystem, "info", http.ConnectError("refused"))
+    with hub.open("a") as file:
+        assert file.read_at(3, 5) == b"567"
+    fail_first(filesystem, "open", http.ReadError("reset"))
+    assert hub.read("a") == b"0123456789"
+
+
+def test_a_connection_that_stays_lost_is_an_output_error(hub: RemoteStore) -> None:
+    http = pytest.importorskip("httpx2", reason="needs httpx2")
+    hub.patience = 0.0
+    hub.replace("a", b"whole")
+    fail_first(hub.filesystem.handler.fs, "open", http.ReadTimeout("silent"))
+    with pytest.raises(OutputError, match=r"out/a: cannot be read or written: silent"):
+        hub.read("a")
+
+
+def test_what_is_not_there_cannot_be_opened(hub: RemoteStore) -> None:
+    with pytest.raises(FileNotFoundError):
+        hub.open("a")

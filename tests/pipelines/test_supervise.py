@@ -172,3 +172,8 @@ def test_the_explanation_names_the_signal_or_the_code() -> None:
     command = ["/usr/bin/t5enc", "encode", "my captions", "--overwrite", "-o", "out"]
     assert "was killed by SIGABRT" in explain_loss(-signal.SIGABRT, command)
     assert explain_loss(15, command).endswith("t5enc encode 'my captions' -o out")
+
+
+def test_keys_of_the_command_are_not_told() -> None:
+    said = explain_loss(-9, ["t5enc", "encode", "s3://key:secret@in/a", "--output=s3://key:secret@out"])
+    assert said.endswith("t5enc encode s3://in/a --output=s3://out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,32 @@ def test_a_unit_that_kills_its_encoder_is_left_to_be_encoded_alone(setting: Sett
     assert results[1].span == setting.task.span
 
 
+def test_a_card_that_fails_ends_the_encoder_when_the_unit_before_is_written(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, (item, *_) = setting.worker(), prepare(setting)
+    is_written = threading.Event()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise torch.AcceleratorError("unknown")
+
+    def end_life(_: int) -> None:
+        assert is_written.is_set()
+        raise Death
+
+    def write() -> None:
+        is_written.set()
+        worker._writing.__exit__()
+
+    monkeypatch.setattr("pipelines.worker.os._exit", end_life)
+    monkeypatch.setattr(FakeEncoder, "encode_ragged", fail)
+    worker._writing.__enter__()
+    threading.Timer(0.05, write).start()
+    with pytest.raises(Death):
+        worker.run_unit(FakeActor(FakeEncoder()), item)  # type: ignore[arg-type]
+    assert setting.ledger.attempts[setting.units[0].id] == ["here"]
+
+
 def test_units_that_are_done_are_neither_sent_nor_encoded_again(setting: Setting) -> None:
     items = prepare(setting, task=replace(setting.task, done=frozenset({0, 6})))
     assert [item.prepared.unit.first_row for item in items] == [3]
@@ -168,6 +195,7 @@ def test_an_input_that_cannot_be_read_is_told_and_its_other_units_keep_their_pla
     results = encode(setting, prepare(setting))
     assert [result.kind for result in results] == ["unit", "unreadable", "returned"]
     assert results[1].reason == "a.parquet: row group 0: expected readable pages"
+    assert setting.ledger.attempts == {}, "it is unreadable, and not what killed"
 
 
 def test_a_node_that_is_leaving_returns_what_it_has(setting: Setting) -> None:
@@ -191,7 +219,9 @@ OPTIONS = EncoderOptions(model="builtin:tiny")
 def test_a_tokenizer_that_is_not_the_jobs_is_refused(setting: Setting) -> None:
     with pytest.raises(OutputError, match="tokenizer: this actor loaded another one"):
         TokenizerActor(OPTIONS, setting.worker())
-    assert (setting.ledger.read().tokenizers_started, setting.ledger.read().tokenizers_ready) == (1, 0)
+    progress = setting.ledger.read()
+    assert (progress.tokenizers_started, progress.tokenizers_ready, progress.actors_left) == (1, 0, 0)
+    assert progress.failure.startswith("OutputError: tokenizer: this actor loaded another one"), "the watch knows why"
 
 
 def test_a_tokenizer_with_other_code_is_refused(setting: Setting) -> None:

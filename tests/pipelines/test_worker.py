@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
 from pipelines import reader as reader_module
 from pipelines.ledger import ATTEMPTS
@@ -143,6 +144,7 @@ def test_a_file_that_changed_since_it_was_planned_is_named(setting: Setting, tmp
     result, *rest = setting.run(FakeEncoder())
     assert [result.kind, *(other.kind for other in rest)] == ["unreadable", "returned", "returned"]
     assert "a.parquet: changed during the run" in result.reason
+    assert setting.ledger.attempts == {}, "it is unreadable, and not what killed"
     assert setting.stored() == {}
 
 
@@ -233,6 +235,49 @@ def encode_alone(setting: Setting, encoder: FakeEncoder, suspect: SpanResult) ->
             return setting.worker().run_suspect(actor, suspect.span, suspect.unit, caution)
         except Death:
             caution = learn(caution, setting.ledger.take_note(suspect.unit.id))
+
+
+def test_a_death_while_a_suspect_is_committed_leaves_no_caption_in_hand(setting: Setting) -> None:
+    worker, unit = setting.worker(), setting.units[0]
+    worker.commit = end_life  # type: ignore[method-assign,assignment]
+    with pytest.raises(Death):
+        worker.run_suspect(FakeActor(FakeEncoder()), setting.task.span, unit, Caution())  # type: ignore[arg-type]
+    assert setting.ledger.take_note(unit.id) == []
+
+
+def end_life(*_: Any) -> None:
+    raise Death
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("unknown")])
+def test_a_card_that_fails_ends_the_process_and_counts_as_an_attempt(
+    setting: Setting, error: RuntimeError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.worker.os._exit", end_life)
+    encode = FakeEncoder.encode_ragged
+
+    def fail(encoder: FakeEncoder, *arguments: Any, **options: Any) -> Any:
+        if len(encoder.streams) == 1:
+            raise error
+        return encode(encoder, *arguments, **options)
+
+    monkeypatch.setattr(FakeEncoder, "encode_ragged", fail)
+    with pytest.raises(Death):
+        setting.run(FakeEncoder())
+    assert setting.stored() == {0: TEXTS[:3]}, "what was in the writer's hands is committed"
+    assert setting.ledger.attempts[setting.units[1].id] == ["here"]
+    assert f"its device failed: {type(error).__name__}: {error}" in capsys.readouterr().err
+
+
+def test_a_suspect_whose_card_fails_ends_its_process(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("pipelines.worker.os._exit", end_life)
+    monkeypatch.setattr(FakeEncoder, "encode_ragged", fail)
+    actor: Any = FakeActor(FakeEncoder())
+    with pytest.raises(Death):
+        setting.worker().run_suspect(actor, setting.task.span, setting.units[0], Caution())
 
 
 def test_a_suspect_that_was_committed_meanwhile_is_not_encoded_again(setting: Setting) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pytest
@@ -28,6 +28,9 @@ class CountTokens:
     def started(self, actor: EncoderActor) -> None:
         self.events.append(f"started {actor.encoder.options.model}")
 
+    def failed(self, error: Exception) -> None:
+        self.events.append(f"failed: {error}")
+
     def __call__(self, actor: EncoderActor, batch: pa.Table) -> pa.Table:
         embeddings = actor.submit(TextEncoder.encode, batch["text"].to_pylist()).result()
         return batch.append_column("tokens", pa.array(embeddings.lengths.tolist()))
@@ -42,6 +45,14 @@ def test_work_hears_of_the_model_before_and_after_it_is_loaded() -> None:
     work = CountTokens()
     EncoderActor(OPTIONS, work)
     assert work.events == ["starting", "started builtin:tiny"]
+
+
+def test_work_hears_of_a_model_that_cannot_be_loaded() -> None:
+    work = CountTokens()
+    with pytest.raises(ConfigError):
+        EncoderActor(replace(OPTIONS, model="builtin:unknown"), work)
+    assert work.events[0] == "starting"
+    assert work.events[1].startswith("failed: builtin:unknown")
 
 
 def test_a_call_is_what_the_work_makes_of_a_batch(actor: EncoderActor) -> None:

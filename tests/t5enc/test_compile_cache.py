@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 import torch
 
@@ -111,14 +113,75 @@ def test_a_name_for_a_machine_says_what_it_is_of(monkeypatch: pytest.MonkeyPatch
     assert describe_machine(CPU) != name
 
 
-def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = CompileCache(str(tmp_path), CPU)
     compile_into(first, "kernel.so")
     first.save()
     (archive,) = list_archives(tmp_path)
     archive.write_bytes(archive.read_bytes()[:40])
-    with pytest.raises(ConfigError, match=rf"^compile_cache: {archive.name}: expected an archive .* delete it$"):
-        CompileCache(str(tmp_path), CPU).pull()
+    second = CompileCache(str(tmp_path), CPU)
+    assert [second.pull(), second.pull()] == [0, 0]
+    (said,) = caplog.messages
+    assert f"compile_cache: {archive.name}: expected an archive of kernels" in said
+    assert list_files(second) == []
+    compile_into(second, "kernel.so")
+    assert second.save(), "it takes the damaged one's place"
+    assert CompileCache(str(tmp_path), CPU).pull() == 1
+
+
+@pytest.mark.parametrize("method", ["open_output_stream", "create_dir", "move"])
+def test_a_place_that_takes_nothing_is_told_once_and_ends_nothing(
+    tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = CompileCache(str(tmp_path), CPU)
+    working, cache.filesystem = cache.filesystem, Refusing(method)
+    compile_into(cache, "kernel.so")
+    assert [cache.save(), cache.save()] == [False, False]
+    (said,) = caplog.messages
+    assert "cannot be added to, so kernels are compiled: [Errno 28] No space left on device" in said
+    assert list_archives(tmp_path) == []
+    cache.filesystem = working
+    assert cache.save(), "what was not added is still to be"
+
+
+@pytest.mark.parametrize("method", ["get_file_info", "open_input_stream"])
+def test_a_place_that_gives_nothing_is_a_miss(tmp_path: Path, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = CompileCache(str(tmp_path), CPU), CompileCache(str(tmp_path), CPU)
+    compile_into(first, "kernel.so")
+    first.save()
+    working, second.filesystem = second.filesystem, Refusing(method)
+    assert [second.pull(), second.pull()] == [0, 0]
+    assert len(caplog.messages) == 1
+    second.filesystem = working
+    assert second.pull() == 1
+
+
+class Refusing(pafs.LocalFileSystem):  # type: ignore[misc]
+    """A local filesystem of which one method fails."""
+
+    def __new__(cls, _: str) -> Refusing:
+        made: Refusing = super().__new__(cls)
+        return made
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        setattr(self, method, self._refuse)
+
+    def _refuse(self, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_processes_that_compile_the_same_at_once_leave_one_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks before any other has written."""
+    caches = [CompileCache(str(tmp_path), CPU) for _ in range(3)]
+    for number, cache in enumerate(caches):
+        compile_into(cache, "ab/kernel.so", f"fxgraph/cd/key/entry-{number}")
+        monkeypatch.setattr(cache, "pull", lambda: 0)
+        assert cache.save()
+    assert len(list_archives(tmp_path)) == 1
+    assert CompileCache(str(tmp_path), CPU).pull() == 1
 
 
 def test_an_archive_cannot_write_outside_the_folder(tmp_path: Path) -> None:

@@ -63,3 +63,14 @@ def test_credentials_of_a_uri_are_hidden() -> None:
     assert hide_credentials("s3://key:se%2Fcret@bucket/a@b?region=x") == "s3://bucket/a@b?region=x"
     for uri in ("s3://bucket/a@b", "/local/a@b", "captions"):
         assert hide_credentials(uri) == uri
+
+
+def test_credentials_are_hidden_wherever_a_uri_stands() -> None:
+    said = "Cannot parse URI: 's3://key:secret@bu cket' of --output=gs://user@bucket"
+    assert hide_credentials(said) == "Cannot parse URI: 's3://bu cket' of --output=gs://bucket"
+
+
+def test_an_output_that_cannot_be_opened_is_told_without_its_keys() -> None:
+    with pytest.raises(OutputError, match=r"^s3://bu cket: expected .* got: .*'s3://bu cket'") as caught:
+        find_filesystem("s3://key:secret@bu cket")
+    assert "secret" not in str(caught.value)

@@ -129,3 +129,7 @@ def test_auto_is_cuda_where_there_is_one(is_there: bool, expected: str, monkeypa
     pretend_cuda(monkeypatch, is_there=is_there)
     assert resolve_device(None) == resolve_device("auto") == torch.device(expected)
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "hf_secret" not in repr(EncoderOptions(model="m", token="hf_secret"))

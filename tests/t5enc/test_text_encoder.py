@@ -17,7 +17,7 @@ from t5enc.builtin import sample_captions
 from t5enc.errors import ConfigError, InputError, PrecisionError
 from t5enc.placement import PlacedDocument, group_identical
 from t5enc.prompts import Document
-from t5enc.text_encoder import EncoderCounters, TextEncoder
+from t5enc.text_encoder import EncoderCounters, TextEncoder, _tell_unused
 from tests.families import FAMILIES, make_checkpoint
 from tests.t5enc.conftest import Make
 from tests.t5enc.reference import ROUNDING, distance, random_ids, reference
@@ -335,3 +335,13 @@ def test_an_embedding_that_its_dtype_cannot_hold_says_so(tmp_path: Path) -> None
     spoil(tmp_path, enlarge)
     encoded = load(tmp_path).encode_ragged([[5, 6, 1]], dtype=torch.float16)
     assert encoded.failed == {0: "embedding is out of the range of float16"}
+
+
+def test_a_compile_cache_that_nothing_is_kept_in_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _tell_unused.cache_clear()
+    for _ in range(2):
+        TextEncoder.from_pretrained("builtin:tiny", attention="sdpa", device="cpu", compile_cache=str(tmp_path / "a"))
+    assert caplog.messages == [
+        "compile_cache: expected attention flex, got sdpa, which compiles nothing: it is not used"
+    ]
+    assert not (tmp_path / "a").exists()
