@@ -93,6 +93,13 @@ class RayCluster:
         """Ray's own process of each node."""
         return [process for process in self._list_processes() if process.name() == "raylet"]
 
+    def kill_head(self) -> None:
+        """End the head's control store and its raylet, the first one, as a crash would."""
+        stores = [process for process in self._list_processes() if process.name() == "gcs_server"]
+        raylets = sorted(self.list_raylets(), key=lambda process: process.create_time())
+        for process in [*stores, raylets[0]]:
+            process.send_signal(signal.SIGKILL)
+
     def kill(self) -> None:
         """End every process that has the cluster's token."""
         for process in self._list_processes():

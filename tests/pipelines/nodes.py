@@ -79,12 +79,6 @@ class Nodes:
         assert accepted, why
         return str(node.node_id[:6])
 
-    def kill_head(self) -> None:
-        """End the head's GCS and raylet as a crash would."""
-        processes = self.cluster.head_node.all_processes
-        for kind in ("gcs_server", "raylet"):
-            os.kill(processes[kind][0].process.pid, signal.SIGKILL)
-
     def _forget(self, node: Any, *, allow_graceful: bool) -> str:
         self.workers.remove(node)
         self.cluster.remove_node(node, allow_graceful=allow_graceful)
