@@ -11,15 +11,13 @@ from typing import Any, TypeVar
 import pyarrow.fs
 
 from pipelines.object_store import ObjectFile
-from pipelines.retrying import retry
+from pipelines.retrying import PASSING_STATUS, PATIENCE, retry
 from t5enc.errors import OutputError
 
 T = TypeVar("T")
 
-# Seconds for which trouble that passes is met with another attempt.
-PATIENCE = 300.0
-# 409 and 412 are the hub's where another commit came between.
-PASSING_STATUS = {408, 409, 412, 425, 429, 500, 502, 503, 504}
+# The hub's where another commit came between.
+COLLIDED_STATUS = {409, 412}
 # What the hub's client speaks HTTP with, by its version; their errors are none of Python's own.
 HTTP_CLIENTS = ("httpx", "httpx2")
 
@@ -126,7 +124,7 @@ def does_pass(error: Exception) -> bool:
     answer = getattr(error, "response", None)
     named = (getattr(answer, "status_code", None), getattr(error, "status", None), getattr(error, "code", None))
     status = next((value for value in named if isinstance(value, int)), None)
-    return status in PASSING_STATUS if status is not None else isinstance(error, _list_losses())
+    return status in PASSING_STATUS | COLLIDED_STATUS if status is not None else isinstance(error, _list_losses())
 
 
 def _list_losses() -> tuple[type[Exception], ...]:

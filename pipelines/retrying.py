@@ -11,6 +11,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Seconds for which trouble that passes is met with another attempt, and the HTTP statuses that tell of it.
+PATIENCE = 300.0
+PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 FIRST_WAIT = 0.1
 LONGEST_WAIT = 20.0
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipelines.plan import Units
 from pipelines.records import UnitRecord
 from pipelines.units import Span, Unit, cut_spans
+from t5enc.errors import T5encError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,11 @@ class SpanResult:
     unit: Unit | None = None
     reason: str = ""
     exit_code: int = 1
+
+    @classmethod
+    def fatal(cls, error: T5encError) -> SpanResult:
+        """An error that no other unit would survive either."""
+        return cls(kind="fatal", reason=str(error), exit_code=error.exit_code)
 
 
 def cut_tasks(units: Units, is_there: NDArray[np.bool_], *, units_per_span: int) -> Iterator[list[SpanTask]]:

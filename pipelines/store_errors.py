@@ -7,15 +7,14 @@ from enum import Enum
 
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-# Seconds for which trouble of that kind is met with another attempt.
-PATIENCE = 300.0
+from pipelines.retrying import PASSING_STATUS, PATIENCE
+
 # A host that cannot be reached, or a machine without a role, is rather a mistake than an outage.
 PATIENCE_TO_CONNECT = 20.0
 
 # obstore tells no more than its text.
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w+)</Code>")
-PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 # Told with 4xx, or in the body of a 200.
 PASSING_CODES = {
     "InternalError",

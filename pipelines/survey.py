@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 from pipelines.ahead import THREADS, map_ahead
 from pipelines.footers import read_footer
 from pipelines.plan import Files
+from pipelines.selectors import list_nodes
 from pipelines.sources import SourceFile
 from pipelines.units import PlannedFile
 from t5enc.errors import SourceError
@@ -26,10 +27,8 @@ TASKS_A_CPU = 2
 
 def count_cpus() -> int:
     """CPUs of the Ray that this process is connected to; 0 where that is one machine, and threads do as well."""
-    import ray
-
-    is_cluster = sum(node["Alive"] for node in ray.nodes()) > 1
-    return int(ray.cluster_resources().get("CPU", 0)) if is_cluster else 0
+    nodes = list_nodes()
+    return int(sum(node.resources.get("CPU", 0.0) for node in nodes)) if len(nodes) > 1 else 0
 
 
 def survey(filesystem: Any, sources: Sequence[SourceFile], *, cpus: int = 0) -> tuple[Files, dict[str, str]]:

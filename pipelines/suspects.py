@@ -84,7 +84,7 @@ def encode_suspect(cluster: Cluster, options: EncoderOptions, worker: SpanWorker
         if isinstance(outcome, SourceError):
             return SpanResult(kind="unreadable", span=span, reason=str(outcome))
         if isinstance(outcome, T5encError):
-            return SpanResult(kind="fatal", reason=str(outcome), exit_code=outcome.exit_code)
+            return SpanResult.fatal(outcome)
         deaths.append(outcome)
         if outcome.accuses:
             caution = learn(caution, outcome.in_hand)

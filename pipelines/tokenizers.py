@@ -64,4 +64,4 @@ class TokenizerActor:
                 self.reader.attempts.hand_over(item.unit)
                 yield packed
         except T5encError as error:
-            yield SpanResult(kind="fatal", reason=str(error), exit_code=error.exit_code)
+            yield SpanResult.fatal(error)

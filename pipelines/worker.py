@@ -142,7 +142,7 @@ class SpanWorker:
             with ending_with_card():
                 yield from self._run(actor, tasks)
         except T5encError as error:
-            yield _fail(error)
+            yield SpanResult.fatal(error)
 
     def _run(self, actor: EncoderActor, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:
         pending: Future[UnitRecord] | None = None
@@ -169,7 +169,7 @@ class SpanWorker:
         try:
             return self._run_unit(actor, item)
         except T5encError as error:
-            return _fail(error)
+            return SpanResult.fatal(error)
 
     def _run_unit(self, actor: EncoderActor, handover: Handover) -> SpanResult:
         unit = handover.prepared.unit
@@ -235,11 +235,6 @@ class SpanWorker:
     @property
     def _dtype(self) -> torch.dtype:
         return working_dtype(self.job.storage_dtype)
-
-
-def _fail(error: T5encError) -> SpanResult:
-    """An error that no other unit would survive either."""
-    return SpanResult(kind="fatal", reason=str(error), exit_code=error.exit_code)
 
 
 @contextlib.contextmanager

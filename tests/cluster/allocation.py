@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
+from tests import waiting
 from tests.cluster.manifests import FOLDER
 
 # Runs the command once for every node that is named, and hands a SIGTERM on, as Slurm's own does.
@@ -110,7 +110,4 @@ class Allocation:
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Return when it holds: of other processes nothing says when."""
-    late = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < late, what
-        time.sleep(0.05)
+    waiting.wait_until(condition, lambda: what, seconds=PATIENCE)

@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.pipelines.driving import STREAM_SECONDS, start_driver
 from tests.pipelines.nodes import Nodes
+from tests.waiting import wait_until
 
 # What can happen, and how often of so many times.
 EVENTS = {"encoder": 3, "crash": 2, "vanish": 2, "stop": 2, "drain": 2, "add": 2, "driver": 1}
@@ -141,7 +142,4 @@ def count_shards(folder: Path) -> int:
 
 def await_truth(question: Callable[[], bool], explain: Callable[[], str] = str) -> None:
     """Poll until it holds; minutes are a failure."""
-    deadline = time.monotonic() + PATIENCE
-    while not question():
-        assert time.monotonic() < deadline, f"nothing happens; {explain()}"
-        time.sleep(0.02)
+    wait_until(question, lambda: f"nothing happens; {explain()}", seconds=PATIENCE, every=0.02)

@@ -14,8 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.http_servers import run_http_server
 
 # In a process of its own: it is not to share the tests' warnings, nor their interpreter lock.
 RUN = """
@@ -206,18 +208,11 @@ def by_chance(seed: int, rate: float, faults: Mapping[str, Fault]) -> Fault:
 def run_faulty_proxy(target: str, usual: Fault = answer) -> Iterator[FaultyProxy]:
     """The proxy on a free port, until the block ends."""
     proxy = FaultyProxy(target, usual)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"proxy": proxy}))
-    server.daemon_threads = True
-    proxy.host = f"127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        proxy.released.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with run_http_server(type("BoundHandler", (Handler,), {"proxy": proxy})) as proxy.host:
+        try:
+            yield proxy
+        finally:
+            proxy.released.set()
 
 
 def connect(host: str) -> Any:

@@ -23,6 +23,7 @@ from t5enc.builtin import sample_captions
 from t5enc.errors import DriverError, OutputError, T5encError
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.killing import POISON, BrokenWorker, DyingWorker, PoisonedWorker, UnloadableWorker
+from tests.pipelines.same_rows import assert_equal_outputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -31,16 +32,6 @@ def job(inputs: Path, output: Path, **options: object) -> EncodeJob:
     return EncodeJob.from_mapping(
         {"inputs": [str(inputs)], "output": str(output), "model": "builtin:tiny", "storage_dtype": "float32"} | options
     )
-
-
-def assert_equal_outputs(got: Path, expected: Path, *, rtol: float = 0.0) -> None:
-    """The same rows in the same order with the same embeddings, and nothing amiss in either folder."""
-    for folder in (got, expected):
-        assert check_output(open_store(str(folder)), deep=True) == []
-    (table, embeddings), (wanted, exact) = load_embeddings(got), load_embeddings(expected)
-    assert table.equals(wanted)
-    assert torch.equal(embeddings.offsets, exact.offsets)
-    torch.testing.assert_close(embeddings.values, exact.values, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pipelines.job import EncodeJob
 from pipelines.supervise import explain_loss, supervise
 from t5enc.errors import DriverError
 from tests.pipelines.conftest import WriteCaptions
+from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -31,10 +31,7 @@ def start(inputs: Path, output: Path) -> subprocess.Popen[bytes]:
 
 def await_truth(question: Callable[[], bool]) -> None:
     """Poll until it holds; a minute is a failure."""
-    deadline = time.monotonic() + 60
-    while not question():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(question, lambda: "nothing happens", seconds=60, every=0.01)
 
 
 def find_child(pid: int) -> int:

@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import torch
 from safetensors.torch import save
+
+from tests.http_servers import run_http_server
 
 DIM = 4
 INFO = {
@@ -160,14 +162,9 @@ def stall(handler: Handler, content: dict[str, Any]) -> None:
 def run_faulty_server(answer: Behaviour = answer_rightly) -> Iterator[FaultyServer]:
     """The server on a free port, until the block ends."""
     faulty = FaultyServer(answer)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"faulty": faulty}))
-    faulty.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield faulty
-    finally:
-        faulty.released.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with run_http_server(type("BoundHandler", (Handler,), {"faulty": faulty})) as host:
+        faulty.url = f"http://{host}"
+        try:
+            yield faulty
+        finally:
+            faulty.released.set()

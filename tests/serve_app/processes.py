@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 
 import psutil
 
+from tests import waiting
 from tests.serve_app.conftest import Service
 
 # Only for a test that would otherwise never end.
@@ -31,10 +31,7 @@ def read_name(process: psutil.Process) -> str:
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
     """Return when it holds: of other processes nothing says when."""
-    late = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < late, what
-        time.sleep(0.1)
+    waiting.wait_until(condition, lambda: what, seconds=PATIENCE, every=0.1)
 
 
 def kill_and_await_another(service: Service, name: str) -> None:
