@@ -103,10 +103,16 @@ class Nodes:
 
 @contextmanager
 def running_nodes(count: int) -> Iterator[Nodes]:
-    """A cluster of a head and `count` nodes; Ray's handler of SIGTERM does not outlive it."""
+    """A cluster of a head and `count` nodes; nothing that it has changed in this process outlives it."""
+    from ray.experimental import internal_kv
+
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        # A node that starts makes its cluster that of Ray's key-value store in this process. Left so, the next job on
+        # another Ray writes to a head that is gone, and Ray ends a process that does that for a minute.
+        for name in ("global_gcs_client", "_initialized"):
+            patch.setattr(internal_kv, name, getattr(internal_kv, name))
         nodes = Nodes()
         try:
             for _ in range(count):

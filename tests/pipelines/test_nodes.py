@@ -116,7 +116,7 @@ def test_a_node_that_gets_a_sigterm_finishes_its_unit_and_others_do_the_rest(
     assert_same_rows(tmp_path / "out", expected)
 
 
-@pytest.mark.battery  # in a process of its own: beside the Ray of other tests it takes that with it
+@pytest.mark.battery
 def test_a_head_that_dies_ends_the_run_with_a_message_and_the_same_command_goes_on(
     captions: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
