@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
+from pipelines.growth import await_node
 from pipelines.job import EncodeJob
 from pipelines.room import set_aside
 from pipelines.selectors import (
@@ -21,7 +22,6 @@ from pipelines.selectors import (
     Needs,
     Node,
     accepts,
-    can_grow,
     count_fitting,
     list_in_words,
     list_nodes,
@@ -40,8 +40,8 @@ SHIPPED = ("t5enc", "pipelines")
 class Cluster:
     """How many actors, what each of them gets, and what it asks of its node.
 
-    `warm` actors start at once. Each of the `tokenizers` (fewest, most) takes a CPU anywhere. `code` is what each
-    must run, where that is not this process's anyway.
+    `warm` actors start at once. Each of the `tokenizers` (fewest, most) takes a CPU anywhere. `needs` says the same of
+    an encoder as its options do. `code` is what each must run, where that is not this process's anyway.
     """
 
     device: str
@@ -54,6 +54,7 @@ class Cluster:
     resources: Mapping[str, float] = field(default_factory=dict)
     label_selector: Mapping[str, str] = field(default_factory=dict)
     accelerator_type: str | None = None
+    needs: Needs = field(default_factory=Needs)
     code: Code | None = None
 
     def actor_options(self) -> dict[str, Any]:
@@ -82,12 +83,25 @@ def connect(job: EncodeJob) -> Iterator[Cluster]:
         check_joined(job, ray.get_runtime_context().gcs_address)
     _quieten()
     try:
-        nodes = list_nodes()
-        cluster = share_out(job, nodes, is_local=job.ray_address is None, may_grow=can_grow())
+        nodes, cluster = _find_room(job)
         yield replace(cluster, code=check_nodes(nodes)) if job.ray_address or len(nodes) > 1 else cluster
     finally:
         if is_ours:
             ray.shutdown()
+
+
+def _find_room(job: EncodeJob) -> tuple[list[Node], Cluster]:
+    """The nodes and what actors get of them, once a node has come where none has room and the cluster can grow."""
+    nodes, is_local = list_nodes(), job.ray_address is None
+    try:
+        return nodes, share_out(job, nodes, is_local=is_local)
+    except ConfigError as error:
+        if is_local:
+            raise
+        if not await_node(share_out(job, nodes, is_local=False, may_grow=True).needs):
+            raise ConfigError(f"{error}; and no autoscaler is starting a node") from None
+    nodes = list_nodes()
+    return nodes, share_out(job, nodes, is_local=False, may_grow=True)
 
 
 def check_installed() -> None:
@@ -198,11 +212,11 @@ def share_out(job: EncodeJob, nodes: Sequence[Node], *, is_local: bool, may_grow
         raise ConfigError(f"device: expected GPUs in the Ray cluster, got {job.device!r} and none are there")
     wants_gpu = asks_for_gpu or (gpus > 0 and job.device in (None, "auto"))
     share = (job.gpus_per_actor or 1.0) if wants_gpu else 0.0
-    extra = _extra_needs(job)
-    least = Needs(resources={**extra.resources, "CPU": job.cpus_per_actor or 1, "GPU": share}, labels=extra.labels)
+    extra = _extra_needs(job, share)
+    least = _add_cpus(extra, job.cpus_per_actor or 1)
     tokenizers, nodes = _choose_tokenizers(job, nodes, least, is_local=is_local, may_grow=may_grow)
     cpus = job.cpus_per_actor or (1 if wants_gpu else _choose_cpus(job, nodes, extra))
-    needs = Needs(resources={**extra.resources, "CPU": cpus, "GPU": share}, labels=extra.labels)
+    needs = _add_cpus(extra, cpus)
     low, high, warm = _choose_actors(job, nodes, needs, is_local=is_local, may_grow=may_grow)
     return Cluster(
         device=_name_device(job, wants_gpu=wants_gpu),
@@ -215,6 +229,7 @@ def share_out(job: EncodeJob, nodes: Sequence[Node], *, is_local: bool, may_grow
         resources=job.resources,
         label_selector=job.label_selector,
         accelerator_type=job.accelerator_type,
+        needs=needs,
     )
 
 
@@ -225,10 +240,15 @@ def _name_device(job: EncodeJob, *, wants_gpu: bool) -> str:
     return str(resolve_device(job.device)) if job.device not in (None, "auto") else "cpu"
 
 
-def _extra_needs(job: EncodeJob) -> Needs:
-    """What the job asks of a node besides CPUs and GPUs."""
+def _extra_needs(job: EncodeJob, gpus: float) -> Needs:
+    """What an actor asks of its node besides CPUs."""
     traces = {} if job.accelerator_type is None else {TYPE_PREFIX + job.accelerator_type: TYPE_AMOUNT}
-    return Needs(resources=dict(job.resources) | traces, labels=job.label_selector)
+    cards = {"GPU": gpus} if gpus else {}
+    return Needs(resources=dict(job.resources) | traces | cards, labels=job.label_selector)
+
+
+def _add_cpus(extra: Needs, cpus: float) -> Needs:
+    return replace(extra, resources={**extra.resources, "CPU": cpus})
 
 
 def _choose_tokenizers(
@@ -256,7 +276,7 @@ def _choose_cpus(job: EncodeJob, nodes: Sequence[Node], extra: Needs) -> int:
     if bounds is None:
         return min(cores)
     for share in range(max(cores), 1, -1):
-        if count_fitting(nodes, Needs(resources={**extra.resources, "CPU": share}, labels=extra.labels)) >= bounds[1]:
+        if count_fitting(nodes, _add_cpus(extra, share)) >= bounds[1]:
             return share
     return 1
 

@@ -63,15 +63,6 @@ def list_nodes() -> list[Node]:
     ]
 
 
-def can_grow() -> bool:
-    """Whether an autoscaler may add nodes to this process's Ray."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()
-    groups = config.node_group_configs if config else ()
-    return any(group.max_count == -1 or group.max_count > group.min_count for group in groups)
-
-
 def count_fitting(nodes: Sequence[Node], needs: Needs) -> int:
     """How many actors fit on these nodes in all: none of them is ever spread over two."""
     return sum(_count_on(node, needs) for node in nodes)

@@ -17,6 +17,7 @@ import psutil
 import ray
 
 from tests.cluster.allocation import wait_until
+from tests.cluster.growth import ENVIRONMENT, write_growth
 
 BIN = Path(sys.executable).parent
 # Not --block: on a busy machine the server of ray://, which nothing here uses, gives up and would take the rest along.
@@ -38,8 +39,8 @@ def find_ports(count: int) -> list[int]:
 class RayCluster:
     """Nodes that `ray start` has started, with a folder and a token of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        """Starts the head, and returns when its dashboard answers."""
+    def __init__(self, folder: Path, grows_to: int = 0) -> None:
+        """Starts the head, and returns when its dashboard answers; an autoscaler may add so many nodes."""
         self.folder = folder
         self._port, self.dashboard_port, self.agent_port, client_port = find_ports(4)
         self.host = ray.util.get_node_ip_address()  # to which Ray turns what workers are told of loopback
@@ -54,6 +55,10 @@ class RayCluster:
         }
         ports = [f"--port={self._port}", f"--dashboard-port={self.dashboard_port}"]
         ports.append(f"--ray-client-server-port={client_port}")
+        if grows_to:
+            growth = write_growth(folder / "growth.json", self.environment["RAY_ADDRESS"], grows_to)
+            ports.append(f"--autoscaling-config={growth}")
+            self.environment |= ENVIRONMENT
         self._start("--head", "--num-cpus=0", f"--temp-dir={folder}/ray", *ports, agent=self.agent_port)
         wait_until(lambda: self.get(self.dashboard_port, "/api/gcs_healthz") == 200, "no dashboard")
 

@@ -63,7 +63,7 @@ def test_fewer_will_do_on_a_cluster_and_on_ones_own_machine_more_is_a_mistake() 
     assert share(node(CPU=4), tokenizers="9:12").tokenizers == (3, 12)
     with pytest.raises(
         ConfigError,
-        match=r"^tokenizers: expected room for 9 that take CPU 1 each beside encoders that take CPU 1, GPU 0, "
+        match=r"^tokenizers: expected room for 9 that take CPU 1 each beside encoders that take CPU 1, "
         r"got room for 3 on 1 node\(s\): 10.0.0.1 \(CPU 4\)",
     ):
         share(node(CPU=4), is_local=True, tokenizers=9)
