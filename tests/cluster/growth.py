@@ -11,6 +11,8 @@ from pathlib import Path
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 HEAD = "ray.head.default"
+COMMANDS = [f"{place}setup_commands" for place in ("", "head_", "worker_")]
+COMMANDS += ["head_start_ray_commands", "worker_start_ray_commands", "initialization_commands", "cluster_synced_files"]
 LABELS = {"zone": "grown"}
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 # Of the head's processes; KubeRay sets the first with `autoscalerOptions: {version: v2}`.
@@ -36,7 +38,7 @@ def write_growth(path: Path, address: str, most: int) -> Path:
         "available_node_types": {HEAD: {"resources": {}, "node_config": {}, "max_workers": 0}, "worker": worker},
         "head_node_type": HEAD,
         "file_mounts": {},
-        "cluster_synced_files": [],
-    } | {f"{place}setup_commands": [] for place in ("", "head_", "worker_")}
+        "auth": {},
+    } | {name: [] for name in COMMANDS}
     path.write_text(json.dumps(content))
     return path
