@@ -35,7 +35,7 @@ from benchmarks.machine import Machine, publish
 from benchmarks.memory import read_peak
 
 if TYPE_CHECKING:
-    from pipelines.encode import Run
+    from pipelines.run import Run
     from pipelines.units import Unit
 
 # Some filesystems allow no more names of a file.
@@ -171,7 +171,7 @@ def make_job(workload: Workload, folder: Path) -> Any:
 def prepare_job(workload: Workload, folder: Path, share: float = 0.0) -> tuple[Any, Any]:
     """A job with nothing left open, and the store of its output, where a share of its units is committed."""
     from pipelines.prepare import prepare
-    from pipelines.store import open_store
+    from pipelines.stores.store import open_store
 
     preparation, store = prepare(make_job(workload, folder), torch.device("cpu")), open_store(str(folder / "out"))
     if share:
@@ -241,8 +241,8 @@ def dispatch_spans(workload: Workload, folder: Path, seconds: float) -> dict[str
     import ray
 
     from pipelines import dispatch
-    from pipelines.cluster import OBJECT_STORE_BYTES, connect
-    from pipelines.encode import begin
+    from pipelines.nodes.cluster import OBJECT_STORE_BYTES, connect
+    from pipelines.run import begin
 
     job = make_job(workload, folder)
     settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -294,8 +294,8 @@ class Idler:
 
 def make_clerk(run: Run) -> Any:
     """A worker that encodes nothing, and makes up a record of each unit."""
+    from pipelines.actors.worker import SpanWorker
     from pipelines.spans import SpanResult, SpanTask
-    from pipelines.worker import SpanWorker
 
     class Clerk(SpanWorker):
         def run(self, actor: Any, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:

@@ -97,7 +97,7 @@ def measure_driver(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """CPU seconds of the driver for each unit and span, and what the object store held meanwhile."""
     import ray
 
-    from pipelines.cluster import OBJECT_STORE_BYTES
+    from pipelines.nodes.cluster import OBJECT_STORE_BYTES
 
     ray.init(
         address="local",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipelines.worker import SpanWorker
+from pipelines.actors.worker import SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.prompts import Document
 

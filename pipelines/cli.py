@@ -143,7 +143,7 @@ def fsck(
 ) -> None:
     """Check an output: plan, shards and manifest agree, and every row is there exactly once."""
     from pipelines.fsck import check_output, print_problems
-    from pipelines.store import open_store
+    from pipelines.stores.store import open_store
 
     problems = check_output(open_store(output), deep=deep)
     print_problems(output, problems)

@@ -16,7 +16,7 @@ from pipelines.job import FrozenJob, check_owner, freeze
 from pipelines.manifest import finish, read_records
 from pipelines.plan import Files, Selection, Units
 from pipelines.records import Records, UnitRecord, read_footer_record
-from pipelines.store import Store
+from pipelines.stores.store import Store
 from pipelines.units import PlannedFile
 from t5enc.output import SUCCESS
 

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pipelines.cluster import Cluster
+from pipelines.actors.tokenizers import TokenizerActor
+from pipelines.actors.worker import SpanWorker
+from pipelines.nodes.cluster import Cluster
 from pipelines.plan import Units
 from pipelines.records import Records
 from pipelines.spans import SpanResult, cut_tasks
-from pipelines.tokenizers import TokenizerActor
-from pipelines.worker import SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.options import EncoderOptions
 

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from pipelines.encode import Run
     from pipelines.ledger import Progress
+    from pipelines.run import Run
 
 LINE_SECONDS = 10.0
 OnProgress = Callable[["Progress", "Run"], None]

@@ -16,7 +16,7 @@ from pipelines.manifest import read_plan
 from pipelines.plan import Units
 from pipelines.records import UnitRecord, read_footer_record
 from pipelines.sinks import hash_content
-from pipelines.store import Store
+from pipelines.stores.store import Store
 from t5enc.errors import OutputError
 from t5enc.filesystems import hide_credentials
 from t5enc.output import JOB, MANIFEST, PLAN, SUCCESS, is_shard

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipelines.store import Store
+from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.options import EncoderOptions
 from t5enc.output import JOB, SUCCESS

@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.findings import Findings
-from pipelines.history import History
-from pipelines.metrics import JobMetrics
-from pipelines.places import Place, PlaceSums, sum_places
+from pipelines.reporting.findings import Findings
+from pipelines.reporting.history import History
+from pipelines.reporting.metrics import JobMetrics
+from pipelines.reporting.places import Place, PlaceSums, sum_places
 from pipelines.starts import Starts
 
 Kind = Literal["encoder", "tokenizer"]

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from pipelines.ahead import THREADS, map_ahead
 from pipelines.records import UnitRecord
-from pipelines.store import Store
+from pipelines.stores.store import Store
 from t5enc.output import LOG, STALE
 
 # Two kinds of objects in the log: records, a line each, and names of which it must not be believed.

@@ -20,7 +20,7 @@ from pipelines.ahead import map_ahead
 from pipelines.log import put_aside, read_log, read_struck_out, strike_out
 from pipelines.plan import FILE_SCHEMA, Files, Units
 from pipelines.records import SCHEMA, Records, read_footer_record
-from pipelines.store import Store
+from pipelines.stores.store import Store
 from t5enc.errors import DriverError
 from t5enc.output import MANIFEST, PLAN, SUCCESS, is_shard
 

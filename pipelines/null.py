@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pipelines.job import FrozenJob
-from pipelines.store import Store
+from pipelines.stores.store import Store
 from t5enc.null_file import NULL, read_fingerprint, serialize_null
 from t5enc.options import EncoderOptions
 from t5enc.pipeline_inputs import Conditioning

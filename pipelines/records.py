@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.plan import Units
-from pipelines.store import Store
+from pipelines.stores.store import Store
 from pipelines.units import Unit
 from t5enc.errors import OutputError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines.job import FrozenJob
 from pipelines.ledger import Details, Progress
-from pipelines.store import Store
+from pipelines.stores.store import Store
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -115,7 +115,7 @@ class EncodeReport:
 
 def write_report(store: Store, report: EncodeReport) -> None:
     """Put the report into the output, for machines and for people."""
-    from pipelines.page import render_page
+    from pipelines.reporting.page import render_page
 
     text = report.to_json()
     store.replace(REPORT, text.encode())

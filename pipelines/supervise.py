@@ -19,8 +19,8 @@ import threading
 import traceback
 from typing import IO, Any
 
-from pipelines.cluster import knock
 from pipelines.job import EncodeJob
+from pipelines.nodes.cluster import knock
 from t5enc.errors import DriverError, T5encError
 from t5enc.filesystems import hide_credentials
 

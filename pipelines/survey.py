@@ -12,8 +12,8 @@ import pyarrow.fs as pafs
 
 from pipelines.ahead import THREADS, map_ahead
 from pipelines.footers import read_footer
+from pipelines.nodes.selectors import list_nodes
 from pipelines.plan import Files
-from pipelines.selectors import list_nodes
 from pipelines.sources import SourceFile
 from pipelines.units import PlannedFile
 from t5enc.errors import SourceError

@@ -12,13 +12,13 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipelines.cluster import Cluster
-from pipelines.leaving import find_node, is_there
+from pipelines.actors.shards import Caution
+from pipelines.actors.worker import SpanWorker
+from pipelines.nodes.cluster import Cluster
+from pipelines.nodes.leaving import find_node, is_there
 from pipelines.records import UnitRecord
-from pipelines.shards import Caution
 from pipelines.spans import SpanResult
 from pipelines.units import Span, Unit
-from pipelines.worker import SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError
 from t5enc.options import EncoderOptions

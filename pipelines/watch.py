@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pipelines.leaving import find_leaving
+from pipelines.nodes.leaving import find_leaving
 from t5enc.errors import DriverError
 
 if TYPE_CHECKING:
-    from pipelines.encode import Run
     from pipelines.ledger import Progress
+    from pipelines.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.growth import _is_pending
+from pipelines.nodes.growth import _is_pending
 from t5enc import load_embeddings
 from t5enc.errors import ConfigError
 from tests.cluster.allocation import PATIENCE, wait_until

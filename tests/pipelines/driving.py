@@ -16,7 +16,7 @@ from typing import Any
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines import encode as encode_module
-from pipelines.worker import SpanWorker
+from pipelines.actors.worker import SpanWorker
 from t5enc.actor import EncoderActor
 
 REPOSITORY = Path(__file__).resolve().parents[2]

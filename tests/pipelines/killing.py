@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.tokenizers import TokenizerActor
-from pipelines.worker import SpanWorker
+from pipelines.actors.tokenizers import TokenizerActor
+from pipelines.actors.worker import SpanWorker
 from t5enc.actor import EncoderActor
 from t5enc.options import EncoderOptions
 

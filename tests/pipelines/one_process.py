@@ -14,14 +14,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.actors.worker import SpanWorker
 from pipelines.footers import read_footer
 from pipelines.job import FrozenJob
 from pipelines.ledger import Ledger
 from pipelines.sources import open_inputs
 from pipelines.spans import SpanResult, SpanTask
-from pipelines.store import LocalStore
+from pipelines.stores.store import LocalStore
 from pipelines.units import PlannedFile, Unit
-from pipelines.worker import SpanWorker
 from t5enc.storage import read_column
 from tests.pipelines.fake_encoder import DIM, FakeActor, FakeEncoder, decode
 from tests.pipelines.small_jobs import make_job

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipelines.fsck import check_output
-from pipelines.store import open_store
+from pipelines.stores.store import open_store
 from t5enc import load_embeddings
 from t5enc.output import MANIFEST
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pipelines.actors.shards import DIED, PreparedUnit, make_shard
 from pipelines.captions import CaptionBatch
 from pipelines.job import FrozenJob, schema_to_text
 from pipelines.records import UnitRecord
-from pipelines.shards import DIED, PreparedUnit, make_shard
 from pipelines.sinks import serialize_shard
 from pipelines.sources import SourceFile, read_partitions
 from pipelines.units import PlannedFile, Unit

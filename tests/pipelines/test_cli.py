@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from pipelines.cli import merge_job_options
 from pipelines.commit import begin_commit, commit_shard, conclude_commit
 from pipelines.job import EncodeJob
-from pipelines.store import open_store
+from pipelines.stores.store import open_store
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, OutputError, T5encError
 from tests.pipelines.conftest import WriteCaptions

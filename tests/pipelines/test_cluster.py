@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.cluster import Cluster, _start, check_joined, list_packages, share_out
-from pipelines.selectors import Node
+from pipelines.nodes.cluster import Cluster, _start, check_joined, list_packages, share_out
+from pipelines.nodes.selectors import Node
 from t5enc.errors import ConfigError, DriverError
 from tests.pipelines.conftest import WriteCaptions
 

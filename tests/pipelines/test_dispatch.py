@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.cluster import Cluster
+from pipelines.nodes.cluster import Cluster
 from pipelines.plan import Files, Units
 from pipelines.records import Records
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
@@ -26,8 +26,8 @@ def make_records(files: int) -> Records:
 def dispatch(records: Records, monkeypatch: pytest.MonkeyPatch, *, units_per_span: int) -> Iterator[list[Any]]:
     """What comes back from an actor that only names the units it was sent."""
     from pipelines import dispatch as dispatch_module
+    from pipelines.actors.worker import SpanWorker
     from pipelines.spans import SpanResult, SpanTask
-    from pipelines.worker import SpanWorker
 
     class Idler:
         def __init__(self, options: Any, work: Any) -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from pipelines import EncodeJob, encode_parquet
+from pipelines.actors.worker import SpanResult
 from pipelines.encode import encode_suspects
 from pipelines.fsck import check_output
-from pipelines.store import open_store
+from pipelines.stores.store import open_store
 from pipelines.units import Unit
-from pipelines.worker import SpanResult
 from t5enc import TextEncoder, load_embeddings
 from t5enc.builtin import sample_captions
 from t5enc.errors import InputError, JobMismatchError, OutputError, SourceError, UnfinishedError

@@ -17,7 +17,7 @@ import torch
 from pipelines import EncodeJob, encode_parquet
 from pipelines import encode as encode_module
 from pipelines.fsck import check_output
-from pipelines.store import open_store
+from pipelines.stores.store import open_store
 from t5enc import load_embeddings
 from t5enc.builtin import sample_captions
 from t5enc.errors import DriverError, OutputError, T5encError

@@ -16,7 +16,7 @@ from pipelines.fsck import Problem, check_output, print_problems
 from pipelines.manifest import write_plan
 from pipelines.plan import Files
 from pipelines.records import read_footer_record
-from pipelines.store import LocalStore
+from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError
 from t5enc.output import JOB, MANIFEST, PLAN, STALE, SUCCESS
 from tests.pipelines.memory_store import MemoryStore

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.handover import FlatPrompts
+from pipelines.actors.handover import FlatPrompts
 from t5enc.prompts import Document, Prompt
 
 DOCUMENTS = st.builds(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipelines import ledger as ledger_module
-from pipelines.findings import Findings
 from pipelines.ledger import SILENT_SECONDS, Ledger
-from pipelines.places import Place
+from pipelines.reporting.findings import Findings
+from pipelines.reporting.places import Place
 
 GAINS = {"captions": 10, "tokens": 100, "waiting_seconds": 1.0, "computing_seconds": 4.0, "writing_seconds": 2.0}
 

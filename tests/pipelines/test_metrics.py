@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.metrics import COUNTERS, GAUGES, JobMetrics
+from pipelines.reporting.metrics import COUNTERS, GAUGES, JobMetrics
 from t5enc.builtin import sample_captions
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.test_page import Page

@@ -9,11 +9,11 @@ from typing import cast
 
 import pytest
 
-from pipelines import retrying
 from pipelines.commit import begin_commit, commit_shard, conclude_commit
 from pipelines.fsck import check_output
-from pipelines.object_store import ObjectStore
-from pipelines.store import Store, open_store
+from pipelines.stores import retrying
+from pipelines.stores.object_store import ObjectStore
+from pipelines.stores.store import Store, open_store
 from pipelines.units import PlannedFile
 from t5enc.errors import JobMismatchError
 from t5enc.filesystems import open_filesystem

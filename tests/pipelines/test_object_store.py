@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import object_store, retrying
-from pipelines.object_store import ObjectFile, ObjectStore
-from pipelines.retrying import count_retries
-from pipelines.store import open_store
-from pipelines.store_errors import Trouble
+from pipelines.stores import object_store, retrying
+from pipelines.stores.object_store import ObjectFile, ObjectStore
+from pipelines.stores.retrying import count_retries
+from pipelines.stores.store import open_store
+from pipelines.stores.store_errors import Trouble
 from t5enc.errors import OutputError
 from t5enc.filesystems import open_filesystem
 from tests.pipelines.s3_server import (

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from pipelines.charts import draw_bars, find_edges, merge_slices, round_up, show_seconds, show_short
-from pipelines.findings import Findings
-from pipelines.history import History
 from pipelines.ledger import Details, Progress
-from pipelines.page import describe_lengths, describe_rates, render_page
-from pipelines.places import PlaceSums
 from pipelines.records import COUNTS
 from pipelines.report import PAGE, REPORT, EncodeReport, read_runs, write_report
-from pipelines.store import LocalStore
+from pipelines.reporting.charts import draw_bars, find_edges, merge_slices, round_up, show_seconds, show_short
+from pipelines.reporting.findings import Findings
+from pipelines.reporting.history import History
+from pipelines.reporting.page import describe_lengths, describe_rates, render_page
+from pipelines.reporting.places import PlaceSums
+from pipelines.stores.store import LocalStore
 from tests.pipelines.test_suspects import make_record
 
 NASTY = "<script>alert('a & b')</script>.parquet"

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.findings import Findings
 from pipelines.ledger import Ledger, Progress
 from pipelines.records import COUNTS
 from pipelines.report import EncodeReport
+from pipelines.reporting.findings import Findings
 from tests.pipelines.test_suspects import make_record
 
 

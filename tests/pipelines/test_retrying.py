@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines import retrying
-from pipelines.retrying import count_retries, retry
+from pipelines.stores import retrying
+from pipelines.stores.retrying import count_retries, retry
 
 
 class Flaky:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import EncodeJob
-from pipelines.cluster import Cluster, share_out
-from pipelines.room import set_aside
-from pipelines.selectors import Needs, Node, count_fitting
+from pipelines.nodes.cluster import Cluster, share_out
+from pipelines.nodes.room import set_aside
+from pipelines.nodes.selectors import Needs, Node, count_fitting
 from t5enc.errors import ConfigError
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from pipelines.fsck import check_output
-from pipelines.store import open_store
+from pipelines.stores.store import open_store
 from t5enc import load_embeddings
 from t5enc.builtin import sample_captions
 from t5enc.errors import DriverError

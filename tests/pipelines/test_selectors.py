@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.selectors import Needs, Node, accepts, count_fitting, list_in_words
+from pipelines.nodes.selectors import Needs, Node, accepts, count_fitting, list_in_words
 
 
 def node(number: int = 1, labels: dict[str, str] | None = None, **resources: float) -> Node:

@@ -14,9 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.captions import CaptionBatch
-from pipelines.records import UnitRecord
-from pipelines.shards import (
+from pipelines.actors.shards import (
     DIED,
     Caution,
     PreparedUnit,
@@ -25,6 +23,8 @@ from pipelines.shards import (
     make_shard,
     prepare_unit,
 )
+from pipelines.captions import CaptionBatch
+from pipelines.records import UnitRecord
 from pipelines.sinks import hash_content
 from pipelines.suspects import learn
 from pipelines.units import Unit

@@ -15,9 +15,9 @@ import fsspec
 import pyarrow.fs as pafs
 import pytest
 
-from pipelines import retrying
-from pipelines import store as store_module
-from pipelines.store import LocalStore, RemoteStore, Store, open_store
+from pipelines.stores import retrying
+from pipelines.stores import store as store_module
+from pipelines.stores.store import LocalStore, RemoteStore, Store, open_store
 from t5enc.errors import OutputError
 from t5enc.output import MANIFEST, TEMPORARY
 from tests.pipelines.memory_store import MemoryStore

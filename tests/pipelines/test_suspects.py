@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import suspects
+from pipelines.actors.shards import Caution
 from pipelines.records import UnitRecord
-from pipelines.shards import Caution
 from pipelines.sources import SourceFile
 from pipelines.suspects import LOST_NODES, SAME_LOSSES, Death, avoid_node, encode_suspect, learn
 from pipelines.units import Span, Unit

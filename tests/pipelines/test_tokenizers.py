@@ -16,16 +16,16 @@ import torch
 from pipelines import EncodeJob, encode_parquet
 from pipelines import dispatch as dispatch_module
 from pipelines import encode as encode_module
-from pipelines import reader as reader_module
+from pipelines.actors import reader as reader_module
+from pipelines.actors.handover import Handover
+from pipelines.actors.reader import UnitReader
+from pipelines.actors.tokenizers import TokenizerActor
+from pipelines.actors.worker import SpanWorker
 from pipelines.fsck import check_output
-from pipelines.handover import Handover
 from pipelines.ledger import ATTEMPTS
-from pipelines.reader import UnitReader
 from pipelines.records import read_footer_record
 from pipelines.spans import SpanResult, SpanTask
-from pipelines.store import open_store
-from pipelines.tokenizers import TokenizerActor
-from pipelines.worker import SpanWorker
+from pipelines.stores.store import open_store
 from t5enc import TextEncoder, load_embeddings
 from t5enc.builtin import sample_captions
 from t5enc.errors import ConfigError, OutputError, SourceError
@@ -163,7 +163,7 @@ def test_a_card_that_fails_ends_the_encoder_when_the_unit_before_is_written(
         is_written.set()
         worker._writing.__exit__()
 
-    monkeypatch.setattr("pipelines.worker.os._exit", end_life)
+    monkeypatch.setattr("pipelines.actors.worker.os._exit", end_life)
     monkeypatch.setattr(FakeEncoder, "encode_ragged", fail)
     worker._writing.__enter__()
     threading.Timer(0.05, write).start()

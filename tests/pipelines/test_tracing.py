@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import tracing
-from pipelines.tracing import Tracing, flush_traces, start_tracing, trace_unit
+from pipelines.reporting import tracing
+from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from pipelines.units import Unit
 from t5enc.errors import ConfigError
 from tests.pipelines.fake_encoder import FakeEncoder
@@ -83,7 +83,7 @@ def test_spans_reach_a_collector_over_http() -> None:
 
 COLLECT = """
 import http.server, threading
-from pipelines.tracing import Tracing, flush_traces, start_tracing, trace_unit
+from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from pipelines.units import Unit
 
 class Collector(http.server.BaseHTTPRequestHandler):

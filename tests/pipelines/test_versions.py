@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import versions
-from pipelines.selectors import list_nodes
-from pipelines.versions import check_code, check_nodes, compare_code, explain_differences, read_code
+from pipelines.nodes import versions
+from pipelines.nodes.selectors import list_nodes
+from pipelines.nodes.versions import check_code, check_nodes, compare_code, explain_differences, read_code
 from t5enc.errors import ConfigError
 from tests.pipelines.conftest import WriteCaptions
 
@@ -65,7 +65,7 @@ def test_an_actor_that_joins_later_checks_itself(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_changed_line_is_another_source(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from pipelines.versions import read_code; print(read_code()['t5enc'])"]
+    command = [sys.executable, "-c", "from pipelines.nodes.versions import read_code; print(read_code()['t5enc'])"]
     environment = os.environ | {"PYTHONPATH": str(copy_packages(tmp_path))}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() not in ("", read_code()["t5enc"])
@@ -74,7 +74,7 @@ def test_a_changed_line_is_another_source(tmp_path: Path) -> None:
 def test_a_node_without_the_packages_can_still_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     cloudpickle: Any = pytest.importorskip("ray.cloudpickle", reason="needs ray[data]")
     sent = cloudpickle.dumps(read_code)
-    for name in ("t5enc", "pipelines", "pipelines.versions"):
+    for name in ("t5enc", "pipelines", "pipelines.nodes.versions"):
         monkeypatch.setitem(sys.modules, name, None)
     assert pickle.loads(sent)()["t5enc"] == "not installed"
 

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines import reader as reader_module
+from pipelines.actors import reader as reader_module
+from pipelines.actors.meter import Meter
+from pipelines.actors.prefetching import prefetch
+from pipelines.actors.shards import Caution
 from pipelines.ledger import ATTEMPTS
-from pipelines.meter import Meter
-from pipelines.prefetching import prefetch
 from pipelines.records import UnitRecord, read_footer_record
-from pipelines.shards import Caution
 from pipelines.spans import SpanResult
-from pipelines.store import LocalStore
+from pipelines.stores.store import LocalStore
 from pipelines.suspects import learn
 from t5enc.errors import OutputError, SourceError
 from tests.pipelines.fake_encoder import TOO_LARGE, Death, FakeActor, FakeEncoder
@@ -253,7 +253,7 @@ def end_life(*_: Any) -> None:
 def test_a_card_that_fails_ends_the_process_and_counts_as_an_attempt(
     setting: Setting, error: RuntimeError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipelines.worker.os._exit", end_life)
+    monkeypatch.setattr("pipelines.actors.worker.os._exit", end_life)
     encode = FakeEncoder.encode_ragged
 
     def fail(encoder: FakeEncoder, *arguments: Any, **options: Any) -> Any:
@@ -273,7 +273,7 @@ def test_a_suspect_whose_card_fails_ends_its_process(setting: Setting, monkeypat
     def fail(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("pipelines.worker.os._exit", end_life)
+    monkeypatch.setattr("pipelines.actors.worker.os._exit", end_life)
     monkeypatch.setattr(FakeEncoder, "encode_ragged", fail)
     actor: Any = FakeActor(FakeEncoder())
     with pytest.raises(Death):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-from pipelines.store import Store
+from pipelines.stores.store import Store
 from tests.pipelines.memory_store import MemoryStore
 
 User = Callable[[Store], None]

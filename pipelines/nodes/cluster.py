@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
-from pipelines.growth import await_node
 from pipelines.job import EncodeJob
-from pipelines.room import set_aside
-from pipelines.selectors import (
+from pipelines.nodes.growth import await_node
+from pipelines.nodes.room import set_aside
+from pipelines.nodes.selectors import (
     TYPE_AMOUNT,
     TYPE_PREFIX,
     Needs,
@@ -26,7 +26,7 @@ from pipelines.selectors import (
     list_in_words,
     list_nodes,
 )
-from pipelines.versions import Code, check_nodes
+from pipelines.nodes.versions import Code, check_nodes
 from t5enc.errors import ConfigError, DriverError
 from t5enc.options import resolve_device
 

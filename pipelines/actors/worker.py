@@ -21,27 +21,27 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines.attempts import Attempts
+from pipelines.actors.attempts import Attempts
+from pipelines.actors.handover import Handover
+from pipelines.actors.meter import Meter
+from pipelines.actors.prefetching import prefetch
+from pipelines.actors.reader import UnitReader
+from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
+from pipelines.actors.turn import Turn
 from pipelines.commit import commit_shard
-from pipelines.findings import Findings, find_reasons
-from pipelines.handover import Handover
 from pipelines.job import FrozenJob
 from pipelines.ledger import Kind
-from pipelines.meter import Meter
+from pipelines.nodes.versions import Code, check_code
 from pipelines.null import compute_null, is_null_there, write_null
-from pipelines.places import find_place, name_device
-from pipelines.prefetching import prefetch
-from pipelines.reader import UnitReader
 from pipelines.records import UnitRecord
-from pipelines.retrying import count_retries
-from pipelines.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
+from pipelines.reporting.findings import Findings, find_reasons
+from pipelines.reporting.places import find_place, name_device
+from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from pipelines.sinks import serialize_shard
 from pipelines.spans import SpanResult, SpanTask
-from pipelines.store import open_store
-from pipelines.tracing import Tracing, flush_traces, start_tracing, trace_unit
-from pipelines.turn import Turn
+from pipelines.stores.retrying import count_retries
+from pipelines.stores.store import open_store
 from pipelines.units import Span, Unit
-from pipelines.versions import Code, check_code
 from t5enc.actor import EncoderActor
 from t5enc.errors import InputError, OutputError, T5encError
 from t5enc.storage import working_dtype

@@ -18,8 +18,8 @@ import obstore
 import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from pipelines.retrying import retry
-from pipelines.store_errors import Trouble, diagnose
+from pipelines.stores.retrying import retry
+from pipelines.stores.store_errors import Trouble, diagnose
 from t5enc.errors import OutputError
 
 T = TypeVar("T")

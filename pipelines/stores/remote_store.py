@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import pyarrow.fs
 
-from pipelines.object_store import ObjectFile
-from pipelines.retrying import PASSING_STATUS, PATIENCE, retry
+from pipelines.stores.object_store import ObjectFile
+from pipelines.stores.retrying import PASSING_STATUS, PATIENCE, retry
 from t5enc.errors import OutputError
 
 T = TypeVar("T")

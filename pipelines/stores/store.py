@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import pyarrow
 import pyarrow.fs
 
-from pipelines.remote_store import RemoteStore
+from pipelines.stores.remote_store import RemoteStore
 from t5enc.errors import OutputError
 from t5enc.output import MANIFEST, PLAN, TEMPORARY, find_filesystem
 
@@ -71,7 +71,7 @@ def open_store(path: str) -> Store:
 @lru_cache(maxsize=8)
 def open_bucket_once(uri: str) -> Store:
     """The same store for every shard, so that connections and credentials are kept."""
-    from pipelines.buckets import open_bucket
+    from pipelines.stores.buckets import open_bucket
 
     return open_bucket(*find_filesystem(uri))
 

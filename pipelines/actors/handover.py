@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.shards import PreparedUnit
+from pipelines.actors.shards import PreparedUnit
 from pipelines.units import Span
 from t5enc.prompts import Document, Prompt
 from t5enc.recipes.recipe import Finish

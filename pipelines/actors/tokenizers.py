@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from pipelines.handover import Handover
-from pipelines.places import find_place
+from pipelines.actors.handover import Handover
+from pipelines.actors.worker import SpanWorker
+from pipelines.reporting.places import find_place
+from pipelines.reporting.tracing import flush_traces
 from pipelines.spans import SpanResult, SpanTask
-from pipelines.tracing import flush_traces
-from pipelines.worker import SpanWorker
 from t5enc.errors import T5encError
 from t5enc.options import EncoderOptions
 from t5enc.preparing import Preparer

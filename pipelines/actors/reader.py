@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
-from pipelines.attempts import Attempts
+from pipelines.actors.attempts import Attempts
+from pipelines.actors.shards import PreparedUnit, Prepares, prepare_unit
 from pipelines.captions import CaptionBatch, read_captions
 from pipelines.job import FrozenJob
 from pipelines.records import UnitRecord, read_footer_record
-from pipelines.shards import PreparedUnit, Prepares, prepare_unit
+from pipelines.reporting.tracing import trace_unit
 from pipelines.spans import SpanResult, SpanTask
-from pipelines.store import open_store
-from pipelines.tracing import trace_unit
+from pipelines.stores.store import open_store
 from pipelines.units import Span, Unit
 from t5enc.errors import SourceError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from pipelines.selectors import Node, list_nodes
+from pipelines.nodes.selectors import Node, list_nodes
 from t5enc.errors import ConfigError, DriverError
 
 CHECK_SECONDS = 120.0

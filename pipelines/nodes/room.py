@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipelines.selectors import Needs, Node, count_fitting
+from pipelines.nodes.selectors import Needs, Node, count_fitting
 
 
 def set_aside(nodes: Sequence[Node], encoder: Needs, count: int) -> tuple[int, list[Node]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pipelines.findings import Findings
-from pipelines.leaving import find_node
-from pipelines.places import find_place
+from pipelines.nodes.leaving import find_node
 from pipelines.records import UnitRecord
+from pipelines.reporting.findings import Findings
+from pipelines.reporting.places import find_place
 from pipelines.units import Unit
 
 # What of a record adds up to the progress of a run.

@@ -12,7 +12,7 @@ from typing import Any
 import obstore.store
 import pyarrow.fs as pafs
 
-from pipelines.object_store import ObjectStore
+from pipelines.stores.object_store import ObjectStore
 from t5enc.errors import OutputError
 from t5enc.filesystems import read_options
 

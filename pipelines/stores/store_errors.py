@@ -7,7 +7,7 @@ from enum import Enum
 
 from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
-from pipelines.retrying import PASSING_STATUS, PATIENCE
+from pipelines.stores.retrying import PASSING_STATUS, PATIENCE
 
 # A host that cannot be reached, or a machine without a role, is rather a mistake than an outage.
 PATIENCE_TO_CONNECT = 20.0

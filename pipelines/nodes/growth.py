@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pipelines.selectors import Needs
+from pipelines.nodes.selectors import Needs
 
 logger = logging.getLogger(__name__)
 

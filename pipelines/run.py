@@ -1,0 +1,79 @@
+"""One run of a job: its state, and how it begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipelines.commit import Commit, begin_commit
+from pipelines.job import EncodeJob
+from pipelines.ledger import Details, Progress
+from pipelines.prepare import Preparation, choose_units, prepare
+from pipelines.report import read_runs
+from pipelines.spans import SpanResult
+from pipelines.stores.store import Store, open_store
+
+# So that no actor is left without work while another has minutes of it.
+SPANS_PER_ACTOR = 4
+
+
+@dataclass(slots=True)
+class Run:
+    """State of one run of a job."""
+
+    job: EncodeJob
+    preparation: Preparation
+    store: Store
+    commit: Commit
+    units_per_span: int = 1
+    spans: int = 0
+    suspects: dict[str, SpanResult] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    details: Details = field(default_factory=Details)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
+    began: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.perf_counter)
+    started_cpu: float = field(default_factory=time.process_time)
+    ready: float | None = None
+    rows_before: int = 0
+
+    @property
+    def rows_left(self) -> int:
+        """Input rows whose shards are not committed."""
+        return self.commit.units.count_rows(~self.commit.records.is_there)
+
+
+def begin(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0) -> Run:
+    """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster."""
+    preparation = prepare(job, device, cpus=cpus)
+    store = open_store(job.output)
+    commit = begin_commit(
+        store,
+        preparation.frozen,
+        preparation.files,
+        overwrite=job.overwrite,
+        retry_errors=job.retry_errors,
+        is_whole=not preparation.unreadable,
+    )
+    run = Run(job, preparation, store, commit, unreadable=dict(preparation.unreadable))
+    run.earlier = read_runs(store, commit.frozen.fingerprint)
+    run.rows_before = commit.units.count_rows(commit.records.is_there)
+    most = max(actors, (job.actor_range() or (1, 1))[1], job.tokenizer_range()[1])
+    run.units_per_span = choose_units_per_span(run, most)
+    return run
+
+
+def choose_units_per_span(run: Run, actors: int) -> int:
+    """Units of a span: about a minute of work, and several spans for each actor."""
+    frozen = run.commit.frozen
+    device = str(frozen.record.get("device", "cpu")).partition(":")[0]
+    by_time = choose_units(run.preparation.config, device, run.preparation.sample, frozen.rows_per_shard)
+    return max(1, min(by_time, -(-len(run.commit.units) // (SPANS_PER_ACTOR * actors))))
+
+
+OnProgress = Callable[[Progress, Run], None]
