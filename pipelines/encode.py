@@ -18,7 +18,8 @@ from pipelines.commit import conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.ledger import start_ledger
 from pipelines.log import Log
-from pipelines.nodes.cluster import Cluster, check_installed, connect, is_connected
+from pipelines.nodes.cluster import check_installed, connect, is_connected
+from pipelines.nodes.shares import Cluster
 from pipelines.null import mend_null
 from pipelines.report import EncodeReport, describe_job, write_report
 from pipelines.reporting.tracing import Tracing

@@ -14,8 +14,8 @@ from typing import Any
 
 from pipelines.actors.shards import Caution
 from pipelines.actors.worker import SpanWorker
-from pipelines.nodes.cluster import Cluster
 from pipelines.nodes.leaving import find_node, is_there
+from pipelines.nodes.shares import Cluster
 from pipelines.records import UnitRecord
 from pipelines.spans import SpanResult
 from pipelines.units import Span, Unit

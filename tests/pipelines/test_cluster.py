@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.nodes.cluster import Cluster, _start, check_joined, list_packages, share_out
+from pipelines.nodes.cluster import _find_room, _start, check_joined, list_packages
 from pipelines.nodes.selectors import Node
+from pipelines.nodes.shares import Cluster, list_least, share_out
 from t5enc.errors import ConfigError, DriverError
 from tests.pipelines.conftest import WriteCaptions
 
@@ -19,9 +20,12 @@ def node(labels: dict[str, str] | None = None, **resources: float) -> Node:
     return Node(id="n", address="10.0.0.1", resources=resources, labels=labels or {})
 
 
-def share(nodes: Sequence[Node], *, may_grow: bool = False, **options: Any) -> Cluster:
-    job = EncodeJob(inputs=["in"], output="out", model="builtin:tiny", ray_address="auto", **options)
-    return share_out(job, nodes, is_local=False, may_grow=may_grow)
+def make_job(**options: Any) -> EncodeJob:
+    return EncodeJob(inputs=["in"], output="out", model="builtin:tiny", ray_address="auto", **options)
+
+
+def share(nodes: Sequence[Node], **options: Any) -> Cluster:
+    return share_out(make_job(**options), nodes, is_local=False)
 
 
 CARDS = [node(CPU=8, GPU=4), node(CPU=8, GPU=4), node(CPU=16)]
@@ -80,11 +84,55 @@ def test_what_no_node_has_is_said_beside_what_they_have(options: dict[str, Any],
         share(CARDS, **options)
 
 
-def test_cards_where_there_are_none_are_refused_unless_nodes_may_come() -> None:
-    with pytest.raises(ConfigError, match=r"^device: expected GPUs in the Ray cluster, got 'cuda'"):
-        share([node(CPU=4)], device="cuda")
-    cluster = share([node(CPU=0)], device="cuda", actors="2:16", may_grow=True)
-    assert (cluster.device, cluster.actors, cluster.warm) == ("cuda", (2, 16), 2)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "cuda"}, "device: expected GPUs in the Ray cluster, got 'cuda'"),
+        ({"gpus_per_actor": 0.5}, "gpus_per_actor: expected GPUs in the Ray cluster, got 0.5"),
+        ({"accelerator_type": "L4"}, "accelerator_type: expected GPUs in the Ray cluster, got 'L4'"),
+    ],
+)
+def test_cards_are_never_replaced_by_cpus_where_they_were_asked_for(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said} and none are there"):
+        share([node(CPU=4)], **options)
+    (least,) = list_least(make_job(**options), [node(CPU=4)])
+    assert least.resources["GPU"] == options.get("gpus_per_actor", 1)
+    assert "GPU" not in list_least(make_job(**options | {"device": "cpu"}), [node(CPU=4)])[0].resources
+
+
+def test_the_least_that_a_job_needs_is_an_encoder_and_a_tokenizer_if_it_has_some() -> None:
+    asked = {"label_selector": {"zone": "a"}, "cpus_per_actor": 3, "tokenizers": 4, "actors": "5:9"}
+    assert [str(least) for least in list_least(make_job(**asked), [])] == ["CPU 3, zone=a", "CPU 1"]
+
+
+@pytest.mark.parametrize(
+    ("there", "options"),
+    [
+        ([node(CPU=1)], {"device": "cpu", "tokenizers": 1}),
+        ([node(CPU=1, GPU=1)], {"tokenizers": 2}),
+        ([node(CPU=8, GPU=8)], {"tokenizers": 4}),
+    ],
+)
+def test_room_that_a_node_seems_to_have_is_counted_again_after_waiting(
+    there: list[Node], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would place one encoder, and starve the other kind of actor."""
+    monkeypatch.setattr("pipelines.nodes.cluster.list_nodes", lambda: there)
+    monkeypatch.setattr("pipelines.nodes.cluster.await_room", lambda needs: None)
+    with pytest.raises(ConfigError, match="tokenizers"):
+        _find_room(make_job(**options))
+
+
+def test_nodes_that_came_are_used_and_others_end_with_what_the_autoscaler_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[Node] = []
+    monkeypatch.setattr("pipelines.nodes.cluster.list_nodes", lambda: list(there))
+    monkeypatch.setattr("pipelines.nodes.cluster.await_room", lambda needs: there.append(node(CPU=4, GPU=2)))
+    _, cluster = _find_room(make_job(device="cuda", actors="8:64"))
+    assert (cluster.actors, cluster.warm) == ((2, 64), 2)
+    there.clear()
+    monkeypatch.setattr("pipelines.nodes.cluster.await_room", lambda needs: "no autoscaler is starting a node")
+    with pytest.raises(ConfigError, match=r"room for 0 on 0 node\(s\): none; no autoscaler is starting a node$"):
+        _find_room(make_job(device="cpu"))
 
 
 def test_a_cluster_with_less_room_than_before_is_used_as_it_is() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import EncodeJob
-from pipelines.nodes.cluster import Cluster, share_out
 from pipelines.nodes.room import set_aside
 from pipelines.nodes.selectors import Needs, Node, count_fitting
+from pipelines.nodes.shares import Cluster, share_out
 from t5enc.errors import ConfigError
 
 
@@ -19,9 +19,9 @@ def node(labels: dict[str, str] | None = None, **resources: float) -> Node:
     return Node(id="n", address="10.0.0.1", resources=resources, labels=labels or {})
 
 
-def share(*nodes: Node, is_local: bool = False, may_grow: bool = False, **options: Any) -> Cluster:
+def share(*nodes: Node, is_local: bool = False, **options: Any) -> Cluster:
     job = EncodeJob(inputs=["in"], output="out", model="m", ray_address=None if is_local else "auto", **options)
-    return share_out(job, nodes, is_local=is_local, may_grow=may_grow)
+    return share_out(job, nodes, is_local=is_local)
 
 
 NODES = st.lists(st.builds(lambda cpu, gpu: node(CPU=cpu, GPU=gpu), st.integers(0, 9), st.integers(0, 4)), max_size=4)
@@ -69,10 +69,9 @@ def test_fewer_will_do_on_a_cluster_and_on_ones_own_machine_more_is_a_mistake() 
         share(node(CPU=4), is_local=True, tokenizers=9)
 
 
-def test_where_none_has_room_it_is_said_unless_nodes_may_come() -> None:
+def test_where_none_has_room_it_is_said() -> None:
     with pytest.raises(ConfigError, match=r"^tokenizers: expected room for 2 .* beside .*GPU 1, got room for 0"):
         share(node(CPU=4, GPU=4), tokenizers=2)
-    assert share(node(CPU=4, GPU=4), may_grow=True, tokenizers=2, actors=2).tokenizers == (2, 2)
 
 
 def test_encoders_that_lack_the_cpus_of_tokenizers_are_told_so() -> None:
