@@ -98,8 +98,19 @@ class RemoteStore:
 
     def _write(self, path: str, data: Any) -> None:
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-        with self.filesystem.open_output_stream(path) as stream:
+        stream = self.filesystem.open_output_stream(path)
+        try:
             stream.write(data)
+        except BaseException:
+            self._discard(stream, path)
+            raise
+        stream.close()
+
+    def _discard(self, stream: Any, path: str) -> None:
+        """Closing is what makes an object appear, also one that was not written whole."""
+        for undo in (stream.close, partial(self.filesystem.delete_file, path)):
+            with contextlib.suppress(Exception):
+                undo()
 
     def _move(self, path: str, target: str) -> None:
         self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -401,3 +402,25 @@ def test_a_connection_that_stays_lost_is_an_output_error(hub: RemoteStore) -> No
 def test_what_is_not_there_cannot_be_opened(hub: RemoteStore) -> None:
     with pytest.raises(FileNotFoundError):
         hub.open("a")
+
+
+def test_what_was_not_written_whole_does_not_stay_under_its_name() -> None:
+    """Closing is what makes an object of fsspec's appear, after a write that failed, too."""
+    objects: dict[str, str] = {}
+
+    class Torn:
+        def write(self, data: bytes) -> None:
+            raise OSError("no route to host")
+
+        def close(self) -> None:
+            objects["out/a"] = "half of it"
+
+    filesystem = SimpleNamespace(
+        create_dir=lambda path, recursive: None,
+        get_file_info=lambda paths: [SimpleNamespace(is_file=path in objects, size=9) for path in paths],
+        open_output_stream=lambda path: Torn(),
+        delete_file=objects.pop,
+    )
+    with pytest.raises(OutputError, match="no route to host"):
+        RemoteStore(filesystem, "out").create("a", b"all of it")
+    assert objects == {}
