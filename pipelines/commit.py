@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pipelines.job import FrozenJob, check_owner, freeze
@@ -73,5 +74,4 @@ def commit_shard(store: Store, record: UnitRecord, data: Any) -> UnitRecord:
 
 def conclude_commit(store: Store, commit: Commit) -> None:
     """End a job of which every unit has a record; OutputError where another run has overwritten it meanwhile."""
-    check_owner(store, commit.frozen)
-    finish(store, commit.records)
+    finish(store, commit.records, check=partial(check_owner, store, commit.frozen))

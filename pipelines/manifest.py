@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -97,12 +97,14 @@ def read_plan(store: Store) -> Files:
     return Files(pa.table(columns, FILE_SCHEMA))
 
 
-def finish(store: Store, records: Records) -> None:
+def finish(store: Store, records: Records, check: Callable[[], None] = lambda: None) -> None:
     """End a job: shards outside the plan aside, then the plan, the manifest, and `_SUCCESS`. Can be repeated.
 
     An output that says all this already stays finished throughout. A shard that was put aside since its record was
-    made has another record now. DriverError where a shard is not there, or not as its record says.
+    made has another record now. DriverError where a shard is not there, or not as its record says. `check` is called
+    first, and again before anything vouches for what is there: it raises where the output has become another job's.
     """
+    check()
     units = records.units
     struck_out = read_struck_out(store)
     read_footers(store, records, _find_all(units, struck_out))
@@ -116,6 +118,7 @@ def finish(store: Store, records: Records) -> None:
     write_plan(store, units.files)
     if not is_finished:
         store.replace(MANIFEST, manifest)
+        check()
         store.replace(SUCCESS, _make_success(records, manifest))
     store.sweep()
 
