@@ -19,6 +19,7 @@ from pipelines.job import EncodeJob
 from pipelines.ledger import start_ledger
 from pipelines.log import Log
 from pipelines.nodes.cluster import check_installed, connect, is_connected
+from pipelines.nodes.ray_errors import explained
 from pipelines.nodes.shares import Cluster
 from pipelines.null import mend_null
 from pipelines.report import EncodeReport, describe_job, write_report
@@ -45,7 +46,7 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
     what cannot be done as asked, JobMismatchError where the output holds another job.
     """
     check_installed()
-    with contextlib.ExitStack() as stack:
+    with explained(), contextlib.ExitStack() as stack:
         # A cluster decides the device; without one this machine does, and Ray need not start if nothing is left.
         cluster = stack.enter_context(connect(job)) if job.ray_address or is_connected() else None
         started, cpu = time.perf_counter(), time.process_time()
@@ -67,7 +68,7 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code)
     options = _actor_options(run, cluster)
     watch = Watch(run, ledger, on_progress, on_minute=note_report)
-    with explained(), watch, Log(run.store) as log:
+    with watch, Log(run.store) as log:
         for _ in passes(run):
             for results in map_spans(run.commit.records, cluster, options, worker, units_per_span=run.units_per_span):
                 run.spans += 1
@@ -111,34 +112,6 @@ def passes(run: Run) -> Iterator[int]:
 def _is_undone(run: Run) -> bool:
     """Whether a unit is left that is neither a suspect nor of an input that cannot be read."""
     return any(unit.id not in run.suspects and unit.source not in run.unreadable for unit in run.commit.left)
-
-
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Ray's errors as ours: the cause where it is one of ours, else what it says, or Ray where it knows none."""
-    import ray
-    from ray.data.exceptions import SystemException
-
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        causes = list(_trace_causes(error))
-        for cause in causes:
-            if isinstance(cause, T5encError):
-                raise cause from error
-        told = [cause for cause in causes if not isinstance(cause, (ray.exceptions.RayError, SystemException))]
-        if told:
-            first_line, _, _ = str(told[-1]).strip().partition("\n")
-            raise T5encError(f"an actor failed: {type(told[-1]).__name__}: {first_line}") from error
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise T5encError(f"an actor failed: {said[-1]}") from error
-
-
-def _trace_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what caused it, the first cause last."""
-    while error is not None:
-        yield error
-        error = getattr(error, "cause", None) or error.__cause__
 
 
 def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
@@ -206,6 +179,7 @@ class _Fatal(OutputError):
 
 def conclude(run: Run) -> EncodeReport:
     """Write the manifest where all is committed, and the report."""
+    _forget_read(run)
     is_complete = not run.unreadable and not run.commit.left
     if is_complete:
         mend_null(run.store, run.commit.frozen, _frozen_options(run))
@@ -216,6 +190,12 @@ def conclude(run: Run) -> EncodeReport:
     if not is_complete and not run.unreadable:
         raise DriverError(f"{run.rows_left} rows are not committed; run the same command again")
     return report
+
+
+def _forget_read(run: Run) -> None:
+    """A file that could not be read once, and then was, is not unreadable."""
+    wanting = {unit.source for unit in run.commit.left} | set(run.preparation.unreadable)
+    run.unreadable = {source: reason for source, reason in run.unreadable.items() if source in wanting}
 
 
 def note_report(run: Run) -> None:

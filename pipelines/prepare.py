@@ -38,6 +38,8 @@ SPAN_SECONDS = 60.0
 MOST_ROWS = 8192
 MOST_UNITS = 40
 SAMPLE = 1000
+# More of a caption is longer than any limit of tokens; the driver must not fall ill of it before an actor has it.
+SAMPLED_CHARACTERS = 100_000
 # Rough useful floating-point operations a second, to size units of work; nothing else rests on them.
 SPEEDS = {"cuda": 3e14, "cpu": 1e11}
 
@@ -134,9 +136,11 @@ def take_sample(
     texts: list[str] = []
     rows = 0
     for planned in files:
-        wanted = min(SAMPLE - rows, planned.num_rows)
         if rows == SAMPLE:
             break
+        wanted = min(SAMPLE - rows, planned.num_rows)
+        if not wanted:
+            continue
         # A file that is damaged further in is named when its span is read; the others can be sampled.
         with contextlib.suppress(SourceError):
             texts += list(_first_texts(filesystem, planned, job, schema, wanted))
@@ -161,7 +165,7 @@ def _first_texts(filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: 
         rows_per_unit=rows,
         skip=lambda row: False,
     )
-    return (text for batch in batches for text in batch.texts if text is not None)
+    return (text[:SAMPLED_CHARACTERS] for batch in batches for text in batch.texts if text is not None)
 
 
 def freeze_options(

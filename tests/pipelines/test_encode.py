@@ -14,7 +14,7 @@ import torch
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines.actors.worker import SpanResult
-from pipelines.encode import encode_suspects
+from pipelines.encode import _forget_read, encode_suspects
 from pipelines.fsck import check_output
 from pipelines.stores.store import open_store
 from pipelines.units import Unit
@@ -176,6 +176,35 @@ def test_another_job_on_the_same_output_is_refused_field_by_field(
 def test_a_missing_column_is_named_with_those_that_exist(write_captions: WriteCaptions, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"'text'.*caption"):
         encode_parquet(job(write_captions(["a"]), tmp_path / "out", text_column="text"))
+
+
+@pytest.mark.parametrize("counts", [[0, 2], [2, 0, 3], [0, 0]], ids=["first", "between", "all"])
+def test_files_without_rows_are_no_trouble(counts: list[int], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for part, count in enumerate(counts):
+        table = pa.table({"caption": pa.array([f"caption {part} {row}" for row in range(count)], pa.string())})
+        pq.write_table(table, tmp_path / "in" / f"{part}.parquet")
+    report = encode_parquet(job(tmp_path / "in", tmp_path / "out"))
+    assert (report.totals["captions"], report.exit_code) == (sum(counts), 0)
+    assert_sound(tmp_path / "out")
+    if sum(counts):
+        table, _ = load_embeddings(tmp_path / "out")
+        assert table["caption"].to_pylist() == [f"caption {p} {row}" for p, n in enumerate(counts) for row in range(n)]
+
+
+def test_a_caption_of_many_megabytes_is_cut_by_an_actor_and_not_met_by_the_driver(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"caption": ["a cat", "many words " * 2_000_000]}), tmp_path / "in.parquet")
+    report = encode_parquet(job(tmp_path / "in.parquet", tmp_path / "out"))
+    assert (report.totals["encoded"], report.totals["truncated"]) == (2, 1)
+
+
+def test_a_file_that_was_read_in_the_end_is_not_called_unreadable() -> None:
+    left = [Unit(source="half.parquet", first_row=0, num_rows=1, id="1")]
+    reasons = {"half.parquet": "timed out", "read.parquet": "timed out", "bad.parquet": "no Parquet"}
+    preparation = SimpleNamespace(unreadable={"bad.parquet": "no Parquet"})
+    run: Any = SimpleNamespace(unreadable=reasons, commit=SimpleNamespace(left=left), preparation=preparation)
+    _forget_read(run)
+    assert set(run.unreadable) == {"half.parquet", "bad.parquet"}
 
 
 def test_a_damaged_input_is_listed_and_the_others_are_encoded(write_captions: WriteCaptions, tmp_path: Path) -> None:
