@@ -6,12 +6,16 @@ HAProxy hands connections straight to the replicas, and takes three times the re
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import random
 import shlex
 import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+# Above those of Ray's workers, below those that Linux gives to clients.
+QUIET_PORTS = range(20000, 32000)
 # Ray lets HAProxy's statistics listen on every interface, gives a client all day for the head of a request, and answers
 # 404 while a new HAProxy knows of no application, which clients take as final; and a client's header can tell a replica
 # to go on for a client that is gone. There is no option for any of these, so HAProxy's file is changed before it is
@@ -86,7 +90,21 @@ def write_launcher(folder: Path, ports: tuple[str, ...], head_seconds: float) ->
 
 
 def find_port() -> int:
-    """A port that is free now."""
+    """A port that is free now, and that neither the system nor Ray hands out by itself a moment later."""
+    (port,) = find_ports(1)
+    return port
+
+
+def find_ports(count: int) -> list[int]:
+    """So many of them, all different."""
+    drawn = random.SystemRandom().sample(QUIET_PORTS, len(QUIET_PORTS))
+    return list(itertools.islice(filter(_is_free, drawn), count))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx2
 
+from serve_app.haproxy import find_ports
 from tests.cluster.allocation import wait_until
-from tests.cluster.ray_cluster import find_ports
 
 Series = list[tuple[dict[str, str], list[float]]]
 

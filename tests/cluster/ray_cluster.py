@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,24 +14,13 @@ import httpx2
 import psutil
 import ray
 
+from serve_app.haproxy import find_ports
 from tests.cluster.allocation import wait_until
 from tests.cluster.growth import ENVIRONMENT, write_growth
 
 BIN = Path(sys.executable).parent
 # Not --block: on a busy machine the server of ray://, which nothing here uses, gives up and would take the rest along.
 NODE = ["--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={100 << 20}"]
-
-
-def find_ports(count: int) -> list[int]:
-    """Ports that nobody listens at, and none of those that the system hands out by itself; all of them differ."""
-    found = []
-    for port in random.sample(range(20000, 32000), 1000):
-        with socket.socket() as tried:
-            if tried.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-        if len(found) == count:
-            break
-    return found
 
 
 class RayCluster:

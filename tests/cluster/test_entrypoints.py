@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from serve_app.haproxy import find_ports
 from t5enc import TextEncoder, load_embeddings
 from tests.cluster.allocation import wait_until
 from tests.cluster.manifests import find_all, find_manifest
-from tests.cluster.ray_cluster import BIN, RayCluster, find_ports
+from tests.cluster.ray_cluster import BIN, RayCluster
 
 pytest.importorskip("ray.serve", reason="needs ray[data,serve]")
 pytestmark = pytest.mark.slow
