@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +99,18 @@ def find_tokenizer(given: Path | None) -> str:
     if given is not None:
         return str(given)
     return str(TOKENIZER if TOKENIZER.is_dir() else ASSETS / "tiny.model")
+
+
+def find_tokenizer_folder(given: Path | None) -> str:
+    """The same as transformers reads it: a folder, made in the temporary one where there is but a .model."""
+    found = Path(find_tokenizer(given))
+    if found.is_dir():
+        return str(found)
+    folder = WORKPLACE / f"tokenizer-{hashlib.sha256(found.read_bytes()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(found, folder / "spiece.model")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    return str(folder)
 
 
 def make_checkpoint(shape: str) -> Path:

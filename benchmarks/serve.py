@@ -27,7 +27,7 @@ from benchmarks.corpus import (
     add_prompts,
     add_tokenizer,
     draw_prompts,
-    find_tokenizer,
+    find_tokenizer_folder,
     make_checkpoint,
     make_parser,
     quieten,
@@ -82,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     quieten()
     machine = Machine(counts_others=False)
-    model, tokenizer = str(make_checkpoint("smoke" if options.quick else "base")), find_tokenizer(options.tokenizer)
+    model = str(make_checkpoint("smoke" if options.quick else "base"))
+    tokenizer = find_tokenizer_folder(options.tokenizer)
     encoder = TextEncoder.from_pretrained(model, tokenizer=tokenizer, device="cpu", num_threads=options.threads)
     corpus = Corpus(draw_prompts(options.prompts, MOST_CLIENTS * options.closed[MOST_CLIENTS]), encoder)
     encoder.warm_up()
