@@ -31,13 +31,13 @@ def read_news() -> News | None:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
-    client = GcsClient(address=ray.get_runtime_context().gcs_address)
     try:
+        client = GcsClient(address=ray.get_runtime_context().gcs_address)
         reply = GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=10))
         first = client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None, timeout=10)
     except ray.exceptions.RpcError:
         return None
-    if reply.HasField("autoscaling_state"):
+    if reply.autoscaling_state.last_seen_cluster_resource_state_version:
         return describe_second(reply.autoscaling_state)
     return describe_first(json.loads(first) if first else {})
 
@@ -60,7 +60,8 @@ def describe_second(state: Any) -> News:
     coming = (*state.pending_instance_requests, *state.pending_instances)
     failed = (f"{request.ray_node_type_name}: {request.reason}" for request in state.failed_instance_requests)
     return News(
-        version=str(state.autoscaler_state_version),
+        # The version of the state itself stands still while a cloud starts a machine.
+        version=str(state.last_seen_cluster_resource_state_version),
         coming=tuple(node.ray_node_type_name for node in coming),
         failures=_shorten(failed),
         infeasible=frozenset(gang.details.partition(":")[0] for gang in state.infeasible_gang_resource_requests),

@@ -120,7 +120,8 @@ def test_an_autoscaler_of_the_first_kind_says_what_it_cannot_start() -> None:
 def test_an_autoscaler_of_the_second_kind_says_all_of_it() -> None:
     pb2 = pytest.importorskip("ray.core.generated.autoscaler_pb2", reason="needs ray[data]")
     state = pb2.AutoscalingState(
-        autoscaler_state_version=7,
+        autoscaler_state_version=2,
+        last_seen_cluster_resource_state_version=7,
         pending_instance_requests=[pb2.PendingInstanceRequest(ray_node_type_name="gpu", count=1)],
         pending_instances=[pb2.PendingInstance(ray_node_type_name="cpu")],
         failed_instance_requests=[pb2.FailedInstanceRequest(ray_node_type_name="gpu", reason="no quota")],
