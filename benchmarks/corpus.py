@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import os
 import random
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from t5enc.bench import read_lines
-from t5enc.builtin import ASSETS, sample_captions
+from t5enc.builtin import ASSETS, sample_captions, write_tokenizer
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PROMPT_FILES = tuple(DATA / "prompts" / f"{name}.txt" for name in ("parti_prompts", "dpg_bench", "vbench_long_wan_en"))
@@ -106,10 +105,10 @@ def find_tokenizer_folder(given: Path | None) -> str:
     found = Path(find_tokenizer(given))
     if found.is_dir():
         return str(found)
-    folder = WORKPLACE / f"tokenizer-{hashlib.sha256(found.read_bytes()).hexdigest()[:12]}"
+    model = found.read_bytes()
+    folder = WORKPLACE / f"tokenizer-{hashlib.sha256(model).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(found, folder / "spiece.model")
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    write_tokenizer(folder, model)
     return str(folder)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -241,12 +240,11 @@ def dispatch_spans(workload: Workload, folder: Path, seconds: float) -> dict[str
     import ray
 
     from pipelines import dispatch
-    from pipelines.nodes.cluster import OBJECT_STORE_BYTES, connect
+    from pipelines.nodes.cluster import connect, start_local
     from pipelines.run import begin
 
     job = make_job(workload, folder)
-    settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address="local", num_cpus=2, object_store_memory=OBJECT_STORE_BYTES, **settings)
+    start_local(num_cpus=2)
     run = begin(job, torch.device("cpu"))
     dispatch.EncoderActor = Idler  # type: ignore[misc, assignment]
     with connect(job) as cluster:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import subprocess
 import sys
 import tempfile
@@ -97,15 +96,9 @@ def measure_driver(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """CPU seconds of the driver for each unit and span, and what the object store held meanwhile."""
     import ray
 
-    from pipelines.nodes.cluster import OBJECT_STORE_BYTES
+    from pipelines.nodes.cluster import start_local
 
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    start_local()
     try:
         setup = encode_units(folder / "one", ["a cat"])
         with StoreWatch() as store:

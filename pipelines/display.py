@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,9 @@ from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
     from pipelines.ledger import Progress
-    from pipelines.run import Run
+    from pipelines.run import OnProgress, Run
 
 LINE_SECONDS = 10.0
-OnProgress = Callable[["Progress", "Run"], None]
 
 
 @contextlib.contextmanager

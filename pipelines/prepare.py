@@ -136,11 +136,9 @@ def take_sample(
     texts: list[str] = []
     rows = 0
     for planned in files:
+        wanted = min(SAMPLE - rows, planned.num_rows)
         if rows == SAMPLE:
             break
-        wanted = min(SAMPLE - rows, planned.num_rows)
-        if not wanted:
-            continue
         # A file that is damaged further in is named when its span is read; the others can be sampled.
         with contextlib.suppress(SourceError):
             texts += list(_first_texts(filesystem, planned, job, schema, wanted))
@@ -162,7 +160,7 @@ def _first_texts(filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: 
         text_column=job.text_column,
         caption_choice=job.caption_choice,
         schema=schema,
-        rows_per_unit=rows,
+        rows_per_unit=SAMPLE,
         skip=lambda row: False,
     )
     return (text[:SAMPLED_CHARACTERS] for batch in batches for text in batch.texts if text is not None)

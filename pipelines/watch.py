@@ -14,7 +14,7 @@ from t5enc.errors import DriverError
 
 if TYPE_CHECKING:
     from pipelines.ledger import Progress
-    from pipelines.run import Run
+    from pipelines.run import OnProgress, Run
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Watch:
         self,
         run: Run,
         ledger: Any,
-        on_progress: Callable[[Progress, Run], None] | None,
+        on_progress: OnProgress | None,
         *,
         seconds: float = READ_SECONDS,
         on_minute: Callable[[Run], None] | None = None,

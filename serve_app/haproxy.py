@@ -51,14 +51,15 @@ def make_environment(given: Mapping[str, str], folder: Path, head_seconds: float
     """
     if given.get("RAY_SERVE_ENABLE_HA_PROXY", "1") != "1" or not has_haproxy():
         return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
-    metrics = given.get("RAY_SERVE_HAPROXY_METRICS_PORT") or str(find_port())
-    stats = given.get("RAY_SERVE_HAPROXY_STATS_PORT") or str(find_port())
+    free = map(str, find_ports(3))
+    metrics = given.get("RAY_SERVE_HAPROXY_METRICS_PORT") or next(free)
+    stats = given.get("RAY_SERVE_HAPROXY_STATS_PORT") or next(free)
     wanted = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_METRICS_PORT": metrics,
         "RAY_SERVE_HAPROXY_STATS_PORT": stats,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_launcher(folder, (metrics, stats), head_seconds)),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(find_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": next(free),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "120",
         # Other machines' balancers would need half a minute to notice that a replica goes; there are none.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
+from typing import Any
 
 from pipelines.job import EncodeJob
 from pipelines.nodes.growth import await_room
@@ -93,20 +94,26 @@ def locate(address: str) -> tuple[str, str]:
     return (ray.util.get_node_ip_address() if host.startswith("127.") else host), port
 
 
-def _start(job: EncodeJob) -> None:
+def start_local(**more: Any) -> None:
+    """Start a Ray on this machine as a job without a cluster does; `more` goes to `ray.init`."""
     import ray
 
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=OBJECT_STORE_BYTES,
+        **more,
+    )
+
+
+def _start(job: EncodeJob) -> None:
     try:
         if job.ray_address is not None:
             _join(job, job.ray_address)
         else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
+            start_local()
     except (OSError, RuntimeError, ValueError) as error:
         where = f"the cluster at {job.ray_address}" if job.ray_address else "a local Ray"
         raise DriverError(f"ray_address: expected {where} to answer, got: {error}") from error

@@ -90,11 +90,10 @@ def list_least(job: EncodeJob, nodes: Sequence[Node]) -> list[Needs]:
 
 def _choose_gpus(job: EncodeJob, nodes: Sequence[Node], *, is_local: bool) -> float:
     """GPUs of an actor: where some are there or are asked for, and 0 for CPUs."""
-    is_open = job.device in (None, "auto")
     if is_local and resolve_device(job.device).type != "cuda":
         return 0.0  # Ray counts cards that this PyTorch cannot use
-    asks = (job.device or "").startswith("cuda") or (is_open and _name_wish(job) is not None)
-    return (job.gpus_per_actor or 1.0) if asks or (is_open and _count_gpus(nodes)) else 0.0
+    wants = _name_wish(job) is not None or (job.device in (None, "auto") and _count_gpus(nodes) > 0)
+    return (job.gpus_per_actor or 1.0) if wants else 0.0
 
 
 def _count_gpus(nodes: Sequence[Node]) -> float:
@@ -102,12 +101,12 @@ def _count_gpus(nodes: Sequence[Node]) -> float:
 
 
 def _name_wish(job: EncodeJob) -> str | None:
-    """The option that asks for cards, and what it says; None where none does."""
-    wishes = {"gpus_per_actor": job.gpus_per_actor, "accelerator_type": job.accelerator_type}
-    if (job.device or "").startswith("cuda"):
-        wishes = {"device": job.device, **wishes}
-    found = next(((name, value) for name, value in wishes.items() if value is not None), None)
-    return None if found is None else f"{found[0]}: expected GPUs in the Ray cluster, got {found[1]!r}"
+    """The option that asks for cards, and what it says; None where none does, or where the device is another."""
+    options: tuple[str, ...] = ("gpus_per_actor", "accelerator_type")
+    if job.device not in (None, "auto"):
+        options = ("device",) if str(job.device).startswith("cuda") else ()
+    found = next((name for name in options if getattr(job, name) is not None), None)
+    return None if found is None else f"{found}: expected GPUs in the Ray cluster, got {getattr(job, found)!r}"
 
 
 def _name_device(job: EncodeJob, *, wants_gpu: bool) -> str:

@@ -6,7 +6,6 @@ Prints the address of Ray's metrics, then the job's report as JSON when it is do
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import threading
 from pathlib import Path
@@ -19,6 +18,7 @@ from ray import serve
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines import encode as encode_module
+from pipelines.nodes.cluster import start_local
 from serve_app.app import build
 from serve_app.haproxy import find_port
 from t5enc.builtin import sample_captions
@@ -29,15 +29,7 @@ ROWS = 600
 
 def main(folder: Path) -> None:
     """Serve, encode, say so, and wait for the end."""
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=128 << 20,
-        _system_config={"metrics_report_interval_ms": 1000},
-    )
+    start_local(num_cpus=4, _system_config={"metrics_report_interval_ms": 1000})
     print(f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics", flush=True)
     port = find_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})

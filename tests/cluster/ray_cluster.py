@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,3 +108,14 @@ class RayCluster:
         address = [f"--node-ip-address={self.host}", f"--dashboard-agent-listen-port={agent}"]
         self.run("ray", "start", *NODE, *address, *arguments)
         wait_until(lambda: self.get(agent, "/api/healthz", self.host) == 200, f"no node at {agent}")
+
+
+@contextlib.contextmanager
+def running_cluster(grows_to: int = 0) -> Iterator[RayCluster]:
+    """A head in a folder of its own, with a short path as sockets want; nothing of its cluster outlives it."""
+    with tempfile.TemporaryDirectory(prefix="t5enc-", dir="/tmp") as folder:
+        cluster = RayCluster(Path(folder), grows_to)
+        try:
+            yield cluster
+        finally:
+            cluster.kill()

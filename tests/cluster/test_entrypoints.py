@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shlex
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from serve_app.haproxy import find_ports
 from t5enc import TextEncoder, load_embeddings
 from tests.cluster.allocation import wait_until
 from tests.cluster.manifests import find_all, find_manifest
-from tests.cluster.ray_cluster import BIN, RayCluster
+from tests.cluster.ray_cluster import BIN, RayCluster, running_cluster
 
 pytest.importorskip("ray.serve", reason="needs ray[data,serve]")
 pytestmark = pytest.mark.slow
@@ -32,12 +31,10 @@ KEY = "test-key-0123456789abcdef"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    """A head and a worker; their sockets want a short path."""
-    with tempfile.TemporaryDirectory(prefix="t5enc-", dir="/tmp") as folder:
-        started = RayCluster(Path(folder))
+    """A head and a worker."""
+    with running_cluster() as started:
         started.add_worker(cpus=2)
         yield started
-        started.kill()
 
 
 def test_the_command_of_the_job_encodes_what_its_config_map_names(cluster: RayCluster) -> None:

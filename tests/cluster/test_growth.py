@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from t5enc import load_embeddings
 from t5enc.errors import ConfigError
 from tests.cluster.allocation import PATIENCE, wait_until
 from tests.cluster.growth import LABELS
-from tests.cluster.ray_cluster import RayCluster
+from tests.cluster.ray_cluster import RayCluster, running_cluster
 from tests.pipelines.driving import start_driver
 
 TEXTS = [f"a photo of {number} birds" for number in range(2000)]
@@ -25,13 +24,11 @@ NODES = 3
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
-    """A head that may have three nodes; its sockets want a short path."""
-    with tempfile.TemporaryDirectory(prefix="t5enc-", dir="/tmp") as folder:
-        started = RayCluster(Path(folder), grows_to=NODES)
+    """A head that may have three nodes."""
+    with running_cluster(grows_to=NODES) as started:
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
             monkeypatch.setenv(name, started.environment[name])
         yield started
-        started.kill()
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.nodes.cluster import start_local
 from t5enc.builtin import sample_captions
 
 
@@ -17,14 +17,7 @@ from t5enc.builtin import sample_captions
 def local_ray() -> Iterator[None]:
     """One Ray that all jobs of the session share: starting one takes longer than most jobs."""
     ray = pytest.importorskip("ray", reason="needs ray[data]")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=128 << 20,
-    )
+    start_local(num_cpus=2)
     yield
     ray.shutdown()
 

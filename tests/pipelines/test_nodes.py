@@ -16,7 +16,7 @@ import pytest
 from pipelines import EncodeJob, encode_parquet
 from t5enc.builtin import sample_captions
 from t5enc.errors import DriverError
-from tests.cluster.ray_cluster import RayCluster
+from tests.cluster.ray_cluster import running_cluster
 from tests.pipelines.disturbing import Scenario, await_truth, count_shards, find_busy
 from tests.pipelines.driving import REPOSITORY, start_driver
 from tests.pipelines.nodes import SLOT, running_nodes, running_spot_node
@@ -118,7 +118,7 @@ def test_a_node_that_gets_a_sigterm_finishes_its_unit_and_others_do_the_rest(
 
 @pytest.mark.battery
 def test_a_head_that_dies_ends_the_run_with_a_message_and_the_same_command_goes_on(
-    captions: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    captions: Path, tmp_path: Path
 ) -> None:
     many = tmp_path / "in"
     many.mkdir()
@@ -126,8 +126,7 @@ def test_a_head_that_dies_ends_the_run_with_a_message_and_the_same_command_goes_
         for name in captions.iterdir():
             os.link(name, many / f"{part}-{name.name}")
     # Of processes of its own: one that has talked to a head ends a minute after it, and the tests have to go on.
-    cluster = RayCluster(tmp_path_factory.mktemp("ray"))
-    try:
+    with running_cluster() as cluster:
         cluster.add_worker(2)
         address = cluster.environment["RAY_ADDRESS"]
         waiting = {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
@@ -135,8 +134,6 @@ def test_a_head_that_dies_ends_the_run_with_a_message_and_the_same_command_goes_
         await_truth(lambda: count_shards(tmp_path) >= 5 or driver.poll() is not None)
         cluster.kill_head()
         _, said = driver.communicate(timeout=LONG)
-    finally:
-        cluster.kill()
     assert driver.returncode == DriverError.exit_code, said
     assert f"the Ray cluster at {address} has lost its head".encode() in said
     assert b"To go on, run:\n" in said
