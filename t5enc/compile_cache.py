@@ -55,7 +55,6 @@ class CompileCache:
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._pulled: set[str] = set()
         self._known: set[str] = set()
-        self._damaged: set[str] = set()
         self._told: set[str] = set()
 
     def use(self) -> None:
@@ -65,9 +64,7 @@ class CompileCache:
 
     def pull(self) -> int:
         """Unpack archives that were not here yet; their number, without those that cannot be had."""
-        fresh = sum(self._pull_one(name) for name in sorted(self._list_archives() - self._pulled))
-        self._known |= {_identify(path) for path in self._list_files()} if fresh else set()
-        return fresh
+        return sum(self._pull_one(name) for name in sorted(self._list_archives() - self._pulled))
 
     def _list_archives(self) -> set[str]:
         try:
@@ -86,9 +83,8 @@ class CompileCache:
             return False
         self._pulled.add(name)
         try:
-            unpack(data, self.folder, name)
+            self._known |= {_identify(path) for path in unpack(data, self.folder, name)}
         except ConfigError as error:
-            self._damaged.add(name)
             self._tell(f"{name} is passed over", error)
             return False
         return True
@@ -104,8 +100,6 @@ class CompileCache:
         if not new:
             return False
         name = name_archive(new)
-        if name in self._pulled and name not in self._damaged:
-            return False
         try:
             self._publish(name, pack(self.folder, new))
         except Exception as error:
@@ -196,11 +190,12 @@ def pack(folder: Path, paths: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(data: bytes, folder: Path, name: str) -> None:
-    """Put an archive's files into a folder; ConfigError, naming it, where it is damaged or leads elsewhere."""
+def unpack(data: bytes, folder: Path, name: str) -> list[str]:
+    """Put an archive's files into a folder, and name them; ConfigError where it is damaged or leads elsewhere."""
     try:
         whole = gzip.decompress(data)  # before the first file: half of one would be found, and run
         with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as archive:
             archive.extractall(folder, filter="data")
+            return archive.getnames()
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise ConfigError(f"compile_cache: {name}: expected an archive of kernels, got: {error}; delete it") from error

@@ -75,6 +75,20 @@ def test_what_is_there_is_not_added_again(tmp_path: Path) -> None:
         assert not set(one.getnames()) & set(other.getnames())
 
 
+@pytest.mark.parametrize("looks_first", [False, True])
+def test_what_was_compiled_while_another_added_is_added_too(tmp_path: Path, *, looks_first: bool) -> None:
+    first, second = CompileCache(str(tmp_path), CPU), CompileCache(str(tmp_path), CPU)
+    compile_into(first, "ab/own.so", "ab/shared.so", "fxgraph/cd/own/entry")
+    compile_into(second, "ab/shared.so", "fxgraph/cd/shared/entry")
+    assert second.save()
+    assert first.pull() == 1 or not looks_first
+    compile_into(first, "fxgraph/cd/shared/entry-2")
+    assert [first.save(), first.save()] == [True, False]
+    third = CompileCache(str(tmp_path), CPU)
+    assert third.pull() == 2
+    assert list_files(third) == ["ab/own.so", "ab/shared.so", "fxgraph/cd/own/entry", "fxgraph/cd/shared/entry"]
+
+
 def test_the_place_may_be_a_uri(tmp_path: Path) -> None:
     first, second = (CompileCache(f"file://{tmp_path}/deep/cache", CPU) for _ in range(2))
     compile_into(first, "kernel.so")
@@ -198,7 +212,7 @@ def test_what_is_packed_comes_out_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "a" / "deep").mkdir(parents=True)
     (tmp_path / "a" / "deep" / "kernel.so").write_bytes(bytes(range(256)))
     (tmp_path / "b").mkdir()
-    unpack(pack(tmp_path / "a", ["deep/kernel.so"]), tmp_path / "b", "it")
+    assert unpack(pack(tmp_path / "a", ["deep/kernel.so"]), tmp_path / "b", "it") == ["deep/kernel.so"]
     assert (tmp_path / "b" / "deep" / "kernel.so").read_bytes() == bytes(range(256))
 
 
