@@ -40,7 +40,8 @@ class BatcherSnapshot:
     A text asked for is a hit or a miss; a miss joins an equal one in flight (`coalesced`) or is queued. `texts` and
     `tokens` are those that batches were made of, `seconds_queued` what they waited, summed over them. Pads that are
     computed are tokens. `delivered` are the texts whose callers got their embeddings. `failures_in_a_row` are batches
-    in which every text failed, and the canary of `is_failing` too: the model is at fault, and not what it was asked.
+    in which every text failed, and the canary of `is_failing` too, or whose embeddings could not be kept: the model or
+    its machine is at fault, and not what it was asked.
     """
 
     queued_texts: int = 0
@@ -202,11 +203,19 @@ class Batcher:
         with self._lock:
             batch = self._take_batch()
         if batch:
-            outcomes = compute_outcomes(encoder, [text.prompt for text in batch])
-            failures = self._counts.failures_in_a_row + 1 if is_failing(encoder, outcomes) else 0
-            kept = self._copy_kept(batch, outcomes)
+            outcomes, kept, has_failed = self._compute(encoder, batch)
             with self._lock:
-                self._finish(batch, outcomes, kept, failures)
+                self._finish(batch, outcomes, kept, self._counts.failures_in_a_row + 1 if has_failed else 0)
+
+    def _compute(
+        self, encoder: TextEncoder, batch: Sequence[WaitingText]
+    ) -> tuple[Sequence[Outcome], dict[bytes, Tensor], bool]:
+        """Outcomes of a batch, what the cache will keep of it, and whether it failed by no fault of its texts."""
+        try:
+            outcomes = compute_outcomes(encoder, [text.prompt for text in batch])
+            return outcomes, self._copy_kept(batch, outcomes), is_failing(encoder, outcomes)
+        except Exception as error:  # as when the host's memory is full: those who wait raise it
+            return [error] * len(batch), {}, True
 
     def _take_batch(self) -> list[WaitingText]:
         """The longest run of waiting texts within the budget, the first one whatever its length."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -222,6 +222,34 @@ async def test_a_model_that_fails_whatever_it_is_asked_is_counted_until_it_answe
     gate.run_all()
     check_own(await task, [text(4)])
     assert batcher.snapshot().failures_in_a_row == 0
+
+
+@pytest.mark.parametrize("broken", ["Batcher._copy_kept", "is_failing"])
+@in_loop
+async def test_a_batch_that_fails_after_the_model_is_told_to_its_callers_and_counted(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    batcher = make_batcher(gate, cache_bytes=10_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"t5enc.batcher.{broken}", run_out_of_memory)
+        for count in (1, 2):
+            callers = [await ask(batcher, text(1)), await ask(batcher, text(1), text(2))]
+            gate.run_all()
+            for caller in callers:
+                with pytest.raises(MemoryError, match="no room for a copy"):
+                    await caller
+            counts = batcher.snapshot()
+            assert (counts.failures_in_a_row, counts.running_tokens) == (count, 0)
+            assert not batcher.is_stuck(-1.0)
+    again = await ask(batcher, text(1), text(2))
+    gate.run_all()
+    check_own(await again, [text(1), text(2)])
+    assert batcher.snapshot().failures_in_a_row == 0
+
+
+def run_out_of_memory(*_: object) -> NoReturn:
+    raise MemoryError("no room for a copy")
 
 
 @in_loop
