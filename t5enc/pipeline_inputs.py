@@ -76,10 +76,12 @@ def _pad(rows: list[Tensor], width: int, recipe: Recipe) -> Tensor:
 
 
 def make_mask(recipe: Recipe, lengths: list[int], width: int, embeds: Tensor) -> Tensor | None:
-    """(N, W), ones for rows that are kept; None where the pipeline passes none on."""
+    """(N, W), ones for rows that are kept, where `_pad` puts them; None where the pipeline passes none on."""
     if recipe.mask == "none":
         return None
     kept = torch.arange(width) < torch.tensor(lengths)[:, None]
+    if recipe.pads_left:
+        kept = kept.flip(1)
     if recipe.mask == "repeated":
         return kept.long().repeat_interleave(embeds.shape[-1], dim=1).to(embeds.device)
     dtype = {"int64": torch.int64, "bool": torch.bool, "float": embeds.dtype}[recipe.mask]

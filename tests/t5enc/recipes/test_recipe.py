@@ -197,11 +197,35 @@ def test_tensors_have_the_shapes_that_masks_and_widths_say(name: str, captions: 
     if recipe.width == "max_length":
         assert width == recipe.max_length
     if found.prompt_mask is not None:
-        assert find_kept(found.prompt_mask, found.prompt_embeds).sum(1).tolist() == embeddings.lengths.tolist()
+        kept = find_kept(found.prompt_mask, found.prompt_embeds)
+        assert kept.sum(1).tolist() == embeddings.lengths.tolist()
+        assert torch.equal(found.prompt_embeds[kept], embeddings.values)
     if found.null_embeds is not None:
         assert found.null_embeds.shape[0] == count
         assert recipe.null_width == "own" or found.null_embeds.shape == found.prompt_embeds.shape
     assert (found.null_mask is None) == (found.prompt_mask is None or found.null_embeds is None)
+
+
+@pytest.mark.parametrize("pads_left", [False, True])
+@pytest.mark.parametrize("width", ["max_length", "longest_plus_one"])
+@pytest.mark.parametrize("mask", ["int64", "bool", "float", "repeated"])
+def test_a_mask_marks_the_rows_on_whichever_side_the_zeros_stand(mask: str, width: str, *, pads_left: bool) -> None:
+    values = {"mask": mask, "width": width, "pads_left": pads_left, "null_text": "a bad picture"}
+    recipe = Recipe.from_mapping({"name": "mine", "max_length": 60} | values)
+    encoder = TextEncoder.from_pretrained("builtin:tiny", recipe=recipe, device="cpu")
+    embeddings = encoder.encode(["a bird", "", "two birds in a tall tree"])
+
+    found = embeddings.to_pipeline()
+
+    assert found.prompt_mask is not None
+    assert torch.equal(found.prompt_embeds[find_kept(found.prompt_mask, found.prompt_embeds)], embeddings.values)
+    assert embeddings.conditioning is not None
+    null = embeddings.conditioning.null
+    assert null is not None
+    assert found.null_embeds is not None
+    assert found.null_mask is not None
+    kept = find_kept(found.null_mask, found.null_embeds)
+    assert torch.equal(found.null_embeds[kept], null.repeat(len(embeddings), 1))
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in WIDE_AS_NEEDED])
