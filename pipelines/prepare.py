@@ -194,7 +194,9 @@ def freeze_options(
         identity["projection"] = hash_tensors({"weight": projection[0], "bias": projection[1]})
     if job.rows_per_shard is not None:
         identity["rows_per_shard"] = job.rows_per_shard
-    rows = job.rows_per_shard or choose_rows(checkpoint.config, job.storage_dtype, device.type, sample)
+    dim = checkpoint.config.model_dim if projection is None else len(projection[0])
+    size = token_bytes(job.storage_dtype, dim)
+    rows = job.rows_per_shard or choose_rows(checkpoint.config, size, device.type, sample)
     record: dict[str, Any] = {
         "model": job.model,
         "inputs": [hide_credentials(path) for path in job.inputs],
@@ -203,15 +205,18 @@ def freeze_options(
     return FrozenJob(
         identity=identity,
         rows_per_shard=rows,
-        dim=checkpoint.config.model_dim if projection is None else len(projection[0]),
+        dim=dim,
         schema=schema_to_text(schema),
         record=record,
     )
 
 
-def choose_rows(config: EncoderConfig, storage_dtype: str, device: str, sample: Sample) -> int:
-    """Rows of a shard: about 256 MB of output, no more than 20 s of work, no more than 8192."""
-    by_size = SHARD_BYTES / (max(sample.mean, 1.0) * token_bytes(storage_dtype, config.model_dim))
+def choose_rows(config: EncoderConfig, row_bytes: int, device: str, sample: Sample) -> int:
+    """Rows of a shard: about 256 MB of output, no more than 20 s of work, no more than 8192.
+
+    `row_bytes` are those of one row of an embedding as it is stored.
+    """
+    by_size = SHARD_BYTES / (max(sample.mean, 1.0) * row_bytes)
     by_time = SHARD_SECONDS / (sample.mean_computed * seconds_per_token(config, device))
     return max(1, min(MOST_ROWS, int(by_size), int(by_time)))
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines.cli import merge_job_options
+from pipelines.prepare import prepare
 from pipelines.report import EncodeReport
 from t5enc import TextEncoder, load_embeddings
 from t5enc.cli import build_app
@@ -85,6 +86,20 @@ def test_a_report_says_the_recipe_and_how_many_captions_were_cut() -> None:
 
 def test_a_job_without_a_recipe_describes_none() -> None:
     assert make_job().describe_recipe() is None
+
+
+def test_shards_are_sized_by_what_a_projection_leaves(
+    write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr("pipelines.prepare.SHARD_BYTES", 100_000)
+    folder = make_repository(tmp_path / "model", "StableAudioPipeline")
+    write_projection(folder, {"text_projection.weight": torch.ones(24, 64), "text_projection.bias": torch.ones(24)})
+    job = EncodeJob(inputs=[str(write_captions(CAPTIONS))], output=str(tmp_path / "out"), model=str(folder))
+    found = prepare(job, torch.device("cpu"))
+    assert (found.frozen.dim, job.storage_dtype) == (24, "float16")
+    assert found.frozen.rows_per_shard == int(100_000 / (found.sample.mean * 24 * 2))
 
 
 @pytest.mark.slow
