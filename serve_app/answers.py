@@ -169,6 +169,13 @@ def check_same(answers: Sequence[Answer], where: str) -> None:
             raise ServiceError(f"{where}: the recipe changed on the way; encode again for embeddings of one recipe")
 
 
+def is_same(answer: Answer, null: Answer) -> bool:
+    """Whether a null prompt is that of an answer: of the same weights and recipe, in the same dtype."""
+    dtypes = (answer.embeddings.values.dtype, null.embeddings.values.dtype)
+    is_of_one_model = answer.fingerprint == null.fingerprint and dtypes[0] == dtypes[1]
+    return is_of_one_model and _name_recipe(answer) == _name_recipe(null)
+
+
 def _name_recipe(answer: Answer) -> Recipe | None:
     conditioning = answer.embeddings.conditioning
     return None if conditioning is None else conditioning.recipe

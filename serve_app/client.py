@@ -15,7 +15,16 @@ import httpx2
 import numpy as np
 from torch import Tensor
 
-from serve_app.answers import MEDIA_TYPE, Answer, add_null, check_status, join_answers, read_answer, read_nothing
+from serve_app.answers import (
+    MEDIA_TYPE,
+    Answer,
+    add_null,
+    check_status,
+    is_same,
+    join_answers,
+    read_answer,
+    read_nothing,
+)
 from serve_app.chunks import cut_chunks, guess_tokens
 from serve_app.client_options import ClientOptions
 from serve_app.event_loop import LoopThread
@@ -41,6 +50,7 @@ class AsyncClient:
         """
         self.options = ClientOptions(url=url, key=key, **options)
         limits = httpx2.Limits(max_connections=self.options.parallel)
+        self._null: Answer | None = None  # the last one that was asked for
         self._turns = asyncio.Semaphore(self.options.parallel)
         self._http = httpx2.AsyncClient(headers=self.options.headers, limits=limits, timeout=None)
 
@@ -84,7 +94,9 @@ class AsyncClient:
         conditioning = found.embeddings.conditioning
         if conditioning is None or conditioning.recipe.null != "text":
             return found
-        return add_null(found, await self._fetch_null(asked), self._address("/encode"))
+        if self._null is None or not is_same(found, self._null):
+            self._null = await self._fetch_null(asked)
+        return add_null(found, self._null, self._address("/encode"))
 
     async def null(self, recipe: str | None = None, recipe_options: Mapping[str, Any] | None = None) -> Tensor | None:
         """Rows (K, M) of a recipe's null prompt, on the CPU; None where its null is zeros, or there is none.

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from safetensors.torch import load
 from torch import Tensor
 from typer.testing import CliRunner
 
-from serve_app.answers import check_same, read_answer
+from serve_app.answers import Answer, check_same, read_answer
 from serve_app.app import load_models
-from serve_app.client import Client
+from serve_app.client import AsyncClient, Client
 from serve_app.config import ServeConfig
 from serve_app.http import make_http
 from serve_app.models import Models
@@ -124,6 +125,30 @@ def test_a_client_rebuilds_the_tensors_of_a_pipeline_in_chunks_of_any_size(name:
         {name: tensor for name in NAMES if (tensor := getattr(embeddings.to_pipeline(), name)) is not None}, expected
     )
     assert (null is None) == (RECIPES[name].null != "text")
+
+
+def test_a_client_asks_for_a_null_prompt_again_when_it_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    plain = AsyncClient._fetch_null
+
+    async def note(self: AsyncClient, recipe: dict[str, Any]) -> Answer:
+        asked.append(recipe)
+        return await plain(self, recipe)
+
+    monkeypatch.setattr(AsyncClient, "_fetch_null", note)
+    with serve(load_app("builtin:tiny")) as url, Client(url) as client:
+        found = [client.encode(CAPTIONS, recipe="chroma") for _ in range(3)]
+        assert len(asked) == 1
+        client.encode(CAPTIONS, recipe="chroma", recipe_options={"negative_prompt": "a pale picture"})
+        found.append(client.encode(CAPTIONS, recipe="chroma"))
+        assert len(asked) == 3
+        assert client._client._null is not None
+        client._client._null = replace(client._client._null, fingerprint="of a model that is served no more")
+        found.append(client.encode(CAPTIONS, recipe="chroma"))
+        assert len(asked) == 4
+    for embeddings in found:
+        tensors = {key: tensor for key in NAMES if (tensor := getattr(embeddings.to_pipeline(), key)) is not None}
+        check_inputs(tensors, encode_alone("chroma"))
 
 
 @pytest.mark.parametrize("name", ["flux", "chroma", "wan", "kandinsky3"])
