@@ -23,7 +23,7 @@ class Work:
 class Account:
     """How a request gave its input ("none": it was refused before anyone looked), why it failed, what it had computed.
 
-    `reason` is TEI's word. Of `/vertex`, all instances of one model are a piece of work.
+    `reason` is TEI's word.
     """
 
     method: Method | Literal["none"] = "none"

@@ -78,23 +78,10 @@ async def encode_batch(
 
     Raises RefusedError for a batch that is empty or beyond the limits, and what ModelService raises.
     """
-    tokenized = await tokenize_batch(service, inputs, truncate=truncate, field=field, cut=cut)
-    return await encode_tokenized(service, tokenized, field, form)
-
-
-async def tokenize_batch(service: ModelService, inputs: Input, *, truncate: bool, field: str, cut: Cut) -> Tokenized:
-    """The prompts of N texts or token lists, with nothing encoded. Raises what `encode_batch` raises of it."""
     batch = take_batch(inputs, service, field)
     start = time.perf_counter()
-    return Tokenized(await _tokenize(service, batch, truncate, cut), _count_characters(batch), start)
-
-
-def join_tokenized(parts: Sequence[Tokenized]) -> Tokenized:
-    """Several batches as one."""
-    prompts = [prompt for part in parts for prompt in part.request.prompts]
-    truncated = [cut for part in parts for cut in part.request.truncated]
-    characters = sum(part.characters for part in parts)
-    return Tokenized(PreparedRequest(prompts, truncated), characters, min(part.start for part in parts))
+    request = await _tokenize(service, batch, truncate, cut)
+    return await _encode_tokenized(service, Tokenized(request, _count_characters(batch), start), field, form)
 
 
 async def encode_captions(
@@ -122,14 +109,14 @@ async def encode_captions(
         if with_null:
             raise refuse_value("null", "expected a recipe, whose null prompt it is, got none")
         request = await _tokenize(service, list(texts), truncate is True, "end")
-    return await encode_tokenized(service, Tokenized(request, _count_characters(texts), start), "texts", form)
+    return await _encode_tokenized(service, Tokenized(request, _count_characters(texts), start), "texts", form)
 
 
-async def encode_tokenized(service: ModelService, tokenized: Tokenized, field: str, form: AnswerForm) -> Encoded:
+async def _encode_tokenized(service: ModelService, tokenized: Tokenized, field: str, form: AnswerForm) -> Encoded:
     """The embeddings of prompts, within the limits. Raises what `encode_batch` raises of it."""
     request = tokenized.request
     prompts = request.all_prompts
-    check_tokens(prompts, service, field)
+    _check_tokens(prompts, service, field)
     hold_answer(form, request, service, field)
     prepared = time.perf_counter()
     served = await _name_null(service.encode(prompts), request)
@@ -170,15 +157,10 @@ def take_batch(inputs: Input, service: ModelService, field: str) -> Batch:
     find_account().note_method("batch" if batch is inputs else "single")
     if not batch:
         raise refuse_empty(field)
-    check_count(len(batch), service, field)
-    return batch
-
-
-def check_count(count: int, service: ModelService, field: str) -> None:
-    """RefusedError for more texts than a request may have."""
     limit = service.limits.max_texts
-    if count > limit:
-        raise refuse_count(count, limit, field)
+    if len(batch) > limit:
+        raise refuse_count(len(batch), limit, field)
+    return batch
 
 
 async def _tokenize(service: ModelService, batch: Batch, truncate: bool, cut: Cut) -> PreparedRequest:
@@ -192,7 +174,7 @@ async def _tokenize(service: ModelService, batch: Batch, truncate: bool, cut: Cu
     return PreparedRequest([Prompt.of(text) for text in kept], [truncate and len(text) > limit for text in ids])
 
 
-def check_tokens(prompts: Sequence[Prompt], service: ModelService, field: str) -> None:
+def _check_tokens(prompts: Sequence[Prompt], service: ModelService, field: str) -> None:
     """RefusedError for a request that could not be queued however long it waited."""
     tokens, limit = count_tokens(prompts), service.limits.queue_tokens
     if tokens > limit:

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 
-from serve_app import routes_encode, routes_openai, routes_recipes, routes_tei, routes_vertex
+from serve_app import routes_encode, routes_openai, routes_recipes, routes_tei
 from serve_app.heads import AnswerHeads
 from serve_app.metrics import Metrics
 from serve_app.models import Models
@@ -39,7 +39,6 @@ def make_http(models: Models, *, middlewares: Sequence[Middleware] = (), metrics
         routes_encode.make_router(models),
         routes_recipes.make_router(models),
         routes_tei.make_router(models),
-        routes_vertex.make_router(models),
         routes_openai.make_router(models),
         page_router(models),
     ):

@@ -1,8 +1,8 @@
 """Routes of Hugging Face's text-embeddings-inference, whose clients work here as they are.
 
-`/embed` (which is `POST /` and `/invocations`, too; `/vertex` has a module of its own) and `/similarity` pool: the mean
-of a text's tokens, of unit length. Texts over the limit are cut, as TEI does, unless `truncate` is false. `model` in a
-body picks one of several models; TEI has no such field.
+`/embed` (which is `POST /` and `/invocations`, too) and `/similarity` pool: the mean of a text's tokens, of unit
+length. Texts over the limit are cut, as TEI does, unless `truncate` is false. `model` in a body picks one of several
+models; TEI has no such field. Vertex AI's form of `/embed` is not among the routes.
 """
 
 from __future__ import annotations

@@ -167,12 +167,6 @@ class EmbedBody(EmbedAllBody):
     dimensions: int | None = None
 
 
-class VertexBody(Body):
-    """`POST /vertex`: bodies of `/embed`."""
-
-    instances: Annotated[list[EmbedBody], Field(fail_fast=True), BeforeValidator(_check_count)]
-
-
 class TokenizeBody(Body):
     """`POST /tokenize`: texts, which are never cut."""
 

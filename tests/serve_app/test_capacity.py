@@ -40,7 +40,6 @@ def count_rows(texts: list[str]) -> int:
         ("/embed_all", {"inputs": TEXTS}, None, JSON_NUMBER_BYTES, False),
         ("/embed", {"inputs": TEXTS}, None, JSON_NUMBER_BYTES, True),
         ("/v1/embeddings", {"input": TEXTS}, None, JSON_NUMBER_BYTES, True),
-        ("/vertex", {"instances": [{"inputs": TEXTS}]}, None, JSON_NUMBER_BYTES, True),
     ],
 )
 def test_an_answer_is_as_large_as_it_may_be_or_refused_before_anything_is_encoded(
@@ -135,33 +134,6 @@ def test_npy_of_several_texts_is_refused_before_the_model_runs() -> None:
         assert post("/encode", body, accept=wire.NPY, app=app).status_code == 406
     assert service.snapshot().batches == 0
     assert post("/encode", {"texts": TEXTS[:1]}, accept=wire.NPY, app=app).status_code == 200
-
-
-def test_instances_that_never_fit_together_are_refused_and_those_that_do_are_one_call() -> None:
-    service = make_service(queue_tokens=64, cache_bytes=0)
-    calls: list[int] = []
-    encode = service.encode
-
-    async def note(texts: Any) -> Any:
-        calls.append(len(texts))
-        return await encode(texts)
-
-    service.encode = note  # type: ignore[method-assign]
-    app = make_http(Models([service]))
-    answer = post("/vertex", {"instances": [{"inputs": "a red bird " * 9}] * 3}, app=app)
-    assert answer.status_code == 422
-    assert "instances: expected at most 64 tokens in one request" in answer.json()["error"]
-    instances = [{"inputs": "a"}, {"inputs": ["b", "c"], "normalize": False}]
-    assert post("/vertex", {"instances": instances}, app=app).status_code == 200
-    assert calls == [3]
-
-
-def test_instances_of_several_models_are_each_answered_by_its_own() -> None:
-    app = make_http(Models([make_service("one"), make_service("two")]))
-    instances = [{"inputs": "a", "model": "two"}, {"inputs": ["b", "c"]}, {"inputs": "d", "model": "two"}]
-    predictions = post("/vertex", {"instances": instances}, app=app).json()["predictions"]
-    for found, instance in zip(predictions, instances, strict=True):
-        torch.testing.assert_close(torch.tensor(found), torch.tensor(post("/embed", instance, app=app).json()))
 
 
 def test_json_is_written_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,11 +48,6 @@ def check_embed(service: Service, path: str) -> None:
     assert_near(send(service, path, {"inputs": TEXTS}), pool_alone(TEXTS))
 
 
-def check_vertex(service: Service, path: str) -> None:
-    answer = send(service, path, {"instances": [{"inputs": text} for text in TEXTS]})
-    assert_near([vectors[0] for vectors in answer["predictions"]], pool_alone(TEXTS))
-
-
 def check_refused(service: Service, path: str) -> None:
     """Of TEI, for models of another kind."""
     with pytest.raises(subprocess.CalledProcessError) as failed:
@@ -142,7 +137,6 @@ ROUTES: dict[str, Callable[[Service, str], None]] = {
     "POST /encode": check_encode,
     "POST /embed": check_embed,
     "POST /invocations": check_embed,
-    "POST /vertex": check_vertex,
     "POST /embed_all": check_embed_all,
     "POST /embed_sparse": check_refused,
     "POST /predict": check_refused,

@@ -57,7 +57,6 @@ ANSWERED = [
     Case("/v1/embeddings", {"input": "a dog"}, "single", 1),
     Case("/embeddings", {"input": [[5, 1], [6, 1]]}, "batch", 2),
     Case("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b", "c"]}}, "batch", 3),
-    Case("/vertex", {"instances": [{"inputs": ["a", "b"]}, {"inputs": "c"}]}, "batch", 3),
     Case("/encode", {"texts": ["a bird"], "null": True} | CHROMA, "batch", 2),
     Case("/encode", {"null": True} | CHROMA, "single", 1),
     Case("/prepare", {"texts": ["a bird"]} | CHROMA, "batch"),
@@ -171,9 +170,8 @@ def test_texts_and_tokens_add_up(server: Server) -> None:
     works = Counter({case.path: 1 for case in ANSWERED if case.texts}) | Counter({"/embed": 3, "/encode": 3})
     assert sum_by_route(figures["te_request_queue_duration_count"]) == works
     assert sum(figures["te_request_input_length_count"].values()) == texts
-    vertex = figures["te_request_input_length_sum"]["/vertex",]
     sent = sum(int(answer.headers["x-compute-tokens"]) for answer in answers)
-    assert sum(figures["te_request_input_length_sum"].values()) == sent + vertex
+    assert sum(figures["te_request_input_length_sum"].values()) == sent
     hits, misses, shared = (
         figures[f"te_{name}_total"]["tiny",] for name in ("cache_hits", "cache_misses", "coalesced")
     )

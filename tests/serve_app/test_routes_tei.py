@@ -113,30 +113,6 @@ def test_texts_and_ids_are_cut_at_their_start_where_the_direction_is_left(direct
     assert refused.status_code == 422
 
 
-def test_vertex_answers_each_instance_as_embed_would() -> None:
-    instances: list[dict[str, Any]] = [{"inputs": TEXTS}, {"inputs": "a dog", "normalize": False}]
-    predictions = post("/vertex", {"instances": instances}).json()
-    assert set(predictions) == {"predictions"}
-    for found, instance in zip(predictions["predictions"], instances, strict=True):
-        check_close(found, torch.tensor(post("/embed", instance).json()))
-
-
-@pytest.mark.parametrize(
-    ("instances", "status", "message"),
-    [
-        ([], 400, "`instances` cannot be empty"),
-        ([{"inputs": "a"}, {"inputs": []}], 400, "`inputs` cannot be empty"),
-        ([{"inputs": ["a"] * 5}, {"inputs": ["b"] * 4}], 422, "batch size 9 > maximum allowed batch size 8"),
-        ([{"inputs": "a"}, {"inputs": LONG, "truncate": False}], 422, "texts[0]: expected at most 64 tokens"),
-        ([{"inputs": "a"}, {}], 422, "instances[1].inputs: expected, and not there"),
-    ],
-)
-def test_vertex_answers_all_instances_or_none(instances: list[Any], status: int, message: str) -> None:
-    answer = post("/vertex", {"instances": instances})
-    assert answer.status_code == status
-    assert message in answer.json()["error"]
-
-
 @pytest.mark.parametrize("path", ["/embed_sparse", "/predict", "/rerank"])
 def test_routes_of_other_models_are_424_as_in_tei(path: str) -> None:
     answer = post(path, {"inputs": "a"})
