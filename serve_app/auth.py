@@ -121,9 +121,11 @@ def digest_keys(keys: Iterable[str]) -> tuple[bytes, ...]:
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file does; None where it is gone."""
+    """What changes when a file does; None where it is gone, the error's number where it cannot be looked at."""
     try:
         stat = path.stat()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        return (error.errno or 0,)
     return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -61,6 +62,66 @@ def test_a_file_that_cannot_be_used_revokes_the_old_keys_until_it_is_mended(cont
         assert ring.knows(THIRD)
     path.write_text(NEW)
     assert ring.knows(NEW)
+
+
+@pytest.mark.parametrize("kind", ["a folder that is a file", "a loop of links", "a folder"])
+def test_a_path_that_cannot_be_looked_at_revokes_the_keys_of_its_file_alone_until_it_is_mended(
+    kind: str, tmp_path: Path
+) -> None:
+    folder, path = tmp_path / "team", tmp_path / "team" / "keys"
+    folder.mkdir()
+    path.write_text(OLD)
+    ring = KeyRing(str(path), [THIRD])
+    path.unlink()
+    spoil(path, kind)
+    for _ in range(2):
+        assert not ring.knows(OLD)
+        assert ring.knows(THIRD)
+    with pytest.raises(ConfigError, match=f"keys_file: .*{path}"):
+        KeyRing(str(path))
+    mend(path)
+    path.write_text(NEW)
+    assert ring.knows(NEW)
+
+
+def spoil(path: Path, kind: str) -> None:
+    """Put something where a file of keys was that none can be read from."""
+    if kind == "a folder that is a file":
+        path.parent.rmdir()
+        path.parent.touch()
+    elif kind == "a loop of links":
+        path.symlink_to(path)
+    else:
+        path.mkdir()
+
+
+def mend(path: Path) -> None:
+    """Take away what `spoil` put there."""
+    if path.parent.is_file():
+        path.parent.unlink()
+        path.parent.mkdir()
+    elif path.is_symlink():
+        path.unlink()
+    else:
+        path.rmdir()
+
+
+def test_a_folder_that_may_not_be_entered_closes_its_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(OLD)
+    ring = KeyRing(str(path), [THIRD])
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:  # root may enter every folder
+        patched.setattr(Path, "stat", refuse)
+        patched.setattr(Path, "read_text", refuse)
+        assert not ring.knows(OLD)
+        assert ring.knows(THIRD)
+    assert ring.knows(OLD)
 
 
 def test_a_mark_at_the_start_of_a_file_is_no_part_of_its_key(tmp_path: Path) -> None:
