@@ -104,8 +104,11 @@ def pad_rows(embeddings: Embeddings) -> dict[str, Tensor]:
 
 def join_texts(hidden: Sequence[Tensor], dtype: str, dim: int) -> Embeddings:
     """One (rows, M) a text to embeddings in `dtype`; PrecisionError naming the texts that are out of its range."""
-    values = torch.cat([torch.empty(0, dim), *hidden]).to(getattr(torch, dtype))
-    embeddings = Embeddings.from_lengths(values, [len(text) for text in hidden])
+    lengths = [len(text) for text in hidden]
+    values = torch.empty(sum(lengths), dim, dtype=getattr(torch, dtype))
+    if hidden:
+        torch.cat(list(hidden), out=values)  # casts as it copies: beside the rows nothing is held but the answer's
+    embeddings = Embeddings.from_lengths(values, lengths)
     if not torch.isfinite(values).all():
         bad = [index for index, text in enumerate(embeddings) if not torch.isfinite(text).all()]
         raise PrecisionError(dict.fromkeys(bad, f"embedding is out of the range of {dtype}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from serve_app.accept import pick_media_type
 from serve_app.refused import RefusedError
@@ -106,6 +110,31 @@ def test_a_text_out_of_the_range_of_the_answers_dtype_is_named() -> None:
     with pytest.raises(PrecisionError) as caught:
         join_texts(texts, "float16", 4)
     assert caught.value.failed == {1: "embedding is out of the range of float16"}
+
+
+class NotedDtypes(TorchDispatchMode):
+    """Notes the dtype of all tensors that are made meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.found |= {tensor.dtype for tensor in tree_leaves(made) if isinstance(tensor, Tensor)}
+        return made
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("computed", DTYPES)
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_rows_are_joined_in_the_dtype_of_the_answer_alone(computed: str, dtype: str, count: int) -> None:
+    wanted, texts = getattr(torch, dtype), [text.to(getattr(torch, computed)) for text in TEXTS[:count]]
+    with NotedDtypes() as noted:
+        found = join_texts(texts, dtype, 4)
+    assert torch.equal(found.values, torch.cat([torch.empty(0, 4), *texts]).to(wanted))
+    assert found.values.dtype == wanted
+    assert {kind for kind in noted.found if kind.is_floating_point} == {wanted}
 
 
 def test_numpy_formats_get_bfloat16_models_in_float32_and_refuse_it_by_name() -> None:
