@@ -82,7 +82,7 @@ class ServedRecipes:
         self.default = default.recipe
         self._keep = lru_cache(MOST_PREPARERS)(self._make)
         if self.default is not None:
-            self._check(self.default)
+            self._check(default)
 
     def find(self, name: str | None, options: Mapping[str, Any]) -> Preparer | None:
         """The preparer of a request: under the default where it names no recipe, None where there is none.
@@ -108,8 +108,9 @@ class ServedRecipes:
     def _describe(self, recipe: Recipe) -> dict[str, Any]:
         reason = None
         try:
-            recipe = self._under(recipe).recipe or recipe
-            self._check(recipe)
+            preparer = self._under(recipe)
+            recipe = preparer.recipe or recipe
+            self._check(preparer)
         except ConfigError as error:
             reason = str(error)
         return {
@@ -134,8 +135,7 @@ class ServedRecipes:
         recipe = override(self._open(name), json.loads(options))
         check_fit(recipe, self._checkpoint.config, self._tokenizer)
         preparer = self._under(recipe)
-        assert preparer.recipe is not None
-        self._check(preparer.recipe)
+        self._check(preparer)
         return preparer
 
     def _open(self, name: str | None) -> Recipe:
@@ -149,17 +149,18 @@ class ServedRecipes:
     def _under(self, recipe: Recipe) -> Preparer:
         return Preparer.under(recipe, self._tokenizer)
 
-    def _check(self, recipe: Recipe) -> None:
+    def _check(self, preparer: Preparer) -> None:
         """ConfigError for texts longer than the model takes here, or rows of another width than the model's."""
-        longest = self._tokenizer.max_length
+        recipe, longest = preparer.recipe, self._tokenizer.max_length
+        assert recipe is not None
         if is_slow(recipe) and len(recipe.null_text) > MOST_CHARACTERS:
             found = len(recipe.null_text)
             raise ConfigError(
                 f"negative_prompt: expected at most {MOST_CHARACTERS} characters under {recipe.name}, got {found}"
             )
-        if recipe.max_length > longest:
+        if preparer.longest > longest:
             raise ConfigError(
-                f"recipe: {recipe.name} has texts of {recipe.max_length} tokens, expected at most {longest}, "
+                f"recipe: {recipe.name} has texts of {preparer.longest} tokens, expected at most {longest}, "
                 "the most that is served here"
             )
         if open_projection(recipe, self._checkpoint, self._options.variant, torch.device("cpu")) is not None:

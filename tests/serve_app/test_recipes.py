@@ -247,6 +247,27 @@ def test_what_cannot_be_honoured_is_422_with_the_reason(body: dict[str, Any], me
     assert message in error
 
 
+def test_glm_images_pad_before_a_span_counts_in_what_is_served() -> None:
+    body = {"texts": ['"' + "a" * 600 + '" and "b"'], "recipe": "glm_image"}
+    longest = {"recipe_options": {"max_sequence_length": 512}}
+    status, error = read_refusal("builtin:tiny-byt5", **body, **longest)
+    assert status == 422
+    assert "recipe: glm_image has texts of 513 tokens, expected at most 512, the most that is served here" in error
+    listed = ask("GET", "/recipes", app=load_app("builtin:tiny-byt5")).json()["recipes"]
+    reasons = {recipe["name"]: recipe["reason"] for recipe in listed}
+    assert "glm_image has texts of 2049 tokens, expected at most 512" in reasons["glm_image"]
+    assert read_refusal("builtin:tiny-byt5", **body, recipe_options={"max_sequence_length": 511}) == (200, "")
+
+
+@pytest.mark.parametrize("texts", [['"a" and "b"'], ['"' + "a" * 99 + '" and "b"']])
+def test_glm_image_is_served_at_the_length_that_a_service_has_for_it(texts: list[str]) -> None:
+    options = EncoderOptions(
+        model="builtin:tiny-byt5", recipe="glm_image", recipe_options={"max_sequence_length": 40}, token_budget=64
+    )
+    app = make_http(Models([ModelService("tiny", options, ServiceLimits())]))
+    assert post("/encode", {"texts": texts}, app=app).status_code == 200
+
+
 def test_tensors_of_a_pipeline_come_in_the_formats_that_hold_them() -> None:
     with np.load(io.BytesIO(ask_for("chroma", pipeline=True, accept=NPZ).content)) as arrays:
         np.testing.assert_allclose(arrays["prompt_embeds"], encode_alone("chroma").prompt_embeds, atol=ROUNDING)
