@@ -19,18 +19,36 @@ QUIET_PORTS = range(20000, 32000)
 # Ray lets HAProxy's statistics listen on every interface, gives a client all day for the head of a request, and answers
 # 404 while a new HAProxy knows of no application, which clients take as final; and a client's header can tell a replica
 # to go on for a client that is gone. There is no option for any of these, so HAProxy's file is changed before it is
-# read. `exec` keeps the process id, which Ray verifies.
-LAUNCHER = """#!/bin/sh
-for argument; do
-  case $argument in
+# read. Where Ray's text is another than it was, a change may find nothing to be made in: each is looked for afterwards,
+# and without all of them HAProxy does not start. `exec` keeps the process id, which Ray verifies.
+LAUNCHER = r"""#!/bin/sh
+header=x-request-disconnect-disabled
+section() {{ sed -n "/^$1\$/,/^[a-z]/p" "$file"; }}
+has_deadline() {{ section defaults | grep -q '^ *timeout http-request [0-9]'; }}
+drops_header() {{ section 'frontend http_frontend' | grep -q "^ *http-request del-header $header\$"; }}
+knows_application() {{ grep -q '^ *use_backend' "$file"; }}
+is_closed() {{
+  grep -q "^ *bind 127.0.0.1:$1\$" "$file" && ! grep '^ *bind .*:'"$1"'\b' "$file" | grep -qv '^ *bind 127.0.0.1:'
+}}
+asks_back() {{ section 'backend default_backend' | grep -q '^ *http-request return status 503 .* hdr Retry-After 1$'; }}
+expect() {{
+  what=$1; shift
+  "$@" || {{ echo "$file: expected $what, got another file than Ray wrote before; not started" >&2; exit 1; }}
+}}
+for file; do
+  case $file in
     *.cfg)
-      sed -i 's/^\\( *bind \\)[*]\\{{0,1\\}}:\\({ports}\\)$/\\1127.0.0.1:\\2/' "$argument"
-      grep -q '^ *timeout http-request' "$argument" ||
-        sed -i '/^defaults/a\\    timeout http-request {wait}ms' "$argument"
-      grep -q 'x-request-disconnect-disabled' "$argument" ||
-        sed -i '/^frontend http_frontend/a\\    http-request del-header x-request-disconnect-disabled' "$argument"
-      grep -q '^ *use_backend' "$argument" ||
-        sed -i 's/^\\( *http-request return\\) status 404 \\(.*\\)$/\\1 status 503 \\2 hdr Retry-After 1/' "$argument"
+      sed -i 's/^\( *bind \)[*]\{{0,1\}}:\({either}\)$/\1127.0.0.1:\2/' "$file"
+      has_deadline || sed -i '/^defaults$/a\    timeout http-request {wait}ms' "$file"
+      drops_header || sed -i "/^frontend http_frontend\$/a\    http-request del-header $header" "$file"
+      knows_application ||
+        sed -i 's/^\( *http-request return\) status 404 \(.*\)$/\1 status 503 \2 hdr Retry-After 1/' "$file"
+      for port in {ports}; do
+        expect "statistics on port $port of 127.0.0.1 alone" is_closed "$port"
+      done
+      expect "a deadline for heads in its defaults" has_deadline
+      expect "$header dropped in its frontend" drops_header
+      knows_application || expect "503 with Retry-After where it knows of no application" asks_back
       ;;
   esac
 done
@@ -85,7 +103,7 @@ def write_launcher(folder: Path, ports: tuple[str, ...], head_seconds: float) ->
     path = folder / "haproxy"
     binary = shlex.quote(str(get_haproxy_binary()))
     wait = max(1, round(head_seconds * 1000))
-    path.write_text(LAUNCHER.format(ports="\\|".join(ports), binary=binary, wait=wait))
+    path.write_text(LAUNCHER.format(either=r"\|".join(ports), ports=" ".join(ports), binary=binary, wait=wait))
     path.chmod(0o700)
     return path
 
