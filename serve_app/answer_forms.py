@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import torch
@@ -9,27 +10,35 @@ import torch
 from serve_app.refused import RefusedError, refuse_value
 from serve_app.served_recipes import PreparedRequest
 from serve_app.service import ModelService
+from serve_app.wire import describe_recipe
+from t5enc.pipeline_inputs import Conditioning, build_inputs
 
 # A float32 as JSON: sign, up to nineteen digits and more of an exponent, comma.
 JSON_NUMBER_BYTES = 24
+# What any format has beside the numbers: names, types and zip members of all arrays; of a text its offset, length,
+# shape, dtype and flag, or its place in OpenAI's list; of a row its brackets.
+FRAME_BYTES, TEXT_BYTES, ROW_BYTES = 8192, 128, 2
+# A character of what names the model and the recipe: NumPy takes four, JSON within JSON escapes it twice.
+CHARACTER_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerForm:
-    """Bytes of one number; whether there is one row a text (pooled), or the padded rows of a recipe's pipeline."""
+    """Bytes of one number; whether there is one row a text (pooled); the dtype of a recipe's pipeline's tensors.
+
+    Without that dtype, the rows of texts are answered as they are.
+    """
 
     number_bytes: int
     is_pooled: bool = False
-    is_padded: bool = False
+    padded: torch.dtype | None = None
 
     def count_rows(self, request: PreparedRequest) -> int:
-        """Rows of the model's width in the answer."""
+        """Rows of the model's width in the answer, those of a pipeline's tensors not among them."""
         if self.is_pooled:
             return len(request.all_prompts)
-        if self.is_padded and request.recipe is not None:
-            # Of each text, and of the null beside it.
-            return 2 * len(request.prompts) * find_padded_length(request)
-        return sum(prompt.rows for prompt in request.all_prompts)
+        texts = [] if self.padded else request.prompts
+        return sum(prompt.rows for prompt in [*texts, *request.nulls])
 
 
 NESTED = AnswerForm(number_bytes=JSON_NUMBER_BYTES)
@@ -49,12 +58,44 @@ def hold_answer(form: AnswerForm, request: PreparedRequest, service: ModelServic
     out of the cache, or is computed for another request, too, counts: it is held for this one all the same.
     """
     _check_rows(form, request, service)
-    answer = form.count_rows(request) * service.dim * form.number_bytes
+    answer = measure_answer(form, request, service)
     _check_bytes(answer, service.limits.max_answer_bytes, "an answer", field)
     rows = sum(prompt.rows for prompt in request.all_prompts)
     held = answer + rows * service.dim * measure_number(str(service.options.dtype))
     _check_bytes(held, service.limits.queue_bytes, "embeddings and an answer", field)
     service.answer_room.take(held)
+
+
+def measure_answer(form: AnswerForm, request: PreparedRequest, service: ModelService) -> int:
+    """Bytes that an answer has at most, in whatever format."""
+    rows = form.count_rows(request)
+    tensors = measure_tensors(request, service.dim, form.padded) if form.padded else 0
+    # An Arrow stream has the null's rows in base64: four bytes for three.
+    null = sum(prompt.rows for prompt in request.nulls) * service.dim * form.number_bytes // 3
+    return rows * (service.dim * form.number_bytes + ROW_BYTES) + tensors + null + _measure_frame(request, service)
+
+
+def measure_tensors(request: PreparedRequest, dim: int, dtype: torch.dtype) -> int:
+    """Bytes of the tensors of a recipe's pipeline, made by the very code that makes them, but without memory.
+
+    InputError for a null that cannot go with these texts.
+    """
+    if request.recipe is None:
+        return 0
+    with torch.device("meta"):
+        texts, nulls = (
+            [torch.empty(prompt.rows, dim, dtype=dtype) for prompt in prompts]
+            for prompts in (request.prompts, request.nulls)
+        )
+        found = build_inputs(texts, Conditioning(request.recipe, *nulls))
+    tensors = (found.prompt_embeds, found.prompt_mask, found.null_embeds, found.null_mask)
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors if tensor is not None)
+
+
+def _measure_frame(request: PreparedRequest, service: ModelService) -> int:
+    facts = {} if request.recipe is None else describe_recipe(request.recipe)
+    characters = sum(len(json.dumps(fact)) for fact in (service.name, service.fingerprint, *facts.values()))
+    return FRAME_BYTES + TEXT_BYTES * len(request.prompts) + CHARACTER_BYTES * characters
 
 
 def measure_number(dtype: str) -> int:
@@ -72,5 +113,5 @@ def _check_bytes(found: int, limit: int, what: str, field: str) -> None:
 def _check_rows(form: AnswerForm, request: PreparedRequest, service: ModelService) -> None:
     """RefusedError for padded tensors of more rows than a request may have tokens."""
     limit, count, length = service.limits.queue_tokens, len(request.prompts), find_padded_length(request)
-    if form.is_padded and count * length > limit:
+    if form.padded and count * length > limit:
         raise refuse_value("pipeline", f"expected at most {limit} rows, pads too, got {count} texts of {length}")

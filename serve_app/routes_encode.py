@@ -58,7 +58,7 @@ async def encode(models: Models, body: EncodeBody, request: Request) -> Response
 
 def _find_form(body: EncodeBody, dtype: str, media_type: str) -> AnswerForm:
     number_bytes = JSON_NUMBER_BYTES if media_type == JSON else measure_number(dtype)
-    return AnswerForm(number_bytes=number_bytes, is_padded=body.pipeline)
+    return AnswerForm(number_bytes=number_bytes, padded=getattr(torch, dtype) if body.pipeline else None)
 
 
 async def _encode(service: ModelService, body: EncodeBody, form: AnswerForm) -> Encoded:

@@ -51,7 +51,12 @@ class PreparedRequest:
     @property
     def all_prompts(self) -> list[Prompt]:
         """Those of the texts, and after them that of the null."""
-        return self.prompts if self.null is None else [*self.prompts, self.null]
+        return [*self.prompts, *self.nulls]
+
+    @property
+    def nulls(self) -> list[Prompt]:
+        """That of the null, where there is one."""
+        return [] if self.null is None else [self.null]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -45,7 +46,9 @@ def count_rows(texts: list[str]) -> int:
 def test_an_answer_is_as_large_as_it_may_be_or_refused_before_anything_is_encoded(
     path: str, body: dict[str, Any], accept: str | None, number_bytes: int, is_pooled: bool
 ) -> None:
-    size = (len(TEXTS) if is_pooled else count_rows(TEXTS)) * DIM * number_bytes
+    numbers = (len(TEXTS) if is_pooled else count_rows(TEXTS)) * DIM * number_bytes
+    size = measure(path, body, accept)
+    assert numbers < size < numbers + 10_000
     for limit, status in ((size, 200), (size - 1, 422)):
         service = make_service(max_answer_bytes=limit)
         answer = post(path, body, accept=accept, app=make_http(Models([service])))
@@ -53,6 +56,14 @@ def test_an_answer_is_as_large_as_it_may_be_or_refused_before_anything_is_encode
         assert (service.snapshot().batches == 0) is (status == 422)
     message = f"expected an answer of at most {size - 1} bytes, got {size}"
     assert message in answer.text
+
+
+def measure(path: str, body: dict[str, Any], accept: str | None = None) -> int:
+    """The bytes that are counted for an answer, as a service tells that takes none as large."""
+    refused = post(path, body, accept=accept, app=make_http(Models([make_service(max_answer_bytes=1)])))
+    found = re.search(r"an answer of at most 1 bytes, got (\d+)", refused.text)
+    assert found is not None, refused.text
+    return int(found[1])
 
 
 @pytest.mark.parametrize("path", ["/encode", "/embed_all", "/embed"])
@@ -67,8 +78,7 @@ def _flatten(value: Any) -> list[float]:
 
 
 def test_requests_together_hold_no_more_than_the_queue_has_bytes_for_cached_texts_too() -> None:
-    rows = count_rows(TEXTS)
-    held = rows * DIM * (4 + 4)
+    held = count_rows(TEXTS) * DIM * 4 + measure("/encode", {"texts": TEXTS})
     service = make_service(max_answer_bytes=held, queue_bytes=held)
     app = make_http(Models([service]))
     assert post("/encode", {"texts": TEXTS}, app=app).status_code == 200
@@ -82,11 +92,12 @@ def test_requests_together_hold_no_more_than_the_queue_has_bytes_for_cached_text
 
 
 def test_what_could_never_be_held_is_refused_for_good() -> None:
-    rows = count_rows(TEXTS)
-    service = make_service(max_answer_bytes=rows * DIM * 4, queue_bytes=rows * DIM * 8 - 1)
+    size = measure("/encode", {"texts": TEXTS})
+    held = count_rows(TEXTS) * DIM * 4 + size
+    service = make_service(max_answer_bytes=size, queue_bytes=held - 1)
     answer = post("/encode", {"texts": TEXTS}, app=make_http(Models([service])))
     assert answer.status_code == 422
-    assert f"embeddings and an answer of at most {rows * DIM * 8 - 1} bytes, got {rows * DIM * 8}" in answer.text
+    assert f"embeddings and an answer of at most {held - 1} bytes, got {held}" in answer.text
 
 
 def test_a_room_is_given_back_when_the_request_ends_however_it_ends() -> None:
