@@ -15,8 +15,8 @@ import pyarrow as pa
 from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.options import EncoderOptions
-from t5enc.output import JOB, SUCCESS
-from t5enc.recipes.recipe import Recipe
+from t5enc.output import JOB, SUCCESS, read_recipe
+from t5enc.recipes.recipe import Recipe, complete_identity
 from t5enc.storage import check_storage_dtype
 
 FORMAT_VERSION = 1
@@ -208,8 +208,7 @@ class FrozenJob:
     @property
     def recipe(self) -> Recipe | None:
         """What embeddings are made for, with nothing left open."""
-        values = self.identity.get("recipe")
-        return None if values is None else Recipe.from_mapping(values)
+        return read_recipe(self.identity, self.record)
 
     def describe_recipe(self) -> str | None:
         """The recipe's name and version, and how it was chosen if nobody named it."""
@@ -281,6 +280,12 @@ def check_owner(store: Store, job: FrozenJob) -> None:
 
 
 def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
-    """Fields of two identities that differ."""
+    """Fields of two identities that differ, whatever releases wrote them."""
+    there, here = _complete(there), _complete(here)
     names = sorted(set(there) | set(here))
     return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}
+
+
+def _complete(identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    recipe = identity.get("recipe")
+    return identity if recipe is None else {**identity, "recipe": complete_identity(recipe)}

@@ -180,7 +180,7 @@ def freeze_options(
         "format": FORMAT_VERSION,
         "weights": checkpoint.fingerprint(),
         "tokenizer": preparer.tokenizer.fingerprint,
-        "recipe": None if preparer.recipe is None else preparer.recipe.to_mapping(),
+        "recipe": None if preparer.recipe is None else preparer.recipe.to_identity(),
         "max_length": preparer.tokenizer.max_length,
         "text_column": job.text_column,
         "caption_choice": job.caption_choice,
@@ -202,6 +202,8 @@ def freeze_options(
         "inputs": [hide_credentials(path) for path in job.inputs],
         "device": str(device),
     }
+    if preparer.recipe is not None and preparer.recipe.source:
+        record["recipe_source"] = preparer.recipe.source
     return FrozenJob(
         identity=identity,
         rows_per_shard=rows,

@@ -10,9 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from t5enc.embeddings import Embeddings
-from t5enc.output import SUCCESS, OutputFolder, open_output
+from t5enc.output import SUCCESS, OutputFolder, open_output, read_recipe
 from t5enc.recipes.describe import describe_line
-from t5enc.recipes.recipe import Recipe
 from t5enc.storage import PREFIX
 
 SHOWN_WIDTH = 48
@@ -35,6 +34,7 @@ def _describe_job(job: dict[str, Any]) -> Table:
     table = Table("setting", "value", title="job", title_justify="left")
     settings = job["record"] | job["identity"] | {"rows_per_shard": job["rows_per_shard"], "dim": job["dim"]}
     settings |= {"recipe": _describe_recipe(job)}
+    settings.pop("recipe_source", None)
     for name, value in settings.items():
         table.add_row(name, escape(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return table
@@ -42,10 +42,10 @@ def _describe_job(job: dict[str, Any]) -> Table:
 
 def _describe_recipe(job: dict[str, Any]) -> str:
     """One line of words, and how it was chosen if nobody named it."""
-    values, origin = job["identity"].get("recipe"), job["record"].get("recipe")
-    if values is None:
+    recipe, origin = read_recipe(job["identity"], job["record"]), job["record"].get("recipe")
+    if recipe is None:
         return "none"
-    return describe_line(Recipe.from_mapping(values)) + (f"; {origin}" if origin else "")
+    return describe_line(recipe) + (f"; {origin}" if origin else "")
 
 
 TOTALS = {"truncated": "truncated captions", "longest": "longest caption in tokens, uncut", "size": "bytes"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -72,14 +72,20 @@ def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> Outpu
 
 def _read_conditioning(filesystem: Any, root: str, job: dict[str, Any]) -> Conditioning | None:
     """The job's recipe and its null prompt; None for a job without a recipe."""
-    values = job["identity"].get("recipe")
-    if values is None:
+    recipe = read_recipe(job["identity"], job["record"])
+    if recipe is None:
         return None
     try:
         data = _read_bytes(filesystem, f"{root}/{NULL}")
     except FileNotFoundError as error:
         raise OutputError(f"{root}: {NULL} is missing; run the same `t5enc encode` again, which makes it") from error
-    return deserialize_null(data, Recipe.from_mapping(values), job["fingerprint"])
+    return deserialize_null(data, recipe, job["fingerprint"])
+
+
+def read_recipe(identity: Mapping[str, Any], record: Mapping[str, Any]) -> Recipe | None:
+    """What a job's embeddings are made for; its pipeline's class is no part of the identity, and kept beside it."""
+    values = identity.get("recipe")
+    return None if values is None else Recipe.from_mapping({"source": record.get("recipe_source", "")} | values)
 
 
 def load_embeddings(

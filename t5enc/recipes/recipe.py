@@ -10,7 +10,7 @@ L tokens in a row of the pipeline's batch, M model dim.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -35,6 +35,8 @@ NullKind = Literal["none", "text", "zeros"]
 # The mask of the null rows: of their own, none of them, or the positive's.
 NullMask = Literal["own", "zeros", "positive"]
 NullWidth = Literal["positive", "own"]
+# Words for people, and what a call may ask for: no number depends on these once `max_length` is settled.
+PROSE = ("source", "notes", "options", "longest", "within_limit", "fallback_length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,19 @@ class Recipe:
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `from_mapping` reads."""
         return asdict(self) | {"options": list(self.options)}
+
+    def to_identity(self) -> dict[str, Any]:
+        """Name, version and the fields that numbers depend on: what makes two recipes the same."""
+        return complete_identity(asdict(self))
+
+
+def complete_identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a recipe that another release wrote: without its prose, and with the fields it did not know.
+
+    A field that a release adds has for its default what was computed before.
+    """
+    defaults = {entry.name: entry.default for entry in fields(Recipe) if entry.default is not MISSING}
+    return {name: value for name, value in {**defaults, **values}.items() if name not in PROSE}
 
 
 @cache

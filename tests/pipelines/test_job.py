@@ -154,9 +154,9 @@ def test_another_job_is_refused_with_each_field_that_differs() -> None:
     freeze(store, make_job(weights="abc"))
     before = dict(store.objects)
     with pytest.raises(JobMismatchError) as caught:
-        freeze(store, make_job(weights="xyz", recipe="flux"))
-    assert caught.value.differences == {"weights": ("abc", "xyz"), "recipe": (None, "flux")}
-    assert "  recipe: there None, here 'flux'\n  weights: there 'abc', here 'xyz'" in str(caught.value)
+        freeze(store, make_job(weights="xyz", projection="def"))
+    assert caught.value.differences == {"weights": ("abc", "xyz"), "projection": (None, "def")}
+    assert "  projection: there None, here 'def'\n  weights: there 'abc', here 'xyz'" in str(caught.value)
     assert "choose another folder, or --overwrite to start anew" in str(caught.value)
     assert store.objects == before
 
