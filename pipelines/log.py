@@ -5,10 +5,11 @@ The log saves reading the footer of every shard again; whatever it does not say,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict
 
 from pipelines.ahead import THREADS, map_ahead
@@ -42,9 +43,23 @@ def read_log(store: Store) -> Iterator[UnitRecord]:
 def read_struck_out(store: Store) -> set[str] | None:
     """Names that were struck out of the log, None where a damaged list may have held any."""
     try:
-        return {name for entry in _list_log(store, STRUCK_OUT) for name in json.loads(store.read(entry))}
+        return {name for entry in list_struck_out(store) for name in json.loads(store.read(entry))}
     except ValueError:
         return None
+
+
+def list_struck_out(store: Store) -> set[str]:
+    """The objects of the log that strike names out: a new one precedes whatever is done to a shard that is there."""
+    return set(_list_log(store, STRUCK_OUT))
+
+
+def read_struck_out_since(store: Store, known: Set[str]) -> set[str]:
+    """Names in those objects that are not among the known ones; a damaged one tells nothing."""
+    names: set[str] = set()
+    for entry in list_struck_out(store) - known:
+        with contextlib.suppress(ValueError):
+            names.update(json.loads(store.read(entry)))
+    return names
 
 
 def _list_log(store: Store, kind: str) -> list[str]:
@@ -65,18 +80,27 @@ def append_log(store: Store, records: Sequence[UnitRecord]) -> None:
         store.create(f"{LOG}/{uuid.uuid4().hex}{NOTED}", lines)
 
 
-def strike_out(store: Store, names: Sequence[str]) -> None:
-    """Never again trust what the log says of these shards.
+def strike_out(store: Store, names: Sequence[str]) -> set[str]:
+    """Never again trust what the log says of these shards; the object that says so, if there is any.
 
     A shard written anew has the size of the one before it, and can still differ from it in its last bits.
     """
-    if names:
-        store.create(f"{LOG}/{uuid.uuid4().hex}{STRUCK_OUT}", json.dumps(names).encode())
+    if not names:
+        return set()
+    entry = f"{LOG}/{uuid.uuid4().hex}{STRUCK_OUT}"
+    store.create(entry, json.dumps(names).encode())
+    return {entry}
 
 
-def put_aside(store: Store, names: Sequence[str]) -> None:
-    """Move shards that are damaged or no longer planned out of the way, without losing them."""
-    strike_out(store, names)
+def put_aside(store: Store, names: Sequence[str]) -> set[str]:
+    """Move shards that are damaged or no longer planned out of the way, and say so in the log, as `strike_out` does."""
+    entries = strike_out(store, names)
+    move_aside(store, names)
+    return entries
+
+
+def move_aside(store: Store, names: Sequence[str]) -> None:
+    """Move shards that are struck out of the way, without losing them."""
     moves = [(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}") for name in names]
     for _ in map_ahead(lambda move: store.move(*move), moves, threads=MOVES):
         pass  # what a move raises is raised here

@@ -6,9 +6,10 @@ saves reading every footer again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -17,7 +18,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.ahead import map_ahead
-from pipelines.log import put_aside, read_log, read_struck_out, strike_out
+from pipelines.log import (
+    list_struck_out,
+    move_aside,
+    put_aside,
+    read_log,
+    read_struck_out,
+    read_struck_out_since,
+    strike_out,
+)
 from pipelines.plan import FILE_SCHEMA, Files, Units
 from pipelines.records import SCHEMA, Records, read_footer_record
 from pipelines.stores.store import Store
@@ -33,25 +42,28 @@ def read_records(store: Store, units: Units, *, retry_errors: bool = False) -> R
     """Records of the planned units that are committed.
 
     A shard that the log does not know is known by its footer. One that is damaged, or with `retry_errors` holds a
-    caption that died, is put aside and has no record. What is to be redone is struck out of the log.
+    caption that died, is put aside and has no record. What is to be redone is struck out of the log: first of all, so
+    that a run that is about to end sees it before it can vouch for what is moved.
     """
-    sizes, _ = list_shards(store, units)
     records = Records(units)
+    records.struck_out = list_struck_out(store)
     for record in read_log(store):
         number = units.find(record.name)
         if number is not None:
             records.put(number, record)
+    # After the log: what another run notes meanwhile was there before.
+    sizes, _ = list_shards(store, units)
     is_logged = records.is_there.copy()
     records.is_there &= records.rows["size"] == sizes
     read_footers(store, records, np.flatnonzero((sizes != GONE) & ~records.is_there))
     if retry_errors:
         records.is_there &= records.rows["died"] == 0
     is_aside = (sizes != GONE) & ~records.is_there
-    strike_out(store, _list_names(units, is_logged & ~records.is_there & ~is_aside))
+    records.struck_out |= strike_out(store, _list_names(units, is_logged & ~records.is_there | is_aside))
     aside = _list_names(units, is_aside)
     if aside:
         store.delete(SUCCESS)
-        put_aside(store, aside)
+        move_aside(store, aside)
     return records
 
 
@@ -101,26 +113,37 @@ def finish(store: Store, records: Records, check: Callable[[], None] = lambda: N
     """End a job: shards outside the plan aside, then the plan, the manifest, and `_SUCCESS`. Can be repeated.
 
     An output that says all this already stays finished throughout. A shard that was put aside since its record was
-    made has another record now. DriverError where a shard is not there, or not as its record says. `check` is called
-    first, and again before anything vouches for what is there: it raises where the output has become another job's.
+    made has another record now. DriverError where a shard is not there, or not as its record says, or about to be put
+    aside by another run. `check` is called first, and again before and after anything vouches for what is there: it
+    raises where the output has become another job's.
     """
     check()
     units = records.units
-    struck_out = read_struck_out(store)
-    read_footers(store, records, _find_all(units, struck_out))
+    seen = list_struck_out(store)
+    _read_again(store, records, _find_all(units, read_struck_out(store)))
     sizes, strays = list_shards(store, units)
     _check_committed(records, sizes)
+    _check_settled(records, read_struck_out_since(store, records.struck_out))
     manifest = to_parquet(records.to_batches(), SCHEMA.with_metadata({"fingerprint": units.fingerprint}))
     is_finished = _is_finished(store, manifest)
     if not is_finished:
         store.delete(SUCCESS)
-    put_aside(store, strays)
+    seen |= put_aside(store, strays)
     write_plan(store, units.files)
     if not is_finished:
         store.replace(MANIFEST, manifest)
         check()
-        store.replace(SUCCESS, _make_success(records, manifest))
+        success = _make_success(records, manifest)
+        store.replace(SUCCESS, success)
+        with _withdrawn_where_it_raises(store, success):
+            check()
+            _check_untouched(units, read_struck_out_since(store, seen))
     store.sweep()
+
+
+def _read_again(store: Store, records: Records, numbers: NDArray[np.int64]) -> None:
+    records.is_there[numbers] = False
+    read_footers(store, records, numbers)
 
 
 def _find_all(units: Units, names: set[str] | None) -> NDArray[np.int64]:
@@ -138,6 +161,41 @@ def _check_committed(records: Records, sizes: NDArray[np.int64]) -> None:
             f"{len(bad)} shards are not in the output as this run left them, the first is "
             f"{records.units.at(bad[0]).name}; run the same command again"
         )
+
+
+def _check_settled(records: Records, names: set[str]) -> None:
+    """Of these shards, which others struck out since this run began, none is still as it was then.
+
+    One that holds a caption that died may be moved any moment; if it is new already, its own run ends the job.
+    """
+    numbers = _find_all(records.units, names)
+    died = numbers[records.rows["died"][numbers] > 0]
+    if len(died):
+        raise DriverError(
+            f"another run tries the captions again that died in {len(died)} shards, the first is "
+            f"{records.units.at(died[0]).name}; run the same command again when it has ended"
+        )
+
+
+def _check_untouched(units: Units, names: set[str]) -> None:
+    numbers = _find_all(units, names)
+    if len(numbers):
+        raise DriverError(
+            f"another run began to redo {len(numbers)} shards while this one ended, the first is "
+            f"{units.at(numbers[0]).name}; run the same command again when it has ended"
+        )
+
+
+@contextlib.contextmanager
+def _withdrawn_where_it_raises(store: Store, success: bytes) -> Iterator[None]:
+    """`_SUCCESS` as it was just written does not outlive an error; another run's stays."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(FileNotFoundError):
+            if store.read(SUCCESS) == success:
+                store.delete(SUCCESS)
+        raise
 
 
 def _make_success(records: Records, manifest: pa.Buffer) -> bytes:

@@ -68,6 +68,8 @@ class Records(MutableMapping[str, UnitRecord]):
         self.units = units
         self.is_there: NDArray[np.bool_] = np.zeros(len(units), np.bool_)
         self.rows: NDArray[np.void] = np.zeros(len(units), ROW)
+        # Objects of the log that strike names out and were there before any record was read, or are of this run.
+        self.struck_out: set[str] = set()
 
     def put(self, number: int, record: UnitRecord) -> None:
         """Note the record of the unit of a number; ValueError or TypeError for what cannot be one."""

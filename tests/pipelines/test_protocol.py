@@ -18,6 +18,7 @@ from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -295,7 +296,7 @@ class Protocol(RuleBasedStateMachine):
         except Killed:
             pass
         except DriverError:
-            assert any(len(before.get(r.name, b"")) != r.size for r in driver.commit.records.values())
+            assert any(len(before.get(r.name, b"")) != r.size or r.died for r in driver.commit.records.values())
             assert self.store.objects == before
         except OutputError:
             assert FrozenJob.from_json(before[JOB]).fingerprint != driver.commit.frozen.fingerprint
@@ -446,14 +447,43 @@ def test_two_drivers_of_one_job_may_interleave_at_every_operation(
     assert not any(name.startswith(STALE) for name in store.objects)
 
 
+@pytest.mark.parametrize("dies_again", [False, True])
+@pytest.mark.parametrize("before", range(20))
+def test_a_run_may_end_while_another_begins_to_redo_what_it_vouches_for(before: int, dies_again: bool) -> None:
+    """So many operations of the one, then some of the other, which is killed there; then the rest of the first."""
+    files = [plan_file(SOURCES[0], 4), plan_file(SOURCES[1], 2)]
+    for killed_after in range(25):
+        store = MemoryStore()
+        earlier = begin_commit(store, make_job(), files)
+        for number, unit in enumerate(earlier.left):
+            record, shard = encode(earlier.frozen, unit, "1", dies=number == 0)
+            earlier.records[unit.name] = commit_shard(store, record, shard)
+        again = partial(run_to_the_end, files=files, killed_after=killed_after, dies=dies_again, retry_errors=True)
+        order = iter([0] * before + [1] * (killed_after + 1))
+        errors = take_turns(store, [partial(conclude_commit, commit=earlier), again], order, lambda: None)
+        assert isinstance(errors[0], DriverError | None)
+        assert isinstance(errors[1], DriverError | Killed | None)
+        if list_finished(store) is not None:
+            assert check_output(store, deep=True) == []
+        run_to_the_end(store, files=files)
+        assert list_finished(store) is not None
+        assert check_output(store, deep=True) == []
+
+
 def run_to_the_end(
-    store: Store, *, files: list[PlannedFile], killed_after: int | None = None, rounding: int = 0
+    store: Store,
+    *,
+    files: list[PlannedFile],
+    killed_after: int | None = None,
+    rounding: int = 0,
+    dies: bool = False,
+    **options: bool,
 ) -> None:
     """A whole run of the usual job."""
     store = cast(Store, Mortal(store, killed_after))
-    commit = begin_commit(store, make_job(), files)
+    commit = begin_commit(store, make_job(), files, **options)
     for unit in commit.left:
-        record, shard = encode(commit.frozen, unit, "1", rounding=rounding)
+        record, shard = encode(commit.frozen, unit, "1", rounding=rounding, dies=dies)
         commit.records[unit.name] = commit_shard(store, record, shard)
         append_log(store, [commit.records[unit.name]])
     conclude_commit(store, commit)
