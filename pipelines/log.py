@@ -26,7 +26,7 @@ MOVES = THREADS
 
 
 def read_log(store: Store) -> Iterator[UnitRecord]:
-    """Records that earlier runs noted, the last of a name counts, but for the names struck out.
+    """Records that earlier runs noted in no order, but for the names struck out: two of one name say the same.
 
     A torn line is passed over. It decides nothing: whatever it does not say, a shard's footer does.
     """
