@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.corpus import SHAPES, make_parser, quieten
 from benchmarks.machine import Machine, publish
 from t5enc.bench import clock
-from t5enc.precision import resolve_dtype
+from t5enc.model.precision import resolve_dtype
 
 LENGTH = 512
 XXL = SHAPES["base"] | {"d_model": 4096, "num_layers": 24, "num_heads": 64, "d_ff": 10240}

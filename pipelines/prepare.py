@@ -24,9 +24,9 @@ from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
 from t5enc.filesystems import hide_credentials
 from t5enc.inferring import find_inferred, infer_options, open_projection
+from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.output import find_filesystem
-from t5enc.precision import resolve_dtype
 from t5enc.preparing import Preparer
 from t5enc.recipes.inference import InferredRecipe
 from t5enc.storage import token_bytes

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from serve_app.client import Client
 from t5enc.errors import InputError, PrecisionError
-from t5enc.precision import resolve_dtype
+from t5enc.model.precision import resolve_dtype
 
 
 class RemoteT5EncoderModel(nn.Module):

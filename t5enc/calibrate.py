@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t5enc.attention import plan_sdpa
-from t5enc.encoder import Encoder
 from t5enc.errors import PrecisionError
 from t5enc.figures import read_versions
-from t5enc.layers import Block
+from t5enc.model.attention import plan_sdpa
+from t5enc.model.encoder import Encoder
+from t5enc.model.layers import Block
+from t5enc.model.packing import pack_sorted
+from t5enc.model.precision import input_scale, resolve_dtype
 from t5enc.options import EncoderOptions
-from t5enc.packing import pack_sorted
-from t5enc.precision import input_scale, resolve_dtype
 from t5enc.text_encoder import TokenIds, open_model, open_tokenizer
 from t5enc.weights import load_encoder
 

@@ -33,9 +33,9 @@ from t5enc.checkpoint import TOKENIZER_FILES, Checkpoint
 from t5enc.errors import CheckpointError, ConfigError, OutputError
 from t5enc.hashes import hash_files
 from t5enc.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD, describe_config
-from t5enc.norm_fusion import FUSIONS
+from t5enc.model.norm_fusion import FUSIONS
+from t5enc.model.precision import COMPUTE_DTYPES, resolve_dtype
 from t5enc.options import EncoderOptions
-from t5enc.precision import COMPUTE_DTYPES, resolve_dtype
 from t5enc.tensor_writer import StreamedTensor, plan_shards, write_safetensors
 from t5enc.text_encoder import open_model
 from t5enc.weights import find_tensor, has_fused_norms, match_tensors, name_fused, split_rows

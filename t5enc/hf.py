@@ -23,13 +23,13 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming
 
-from t5enc.compiled import CompiledBlock
 from t5enc.errors import ConfigError
 from t5enc.fused_config import read_layout
-from t5enc.initialization import initialize
-from t5enc.norm_fusion import SCALE, expect_fused_norms, fuse_norms, unfuse_norms, unfuse_tensors
+from t5enc.model.compile import CompiledBlock
+from t5enc.model.initialization import initialize
+from t5enc.model.norm_fusion import SCALE, expect_fused_norms, fuse_norms, unfuse_norms, unfuse_tensors
+from t5enc.model.precision import resolve_dtype
 from t5enc.options import resolve_device
-from t5enc.precision import resolve_dtype
 from t5enc.stack import FusedStack, PadOutputs
 from t5enc.weights import fuse_tensors, name_bias, name_block, split_tensors
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from t5enc.config import EncoderConfig
-from t5enc.memory import GIB, USABLE, choose_budget, count_token_bytes, count_weight_bytes
+from t5enc.model.memory import GIB, USABLE, choose_budget, count_token_bytes, count_weight_bytes
 
 # Gigabytes of a card, and the share of it that an actor has.
 PLACES = {"half of 24 GB": (24, 0.5), "24 GB": (24, 1.0), "40 GB": (40, 1.0), "80 GB": (80, 1.0)}

@@ -11,8 +11,8 @@ import torch
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
-from t5enc.memory import choose_budget, find_free_bytes
-from t5enc.precision import resolve_dtype
+from t5enc.model.memory import choose_budget, find_free_bytes
+from t5enc.model.precision import resolve_dtype
 from t5enc.recipes.families import open_recipe
 from t5enc.recipes.options import override
 from t5enc.recipes.recipe import Recipe

@@ -16,15 +16,15 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from t5enc.attention import AttentionPlan, PositionBias, plan_flex_batch, plan_padded, position_bias
-from t5enc.bias import RelativeBias
-from t5enc.compiled import CompiledBlock
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError, InputError
-from t5enc.layers import Block, RMSNorm, RunBlock
+from t5enc.model.attention import AttentionPlan, PositionBias, plan_flex_batch, plan_padded, position_bias
+from t5enc.model.bias import RelativeBias
+from t5enc.model.compile import CompiledBlock
+from t5enc.model.layers import Block, RMSNorm, RunBlock
+from t5enc.model.packing import round_rung
+from t5enc.model.precision import residual_dtype
 from t5enc.options import SMALLEST_FLEX_HEAD
-from t5enc.packing import round_rung
-from t5enc.precision import residual_dtype
 from t5enc.unpadding import Rows, find_rows
 
 ATTENTIONS = ("sdpa", "flex_attention", "eager")

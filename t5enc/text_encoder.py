@@ -17,25 +17,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t5enc.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
 from t5enc.builtin import is_builtin, open_builtin
 from t5enc.checkpoint import Checkpoint, open_checkpoint
-from t5enc.compile_cache import CompileCache, open_cache
 from t5enc.config import EncoderConfig
 from t5enc.embeddings import Embeddings
-from t5enc.encoder import Encoder
 from t5enc.errors import ConfigError, InputError, PrecisionError
 from t5enc.finishing import finish
 from t5enc.inferring import infer_options, open_projection
-from t5enc.linear import can_pack
+from t5enc.model.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
+from t5enc.model.compile_cache import CompileCache, open_cache
+from t5enc.model.encoder import Encoder
+from t5enc.model.linear import can_pack
+from t5enc.model.packing import make_rungs, pack_full, pack_sorted, pick_rung, round_rows
+from t5enc.model.repeatability import find_floor
 from t5enc.options import EncoderOptions
-from t5enc.packing import make_rungs, pack_full, pack_sorted, pick_rung, round_rows
 from t5enc.pipeline_inputs import Conditioning
 from t5enc.placement import PlacedDocument, group_identical, place_documents, scatter
 from t5enc.preparing import PreparedTexts, Preparer, check_fit
 from t5enc.prompts import Document, Prompt, TokenIds, count_tokens
 from t5enc.recipes.recipe import Recipe
-from t5enc.repeatability import find_floor
 from t5enc.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
 from t5enc.weights import load_encoder
 

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t5enc.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
 from t5enc.errors import InputError
-from t5enc.packing import round_rung
+from t5enc.model.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
+from t5enc.model.packing import round_rung
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from t5enc.candidates import Candidate, list_candidates, load_transformers, open
 from t5enc.distances import LEVELS, Difference, Distance, Reference, WorstToken, describe, encode_batch, make_batches
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.figures import read_versions
+from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
-from t5enc.precision import resolve_dtype
 from t5enc.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")

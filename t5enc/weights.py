@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from t5enc.config import EncoderConfig
-from t5enc.encoder import Encoder
 from t5enc.errors import CheckpointError
 from t5enc.layouts import FUSED_ANCHOR
-from t5enc.linear import Linear
-from t5enc.norm_fusion import expect_fused_norms
+from t5enc.model.encoder import Encoder
+from t5enc.model.linear import Linear
+from t5enc.model.norm_fusion import expect_fused_norms
 
 # transformers prefers the first where both are there and differ.
 EMBEDDING_NAMES = ("encoder.embed_tokens.weight", "shared.weight")

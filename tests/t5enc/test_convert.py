@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import t5enc.hf as hf
-from t5enc.attention import plan_sdpa
 from t5enc.builtin import ASSETS, open_builtin, sample_captions, write_builtin
 from t5enc.checkpoint import open_checkpoint
 from t5enc.convert import convert, parse_size
-from t5enc.encoder import Encoder
 from t5enc.errors import CheckpointError, ConfigError, OutputError
+from t5enc.model.attention import plan_sdpa
+from t5enc.model.encoder import Encoder
 from t5enc.tensor_files import LazyTensors
 from t5enc.text_encoder import TextEncoder
 from t5enc.weights import load_encoder

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from t5enc.attention import plan_sdpa
 from t5enc.config import EncoderConfig
-from t5enc.encoder import Encoder
 from t5enc.errors import CheckpointError
+from t5enc.model.attention import plan_sdpa
+from t5enc.model.encoder import Encoder
 from t5enc.weights import load_encoder, name_weights
 from tests.families import FAMILIES
 from tests.t5enc.conftest import Make

@@ -22,11 +22,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from t5enc.bias import bias_between
 from t5enc.config import EncoderConfig
-from t5enc.linear import Linear, add_product
-from t5enc.masks import document_mask, number_batch, number_mask
-from t5enc.precision import input_scale, poison, residual_dtype
+from t5enc.model.bias import bias_between
+from t5enc.model.linear import Linear, add_product
+from t5enc.model.masks import document_mask, number_batch, number_mask
+from t5enc.model.precision import input_scale, poison, residual_dtype
 
 # Longer documents get their bias in rows of this many queries instead of one (H, S, S) matrix.
 DENSE_BIAS_LIMIT = 1024

@@ -10,11 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from t5enc.encoder import Encoder
 from t5enc.errors import ConfigError
-from t5enc.layers import Block
-from t5enc.linear import add_product
-from t5enc.packing import round_rows
+from t5enc.model.encoder import Encoder
+from t5enc.model.layers import Block
+from t5enc.model.linear import add_product
+from t5enc.model.packing import round_rows
 
 HIGHEST_FLOOR = 128
 # Products of fewer rows than this are tried on several runs of rows: in 16 bit, rounding hides most differences.

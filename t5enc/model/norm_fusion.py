@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from t5enc.errors import CheckpointError, ConfigError
-from t5enc.layers import RMSNorm
-from t5enc.linear import Linear
-from t5enc.precision import residual_dtype
+from t5enc.model.layers import RMSNorm
+from t5enc.model.linear import Linear
+from t5enc.model.precision import residual_dtype
 
 # The norms of a block that a layer follows at once, and that layer; the final norm has none.
 FUSIONS = {"attention_norm": "attention.qkv", "feed_forward_norm": "feed_forward.up"}

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from t5enc.attention import AttentionPlan, PositionBias
-from t5enc.layers import Block, RunBlock, compute_block
+from t5enc.model.attention import AttentionPlan, PositionBias
+from t5enc.model.layers import Block, RunBlock, compute_block
 
 
 class CompiledBlock:

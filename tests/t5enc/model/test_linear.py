@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from t5enc.config import Activation
-from t5enc.linear import ACTIVATE, Linear, activate_product, add_product, can_pack
-from t5enc.precision import input_scale
+from t5enc.model.linear import ACTIVATE, Linear, activate_product, add_product, can_pack
+from t5enc.model.precision import input_scale
 
 LayerType = TypeVar("LayerType", bound=Linear)
 INPUTS, OUTPUTS = 48, 80

@@ -4,7 +4,7 @@ T tokens in the stream, M model dim, I inner dim of attention, F feed-forward di
 
 The stream's peak is in the middle of a layer. The embedded texts, the residual that the layer was given and the one
 that attention made of it are float32 and alive at once; what differs by path is how many passes over F-wide rows keep
-their results. `tests/t5enc/test_memory.py` counts what lives in a real forward.
+their results. `tests/t5enc/model/test_memory.py` counts what lives in a real forward.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
-from t5enc.packing import SMALLEST_RUNG
+from t5enc.model.packing import SMALLEST_RUNG
 
 WIDE = 4
 # The share of free memory that is counted on: allocators leave holes, libraries want workspaces.

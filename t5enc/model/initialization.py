@@ -21,9 +21,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from t5enc.bias import RelativeBias
-from t5enc.layers import RMSNorm
-from t5enc.linear import Linear
+from t5enc.model.bias import RelativeBias
+from t5enc.model.layers import RMSNorm
+from t5enc.model.linear import Linear
 
 
 def initialize(module: nn.Module, factor: float = 1.0) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from t5enc.bias import RelativeBias, bias_between, bucket_distances, saturation_distance
 from t5enc.builtin import open_builtin
+from t5enc.model.bias import RelativeBias, bias_between, bucket_distances, saturation_distance
 
 DISTANCES = torch.arange(-1500, 1501)
 SIZES = [

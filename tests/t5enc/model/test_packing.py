@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t5enc.errors import ConfigError
-from t5enc.packing import SMALLEST_RUNG, make_rungs, pack_full, pack_sorted, pick_rung, round_rows
+from t5enc.model.packing import SMALLEST_RUNG, make_rungs, pack_full, pack_sorted, pick_rung, round_rows
 
 Pack = Callable[[Sequence[int], int], list[list[int]]]
 BUDGET = 64

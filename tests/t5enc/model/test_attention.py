@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t5enc.attention import (
+from t5enc.model.attention import (
     DENSE_BIAS_LIMIT,
     AttentionPlan,
     Group,

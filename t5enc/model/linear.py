@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t5enc.config import Activation
-from t5enc.precision import input_scale, linear_fp32, linear_wide, scale_down
+from t5enc.model.precision import input_scale, linear_fp32, linear_wide, scale_down
 
 ACTIVATE: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

@@ -15,9 +15,9 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 
-from t5enc import compile_cache
-from t5enc.compile_cache import SUFFIX, CompileCache, describe_machine, pack, unpack
 from t5enc.errors import ConfigError
+from t5enc.model import compile_cache
+from t5enc.model.compile_cache import SUFFIX, CompileCache, describe_machine, pack, unpack
 from tests.pipelines.s3_server import CREDENTIALS, run_s3_server
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from t5enc.encoder import Encoder
 from t5enc.hf import FAMILIES as MODELS
-from t5enc.initialization import initialize_all
+from t5enc.model.encoder import Encoder
+from t5enc.model.initialization import initialize_all
 from t5enc.weights import split_tensors
 from tests.families import FAMILIES
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t5enc.attention import Attention, AttentionPlan, PositionBias
 from t5enc.config import EncoderConfig
 from t5enc.errors import InputError
-from t5enc.linear import Linear, activate_product, add_product
-from t5enc.precision import residual_dtype
+from t5enc.model.attention import Attention, AttentionPlan, PositionBias
+from t5enc.model.linear import Linear, activate_product, add_product
+from t5enc.model.precision import residual_dtype
 
 RunBlock = Callable[["Block", Tensor, PositionBias, AttentionPlan, torch.dtype], Tensor]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from t5enc.config import EncoderConfig
-from t5enc.precision import residual_dtype
+from t5enc.model.precision import residual_dtype
 
 
 def bucket_distances(distances: Tensor, *, num_buckets: int, max_distance: int) -> Tensor:

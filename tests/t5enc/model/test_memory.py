@@ -11,12 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5enc import precision
-from t5enc.attention import plan_flex, plan_sdpa
 from t5enc.config import EncoderConfig
-from t5enc.encoder import Encoder
 from t5enc.errors import ConfigError
-from t5enc.memory import (
+from t5enc.memory_table import XXL, make_memory_table
+from t5enc.model import precision
+from t5enc.model.attention import plan_flex, plan_sdpa
+from t5enc.model.encoder import Encoder
+from t5enc.model.memory import (
     GIB,
     USABLE,
     choose_budget,
@@ -25,7 +26,6 @@ from t5enc.memory import (
     count_weight_bytes,
     list_budgets,
 )
-from t5enc.memory_table import XXL, make_memory_table
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder
 from tests.t5enc.conftest import Make
@@ -192,5 +192,5 @@ def test_cards_of_different_size_give_the_same_embeddings(make: Make) -> None:
 
 
 def test_the_table_of_the_readme_is_what_follows() -> None:
-    readme = Path(__file__).parents[2] / "t5enc" / "README.md"
+    readme = Path(__file__).parents[3] / "t5enc" / "README.md"
     assert make_memory_table() in readme.read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from t5enc import repeatability
 from t5enc.errors import ConfigError
-from t5enc.repeatability import find_floor
+from t5enc.model import repeatability
+from t5enc.model.repeatability import find_floor
 from t5enc.text_encoder import TextEncoder
 from tests.t5enc.conftest import Make
 from tests.t5enc.reference import random_ids

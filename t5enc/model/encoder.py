@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from t5enc.attention import AttentionPlan, position_bias
-from t5enc.bias import RelativeBias
-from t5enc.compiled import CompiledBlock
 from t5enc.config import EncoderConfig
-from t5enc.layers import Block, RMSNorm
-from t5enc.linear import Linear
-from t5enc.precision import poison
+from t5enc.model.attention import AttentionPlan, position_bias
+from t5enc.model.bias import RelativeBias
+from t5enc.model.compile import CompiledBlock
+from t5enc.model.layers import Block, RMSNorm
+from t5enc.model.linear import Linear
+from t5enc.model.precision import poison
 
 
 class Encoder(nn.Module):
