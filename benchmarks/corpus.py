@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from t5enc.bench import read_lines
-from t5enc.builtin import ASSETS, sample_captions, write_tokenizer
+from t5enc.checkpoint.builtin import ASSETS, sample_captions, write_tokenizer
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PROMPT_FILES = tuple(DATA / "prompts" / f"{name}.txt" for name in ("parti_prompts", "dpg_bench", "vbench_long_wan_en"))

@@ -78,8 +78,8 @@ def load_converted(shape: str) -> Any:
 
 
 def _load_own(folder: Path, dtype: torch.dtype, *, pack: bool) -> Any:
-    from t5enc.checkpoint import open_checkpoint
-    from t5enc.weights import load_encoder
+    from t5enc.checkpoint.checkpoint import open_checkpoint
+    from t5enc.checkpoint.weights import load_encoder
 
     checkpoint = open_checkpoint(folder)
     return load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=CPU, pack=pack)
@@ -116,8 +116,8 @@ def load_nai(shape: str) -> Any:
 
 def load_tensorizer(shape: str) -> Any:
     """t5enc's own layout in a file of tensorizer's, read whole into the same encoder."""
-    from t5enc.checkpoint import open_checkpoint
-    from t5enc.weights import load_encoder
+    from t5enc.checkpoint.checkpoint import open_checkpoint
+    from t5enc.checkpoint.weights import load_encoder
 
     tensorizer: Any = importlib.import_module("tensorizer")
     path = make_serialized(shape)
@@ -141,7 +141,7 @@ def copied(load: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def make_converted(shape: str) -> Path:
     """What `t5enc convert` makes of a checkpoint, made once."""
-    from t5enc.convert import convert
+    from t5enc.checkpoint.convert import convert
 
     folder = make_checkpoint(shape)
     target = folder.with_name(f"{folder.name}-fused")
@@ -264,7 +264,7 @@ def _be_child(loader: str, shape: str) -> None:
     """Import, wait, load, say how long it took, and stay until the other side has looked."""
     import transformers  # noqa: F401
 
-    import t5enc.convert  # noqa: F401
+    import t5enc.checkpoint.convert  # noqa: F401
 
     load_model = LOADERS[loader]
     load_model("smoke-bf16" if shape in BFLOAT16_SHAPES else "smoke")

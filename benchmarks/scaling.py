@@ -31,7 +31,7 @@ from benchmarks.frontier import Card, describe_limits, find_limits
 from benchmarks.machine import Machine, judge, publish
 from benchmarks.memory import read_peak
 from benchmarks.stand_in import TOKENS_PER_SECOND
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 
 if TYPE_CHECKING:
     from pipelines.ledger import Progress

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipelines.job import EncodeJob
 from pipelines.supervise import supervise
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.inspection import print_output
 
 FILES = 3

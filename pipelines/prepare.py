@@ -19,11 +19,11 @@ from pipelines.plan import Files
 from pipelines.sources import Inputs, SourceFile, open_inputs
 from pipelines.survey import survey
 from pipelines.units import PlannedFile
-from t5enc.checkpoint import Checkpoint, hash_tensors
+from t5enc.checkpoint.checkpoint import Checkpoint, hash_tensors
+from t5enc.checkpoint.repository import find_inferred, infer_options, open_projection
 from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
 from t5enc.filesystems import hide_credentials
-from t5enc.inferring import find_inferred, infer_options, open_projection
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.output import find_filesystem

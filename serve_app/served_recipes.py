@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from serve_app.refused import RefusedError, refuse_value
-from t5enc.checkpoint import Checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.repository import open_projection
 from t5enc.errors import ConfigError, TooLongError
-from t5enc.inferring import open_projection
 from t5enc.options import NO_RECIPE, EncoderOptions
 from t5enc.preparing import PreparedTexts, Preparer, check_fit
 from t5enc.prompts import Prompt

@@ -20,10 +20,10 @@ from serve_app.room import Room
 from serve_app.served_recipes import PreparedRequest, ServedRecipes, ShownCaption, prepare_request, show_captions
 from t5enc.actor import EncoderActor
 from t5enc.batcher import Batcher, BatcherSnapshot
-from t5enc.checkpoint import Checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.repository import infer_options
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, TooLongError
-from t5enc.inferring import infer_options
 from t5enc.options import DEFAULT_LENGTH, NO_RECIPE, EncoderOptions
 from t5enc.pieces import Piece
 from t5enc.preparing import Preparer

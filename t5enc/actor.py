@@ -14,7 +14,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import pyarrow as pa
 
-from t5enc.checkpoint import Checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder
 

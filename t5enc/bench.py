@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.config import EncoderConfig
 from t5enc.errors import InputError
 from t5enc.options import EncoderOptions

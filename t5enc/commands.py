@@ -210,7 +210,7 @@ def calibrate(
 
 def _read_captions(path: str | None) -> list[str]:
     from t5enc.bench import read_lines
-    from t5enc.builtin import sample_captions
+    from t5enc.checkpoint.builtin import sample_captions
 
     return read_lines(path) if path else sample_captions()
 

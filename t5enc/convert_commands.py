@@ -28,7 +28,7 @@ def convert(
     local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Ask no network.")] = False,
 ) -> None:
     """Write a model's weights fused, as t5enc keeps them, so that they load without being rearranged."""
-    from t5enc.convert import convert as run
+    from t5enc.checkpoint.convert import convert as run
 
     done = run(
         model,

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from t5enc.checkpoint.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD
 from t5enc.errors import CheckpointError
-from t5enc.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD
 
 PLACE = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
 # Fields of a config that are options of the loader, too, and more than a field there.

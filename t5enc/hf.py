@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming
 
+from t5enc.checkpoint.weights import fuse_tensors, name_bias, name_block, split_tensors
 from t5enc.errors import ConfigError
 from t5enc.fused_config import read_layout
 from t5enc.model.compile import CompiledBlock
@@ -31,7 +32,6 @@ from t5enc.model.norm_fusion import SCALE, expect_fused_norms, fuse_norms, unfus
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import resolve_device
 from t5enc.stack import FusedStack, PadOutputs
-from t5enc.weights import fuse_tensors, name_bias, name_block, split_tensors
 
 HUB_OPTIONS = (
     "repo_id",

@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t5enc.builtin import is_builtin, open_builtin
-from t5enc.checkpoint import Checkpoint, open_checkpoint
+from t5enc.checkpoint.builtin import is_builtin, open_builtin
+from t5enc.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from t5enc.checkpoint.repository import infer_options, open_projection
+from t5enc.checkpoint.weights import load_encoder
 from t5enc.config import EncoderConfig
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, PrecisionError
 from t5enc.finishing import finish
-from t5enc.inferring import infer_options, open_projection
 from t5enc.model.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
 from t5enc.model.compile_cache import CompileCache, open_cache
 from t5enc.model.encoder import Encoder
@@ -37,7 +38,6 @@ from t5enc.preparing import PreparedTexts, Preparer, check_fit
 from t5enc.prompts import Document, Prompt, TokenIds, count_tokens
 from t5enc.recipes.recipe import Recipe
 from t5enc.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
-from t5enc.weights import load_encoder
 
 __all__ = ["EncodedTexts", "EncoderCounters", "TextEncoder", "TokenIds", "open_model", "open_tokenizer"]
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from t5enc.checkpoint import TOKENIZER_FILES, TokenizerSource, find_tokenizer
+from t5enc.checkpoint.checkpoint import TOKENIZER_FILES, TokenizerSource, find_tokenizer
 from t5enc.errors import CheckpointError, ConfigError, InputError
 from t5enc.pieces import (
     BYTE_CONTROLS,

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t5enc.checkpoint import Checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.repository import infer_options
 from t5enc.errors import ConfigError
-from t5enc.inferring import infer_options
 from t5enc.options import EncoderOptions, resolve_device
 from t5enc.pipeline_runs import PLACES, Pass, PipelineRun, check_diffusers, load_pipeline, record_runs
 from t5enc.prompts import Prompt

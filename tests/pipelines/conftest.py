@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.nodes.cluster import start_local
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from pipelines.fsck import check_output
 from pipelines.stores.store import open_store
 from pipelines.units import Unit
 from t5enc import TextEncoder, load_embeddings
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import InputError, JobMismatchError, OutputError, SourceError, UnfinishedError
 from tests.families import FAMILIES, make_checkpoint
 from tests.pipelines.conftest import WriteCaptions
@@ -93,7 +93,7 @@ def test_stored_embeddings_are_within_the_rounding_of_their_dtype(
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_checkpoint_of_every_family_gives_what_transformers_gives(family: str, tmp_path: Path) -> None:
-    from t5enc.builtin import open_builtin, write_builtin
+    from t5enc.checkpoint.builtin import open_builtin, write_builtin
 
     model_folder, tokenizer_folder = tmp_path / "model", tmp_path / "tokenizer"
     vocabulary = open_builtin("builtin:tiny").config.vocab_size

@@ -19,7 +19,7 @@ from pipelines import encode as encode_module
 from pipelines.fsck import check_output
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import DriverError, OutputError, T5encError
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.killing import POISON, BrokenWorker, DyingWorker, PoisonedWorker, UnloadableWorker

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines.reporting.metrics import COUNTERS, GAUGES, JobMetrics
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.test_page import Page
 

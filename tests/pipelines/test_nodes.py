@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import DriverError
 from tests.cluster.ray_cluster import running_cluster
 from tests.pipelines.disturbing import Scenario, await_truth, count_shards, find_busy

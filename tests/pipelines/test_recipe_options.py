@@ -18,7 +18,7 @@ from t5enc.errors import ConfigError, T5encError
 from t5enc.output import open_output
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.small_jobs import make_job
-from tests.t5enc.test_inferring import make_repository, write_projection
+from tests.t5enc.checkpoint.test_repository import make_repository, write_projection
 
 CAPTIONS = ["a red bird", "two boats", "a long one " * 60]
 

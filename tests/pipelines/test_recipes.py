@@ -14,7 +14,7 @@ import torch
 
 from pipelines import EncodeJob, encode_parquet
 from t5enc import TextEncoder, load_embeddings
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import JobMismatchError, OutputError
 from t5enc.null_file import NULL
 from t5enc.output import open_output

@@ -19,7 +19,7 @@ import torch
 from pipelines.fsck import check_output
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import DriverError
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.s3_server import (

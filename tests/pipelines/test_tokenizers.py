@@ -27,7 +27,7 @@ from pipelines.records import read_footer_record
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import open_store
 from t5enc import TextEncoder, load_embeddings
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, OutputError, SourceError
 from t5enc.options import EncoderOptions
 from tests.pipelines.conftest import WriteCaptions

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from serve_app.remote import RemoteT5EncoderModel
-from t5enc.builtin import write_builtin
+from t5enc.checkpoint.builtin import write_builtin
 from t5enc.errors import InputError, PrecisionError
 from t5enc.text_encoder import TextEncoder
 from tests.serve_app.faulty_server import SAFETENSORS, Behaviour, FaultyServer, Handler, refuse, run_faulty_server

@@ -18,7 +18,7 @@ import torch
 
 from serve_app.client import Client
 from t5enc import load_embeddings
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.embeddings import Embeddings
 from tests.serve_app.conftest import KEY, Service
 from tests.serve_app.real_serve import MODEL

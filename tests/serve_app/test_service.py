@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from serve_app.service import ModelService, ServiceLimits
-from t5enc.builtin import open_builtin
-from t5enc.checkpoint import Checkpoint
+from t5enc.checkpoint.builtin import open_builtin
+from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, TooLongError
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder, open_model

@@ -15,8 +15,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from t5enc import TextEncoder
-from t5enc.builtin import sample_captions, write_builtin
 from t5enc.calibrate import SITES, Calibration, Peak, add_headroom, calibrate
+from t5enc.checkpoint.builtin import sample_captions, write_builtin
 from t5enc.cli import build_app
 from t5enc.errors import PrecisionError
 from t5enc.figures import write_json

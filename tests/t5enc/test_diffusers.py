@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor, nn
 
 from t5enc import hf
-from t5enc.builtin import write_builtin
+from t5enc.checkpoint.builtin import write_builtin
 from tests.t5enc.reference import ROUNDING, distance
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers (pip install t5enc[diffusers])")

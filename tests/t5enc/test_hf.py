@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import t5enc.hf
+from t5enc.checkpoint.weights import fuse_tensors
 from t5enc.errors import CheckpointError, ConfigError, InputError
 from t5enc.hf import AutoT5EncoderModel, FusedEncoder
-from t5enc.weights import fuse_tensors
 from tests.families import FAMILIES
 from tests.t5enc.conftest import Make
 from tests.t5enc.reference import ROUNDING

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from t5enc.builtin import open_builtin
+from t5enc.checkpoint.builtin import open_builtin
 from t5enc.errors import ConfigError
 from t5enc.options import EncoderOptions, resolve_device
 

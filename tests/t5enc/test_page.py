@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from t5enc.builtin import write_builtin
+from t5enc.checkpoint.builtin import write_builtin
 
 OLD = "from nai_t5_wrapper import NAIT5EncoderModel"
 NEW = "from t5enc.hf import AutoT5EncoderModel as NAIT5EncoderModel"

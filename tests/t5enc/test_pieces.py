@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5enc.builtin import open_builtin, write_builtin
+from t5enc.checkpoint.builtin import open_builtin, write_builtin
 from t5enc.errors import InputError
 from t5enc.tokenizer import Tokenizer, load_tokenizer
 

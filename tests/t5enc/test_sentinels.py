@@ -13,7 +13,7 @@ import pytest
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, T5Tokenizer
 
-from t5enc.builtin import ASSETS, sample_captions, write_builtin
+from t5enc.checkpoint.builtin import ASSETS, sample_captions, write_builtin
 from t5enc.errors import CheckpointError, ConfigError, OutputError
 from t5enc.sentinels import add_sentinels
 

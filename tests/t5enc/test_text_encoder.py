@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, InputError, PrecisionError
 from t5enc.placement import PlacedDocument, group_identical
 from t5enc.prompts import Document
@@ -58,7 +58,7 @@ def test_texts_of_1_to_600_tokens_in_any_order_equal_transformers(family: str, b
 def test_texts_equal_transformers_with_its_own_tokenizer(tmp_path: Path) -> None:
     import transformers
 
-    from t5enc.builtin import write_builtin
+    from t5enc.checkpoint.builtin import write_builtin
 
     write_builtin("tiny-umt5", tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)

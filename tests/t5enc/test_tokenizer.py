@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5enc.builtin import open_builtin, sample_captions, write_builtin
+from t5enc.checkpoint.builtin import open_builtin, sample_captions, write_builtin
 from t5enc.errors import CheckpointError, ConfigError, InputError
 from t5enc.tokenizer import Tokenizer, load_tokenizer
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 from typer.testing import CliRunner
 
-from t5enc.builtin import sample_captions, write_builtin
+from t5enc.checkpoint.builtin import sample_captions, write_builtin
 from t5enc.cli import build_app
 from t5enc.distances import LEVELS
 from t5enc.errors import ConfigError, OutputError, PrecisionError
@@ -252,7 +252,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> N
 
 
 def test_a_converted_folder_is_refused_and_so_is_no_text(tmp_path: Path) -> None:
-    from t5enc.convert import convert
+    from t5enc.checkpoint.convert import convert
 
     convert("builtin:tiny", tmp_path)
     with pytest.raises(ConfigError, match="expected transformers' layout, got that of `t5enc convert`"):

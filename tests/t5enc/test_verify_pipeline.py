@@ -14,7 +14,7 @@ from transformers import T5EncoderModel, T5Tokenizer, UMT5EncoderModel
 from typer.testing import CliRunner
 
 from t5enc import TextEncoder
-from t5enc.builtin import write_builtin
+from t5enc.checkpoint.builtin import write_builtin
 from t5enc.cli import build_app
 from t5enc.errors import CheckpointError, ConfigError, T5encError
 from t5enc.pipeline_runs import PLACES

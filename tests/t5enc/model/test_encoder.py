@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from t5enc.checkpoint.weights import load_encoder
 from t5enc.config import EncoderConfig
 from t5enc.model.attention import plan_flex, plan_sdpa
 from t5enc.model.encoder import Encoder
-from t5enc.weights import load_encoder
 from tests.families import FAMILIES
 from tests.t5enc.conftest import Make
 from tests.t5enc.reference import ROUNDING, Ids, distance, random_ids, reference

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from t5enc.checkpoint.weights import split_tensors
 from t5enc.hf import FAMILIES as MODELS
 from t5enc.model.encoder import Encoder
 from t5enc.model.initialization import initialize_all
-from t5enc.weights import split_tensors
 from tests.families import FAMILIES
 
 WIDE: dict[str, Any] = {"vocab_size": 500, "d_model": 128, "d_kv": 32, "num_heads": 3, "d_ff": 160, "num_layers": 2}

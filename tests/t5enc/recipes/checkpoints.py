@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from t5enc.builtin import open_builtin, sample_captions, write_tokenizer
+from t5enc.checkpoint.builtin import open_builtin, sample_captions, write_tokenizer
 from tests.families import make_checkpoint
 
 SIZES: dict[str, Any] = {"d_model": 32, "num_heads": 2, "d_ff": 48, "num_layers": 2}

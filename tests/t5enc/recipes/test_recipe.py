@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5enc import TextEncoder
-from t5enc.builtin import sample_captions
+from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, InputError
 from t5enc.recipes import RECIPES, Recipe, find_recipe
 from t5enc.recipes.options import OPTIONS

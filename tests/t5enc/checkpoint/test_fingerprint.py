@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from t5enc import hashes
-from t5enc.hashes import hash_files
+from t5enc.checkpoint import fingerprint as hashes
+from t5enc.checkpoint.fingerprint import hash_files
 
 
 def sha256(content: bytes) -> str:

@@ -19,19 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import t5enc.hf as hf
-from t5enc.builtin import ASSETS, open_builtin, sample_captions, write_builtin
-from t5enc.checkpoint import open_checkpoint
-from t5enc.convert import convert, parse_size
+from t5enc.checkpoint.builtin import ASSETS, open_builtin, sample_captions, write_builtin
+from t5enc.checkpoint.checkpoint import open_checkpoint
+from t5enc.checkpoint.convert import convert, parse_size
+from t5enc.checkpoint.tensor_files import LazyTensors
+from t5enc.checkpoint.weights import load_encoder
 from t5enc.errors import CheckpointError, ConfigError, OutputError
 from t5enc.model.attention import plan_sdpa
 from t5enc.model.encoder import Encoder
-from t5enc.tensor_files import LazyTensors
 from t5enc.text_encoder import TextEncoder
-from t5enc.weights import load_encoder
 from tests.families import FAMILIES
+from tests.t5enc.checkpoint.test_layouts import make_state, quantize
 from tests.t5enc.conftest import Make
 from tests.t5enc.reference import ROUNDING, distance, random_ids
-from tests.t5enc.test_layouts import make_state, quantize
 
 CPU = torch.device("cpu")
 LENGTHS = (1, 7, 33, 33, 80)
@@ -205,7 +205,7 @@ def test_tensors_are_read_one_at_a_time(
         tokenizer_source=None,
         provenance=checkpoint.provenance,
     )
-    monkeypatch.setattr("t5enc.convert.open_model", lambda options: watched)
+    monkeypatch.setattr("t5enc.checkpoint.convert.open_model", lambda options: watched)
     convert("watched", tmp_path / "out", fuse_norms=fuse_norms)
     assert peak == most
 
@@ -213,7 +213,7 @@ def test_tensors_are_read_one_at_a_time(
 def test_a_tensor_is_written_in_pieces(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make("t5_v1_1").folder
     convert(source, tmp_path / "whole", fuse_norms=True)
-    monkeypatch.setattr("t5enc.weights.COPY_ELEMENTS", 1000)
+    monkeypatch.setattr("t5enc.checkpoint.weights.COPY_ELEMENTS", 1000)
     convert(source, tmp_path / "pieces", fuse_norms=True)
     whole, pieces = (tmp_path / name / "model.safetensors" for name in ("whole", "pieces"))
     assert whole.read_bytes() == pieces.read_bytes()
@@ -351,7 +351,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_as_it_was(
         raise OSError(28, "No space left on device")
 
     before = {path.name: path.read_bytes() for path in converted.iterdir()}
-    monkeypatch.setattr("t5enc.convert.write_safetensors", fail)
+    monkeypatch.setattr("t5enc.checkpoint.convert.write_safetensors", fail)
     with pytest.raises(OutputError, match="No space left"):
         convert(make("umt5").folder, converted, overwrite=True)
     assert {path.name: path.read_bytes() for path in converted.iterdir()} == before

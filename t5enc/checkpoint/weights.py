@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from t5enc.checkpoint.layouts import FUSED_ANCHOR
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError
-from t5enc.layouts import FUSED_ANCHOR
 from t5enc.model.encoder import Encoder
 from t5enc.model.linear import Linear
 from t5enc.model.norm_fusion import expect_fused_norms

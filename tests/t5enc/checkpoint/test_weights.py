@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from t5enc.checkpoint.weights import load_encoder, name_weights
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError
 from t5enc.model.attention import plan_sdpa
 from t5enc.model.encoder import Encoder
-from t5enc.weights import load_encoder, name_weights
 from tests.families import FAMILIES
 from tests.t5enc.conftest import Make
 

@@ -17,11 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t5enc.config import EncoderConfig
-from t5enc.errors import CheckpointError, ConfigError
-from t5enc.folders import Folder, open_folder
-from t5enc.hashes import hash_files
-from t5enc.layouts import (
+from t5enc.checkpoint.fingerprint import hash_files
+from t5enc.checkpoint.folders import Folder, open_folder
+from t5enc.checkpoint.layouts import (
     FUSED_LAYOUT,
     LAYOUT_FIELD,
     embedded_tokenizer,
@@ -30,7 +28,9 @@ from t5enc.layouts import (
     is_encoder_name,
     select_encoder,
 )
-from t5enc.tensor_files import open_tensors
+from t5enc.checkpoint.tensor_files import open_tensors
+from t5enc.config import EncoderConfig
+from t5enc.errors import CheckpointError, ConfigError
 
 # A folder for AutoTokenizer, a sentencepiece model, "byt5" for plain bytes, or None when nothing is there.
 TokenizerSource = Path | bytes | str | None

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t5enc.checkpoint import Checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.layouts import describe_config
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
-from t5enc.layouts import describe_config
 
 ASSETS = Path(__file__).parent / "assets"
 PREFIX = "builtin:"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from t5enc.assets.train_tokenizer import VOCAB_SIZE
-from t5enc.builtin import ASSETS, MODELS, is_builtin, open_builtin, sample_captions, write_builtin
-from t5enc.checkpoint import open_checkpoint
+from t5enc.checkpoint.assets.train_tokenizer import VOCAB_SIZE
+from t5enc.checkpoint.builtin import ASSETS, MODELS, is_builtin, open_builtin, sample_captions, write_builtin
+from t5enc.checkpoint.checkpoint import open_checkpoint
 from t5enc.errors import ConfigError
 from t5enc.tokenizer import load_tokenizer
 
@@ -102,9 +102,9 @@ def test_builtin_names_have_a_prefix(name: str | Path, expected: bool) -> None:
 
 
 def test_builtin_models_say_that_they_are_not_trained() -> None:
-    import t5enc.builtin
+    import t5enc.checkpoint.builtin
 
-    assert "NOT trained" in str(t5enc.builtin.__doc__)
+    assert "NOT trained" in str(t5enc.checkpoint.builtin.__doc__)
     assert open_builtin("tiny").provenance["trained"] == "no"
 
 

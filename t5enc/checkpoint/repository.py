@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from t5enc.checkpoint import Checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.options import NO_RECIPE, EncoderOptions
 from t5enc.recipes.inference import InferredRecipe, infer_recipe

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from t5enc.checkpoint.tensor_files import LazyTensors, open_tensors
 from t5enc.errors import CheckpointError
-from t5enc.tensor_files import LazyTensors, open_tensors
 
 
 def write(path: Path) -> Path:

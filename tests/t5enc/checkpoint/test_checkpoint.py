@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t5enc.builtin import write_builtin
-from t5enc.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
+from t5enc.checkpoint.builtin import write_builtin
+from t5enc.checkpoint.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
 from tests.families import FAMILIES, make_checkpoint

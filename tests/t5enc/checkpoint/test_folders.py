@@ -19,9 +19,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from t5enc.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
+from t5enc.checkpoint.folders import HubFolder, open_folder
 from t5enc.errors import CheckpointError
-from t5enc.folders import HubFolder, open_folder
 from tests.families import make_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

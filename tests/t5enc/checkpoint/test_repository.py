@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from t5enc import TextEncoder
-from t5enc.builtin import open_builtin, write_builtin, write_tokenizer
+from t5enc.checkpoint.builtin import open_builtin, write_builtin, write_tokenizer
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.recipes import RECIPES
 from tests.families import make_checkpoint

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t5enc.checkpoint.tensor_files import LazyTensors, ReadTensor
 from t5enc.config import ACTIVATIONS, EncoderConfig
 from t5enc.errors import CheckpointError
-from t5enc.tensor_files import LazyTensors, ReadTensor
 
 # Every T5 encoder has this tensor, and no other model does: what stands before it is the file's prefix.
 ANCHOR = "encoder.block.0.layer.0.SelfAttention.q.weight"

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t5enc.checkpoint import open_checkpoint
+from t5enc.checkpoint.checkpoint import open_checkpoint
+from t5enc.checkpoint.layouts import select_encoder
+from t5enc.checkpoint.tensor_files import LazyTensors
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
-from t5enc.layouts import select_encoder
-from t5enc.tensor_files import LazyTensors
 from tests.families import make_checkpoint
 
 Q = "encoder.block.0.layer.0.SelfAttention.q"

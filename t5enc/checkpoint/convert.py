@@ -28,17 +28,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t5enc.builtin import write_tokenizer
-from t5enc.checkpoint import TOKENIZER_FILES, Checkpoint
+from t5enc.checkpoint.builtin import write_tokenizer
+from t5enc.checkpoint.checkpoint import TOKENIZER_FILES, Checkpoint
+from t5enc.checkpoint.fingerprint import hash_files
+from t5enc.checkpoint.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD, describe_config
+from t5enc.checkpoint.tensor_writer import StreamedTensor, plan_shards, write_safetensors
+from t5enc.checkpoint.weights import find_tensor, has_fused_norms, match_tensors, name_fused, split_rows
 from t5enc.errors import CheckpointError, ConfigError, OutputError
-from t5enc.hashes import hash_files
-from t5enc.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD, describe_config
 from t5enc.model.norm_fusion import FUSIONS
 from t5enc.model.precision import COMPUTE_DTYPES, resolve_dtype
 from t5enc.options import EncoderOptions
-from t5enc.tensor_writer import StreamedTensor, plan_shards, write_safetensors
 from t5enc.text_encoder import open_model
-from t5enc.weights import find_tensor, has_fused_norms, match_tensors, name_fused, split_rows
 
 KEEP = "keep"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(i?)B?", re.IGNORECASE)

@@ -1,0 +1,1 @@
+"""Weights on disk: finding, reading, checking, converting and hashing them."""
