@@ -21,12 +21,12 @@ from benchmarks.corpus import DATA, add_prompts, add_tokenizer, draw_prompts, fi
 from benchmarks.machine import Machine, publish
 from pipelines.prepare import flops_per_token
 from t5enc.config import EncoderConfig
-from t5enc.preparing import Preparer
 from t5enc.recipes import RECIPES
 from t5enc.recipes.cleaning import CLEANERS
 from t5enc.recipes.recipe import Recipe
 from t5enc.recipes.stored import make_table
-from t5enc.tokenizer import Tokenizer, load_tokenizer
+from t5enc.text.preparer import Preparer
+from t5enc.text.tokenizer import Tokenizer, load_tokenizer
 
 XXL_RATE = 55_000
 ROUNDS = 5

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.actors.worker import SpanWorker
 from t5enc.actor import EncoderActor
-from t5enc.prompts import Document
+from t5enc.text.prompts import Document
 
 TOKENS_PER_SECOND = 1000.0
 

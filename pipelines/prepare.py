@@ -27,9 +27,9 @@ from t5enc.filesystems import hide_credentials
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.output import find_filesystem
-from t5enc.preparing import Preparer
 from t5enc.recipes.inference import InferredRecipe
 from t5enc.storage import token_bytes
+from t5enc.text.preparer import Preparer
 from t5enc.text_encoder import open_model, open_preparer
 
 SHARD_BYTES = 256 << 20

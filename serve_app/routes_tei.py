@@ -34,7 +34,7 @@ from serve_app.schema import (
 )
 from serve_app.service import TOKENIZER_THREADS, ModelService
 from serve_app.wire import write_nested
-from t5enc.pieces import Piece
+from t5enc.text.token_spans import Piece
 
 
 def make_router(models: Models) -> APIRouter:

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from serve_app.account import find_account
 from serve_app.refused import refuse_count, refuse_value
 from t5enc.options import NO_RECIPE
-from t5enc.tokenizer import Cut
+from t5enc.text.tokenizer import Cut
 
 DtypeName: TypeAlias = Literal["float32", "float16", "bfloat16"]
 Batch: TypeAlias = list[str] | list[list[int]]

@@ -18,14 +18,14 @@ from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.repository import open_projection
 from t5enc.errors import ConfigError, TooLongError
 from t5enc.options import NO_RECIPE, EncoderOptions
-from t5enc.preparing import PreparedTexts, Preparer, check_fit
-from t5enc.prompts import Prompt
 from t5enc.recipes.describe import describe_line
 from t5enc.recipes.families import RECIPES
 from t5enc.recipes.forms import make_texts
 from t5enc.recipes.options import override
 from t5enc.recipes.recipe import Recipe
-from t5enc.tokenizer import Tokenizer, check_texts
+from t5enc.text.preparer import PreparedTexts, Preparer, check_fit
+from t5enc.text.prompts import Prompt
+from t5enc.text.tokenizer import Tokenizer, check_texts
 
 # Preparers kept, each under a name and options of at most so many characters.
 MOST_PREPARERS = 64

@@ -25,12 +25,12 @@ from t5enc.checkpoint.repository import infer_options
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, TooLongError
 from t5enc.options import DEFAULT_LENGTH, NO_RECIPE, EncoderOptions
-from t5enc.pieces import Piece
-from t5enc.preparing import Preparer
-from t5enc.prompts import Prompt
 from t5enc.recipes.recipe import Recipe
+from t5enc.text.preparer import Preparer
+from t5enc.text.prompts import Prompt
+from t5enc.text.token_spans import Piece
+from t5enc.text.tokenizer import Cut
 from t5enc.text_encoder import TextEncoder, TokenIds, open_model, open_preparer
-from t5enc.tokenizer import Cut
 from t5enc.waiting import Served
 
 P = ParamSpec("P")

@@ -24,7 +24,7 @@ from torch import Tensor
 from t5enc.errors import InputError, OverloadedError
 from t5enc.outcomes import Outcome, compute_outcomes, is_failing
 from t5enc.prompt_cache import PromptCache
-from t5enc.prompts import Prompt, count_tokens
+from t5enc.text.prompts import Prompt, count_tokens
 from t5enc.text_encoder import TextEncoder
 from t5enc.waiting import Call, Served, WaitingText
 

@@ -21,7 +21,7 @@ from t5enc.checkpoint.builtin import sample_captions
 from t5enc.config import EncoderConfig
 from t5enc.errors import InputError
 from t5enc.options import EncoderOptions
-from t5enc.prompts import count_tokens
+from t5enc.text.prompts import count_tokens
 from t5enc.text_encoder import TextEncoder
 
 SEGMENTS = 12

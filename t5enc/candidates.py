@@ -21,8 +21,8 @@ from t5enc.checkpoint.weights import is_fused
 from t5enc.errors import ConfigError
 from t5enc.hf import FAMILIES
 from t5enc.options import EncoderOptions
+from t5enc.text.tokenizer import Tokenizer
 from t5enc.text_encoder import open_model, open_tokenizer
-from t5enc.tokenizer import Tokenizer
 
 FUSED = "t5enc, norms fused"
 PEER = "nai-t5-wrapper"

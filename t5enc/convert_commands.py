@@ -59,7 +59,7 @@ def add_sentinels(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a sentencepiece model that knows T5's <extra_id_N>."""
-    from t5enc.sentinels import add_sentinels as run
+    from t5enc.text.sentinels import add_sentinels as run
 
     added = run(tokenizer, out, count=count, overwrite=overwrite)
     typer.echo(f"{out}: {added.pieces:,} pieces; <extra_id_0> is {added.first_id}, {added.count} in all")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t5enc.errors import PrecisionError
 from t5enc.quantiles import StreamQuantiles
-from t5enc.tokenizer import Tokenizer
+from t5enc.text.tokenizer import Tokenizer
 
 LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999)
 EXCERPT_TOKENS = 16

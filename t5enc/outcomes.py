@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from t5enc.prompts import Prompt
+from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import TextEncoder
 
 # What became of a text: (rows, M), the reason why it has no embedding, or what the model raised.

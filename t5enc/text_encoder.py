@@ -24,7 +24,6 @@ from t5enc.checkpoint.weights import load_encoder
 from t5enc.config import EncoderConfig
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, PrecisionError
-from t5enc.finishing import finish
 from t5enc.model.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
 from t5enc.model.compile_cache import CompileCache, open_cache
 from t5enc.model.encoder import Encoder
@@ -33,11 +32,12 @@ from t5enc.model.packing import make_rungs, pack_full, pack_sorted, pick_rung, r
 from t5enc.model.repeatability import find_floor
 from t5enc.options import EncoderOptions
 from t5enc.pipeline_inputs import Conditioning
-from t5enc.placement import PlacedDocument, group_identical, place_documents, scatter
-from t5enc.preparing import PreparedTexts, Preparer, check_fit
-from t5enc.prompts import Document, Prompt, TokenIds, count_tokens
 from t5enc.recipes.recipe import Recipe
-from t5enc.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
+from t5enc.text.finishing import finish
+from t5enc.text.placement import PlacedDocument, group_identical, place_documents, scatter
+from t5enc.text.preparer import PreparedTexts, Preparer, check_fit
+from t5enc.text.prompts import Document, Prompt, TokenIds, count_tokens
+from t5enc.text.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
 
 __all__ = ["EncodedTexts", "EncoderCounters", "TextEncoder", "TokenIds", "open_model", "open_tokenizer"]
 

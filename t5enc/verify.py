@@ -21,7 +21,7 @@ from t5enc.errors import CheckpointError, ConfigError
 from t5enc.figures import read_versions
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
-from t5enc.tokenizer import Tokenizer
+from t5enc.text.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Sums in another order, and no more.

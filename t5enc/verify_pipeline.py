@@ -22,10 +22,10 @@ from t5enc.checkpoint.repository import infer_options
 from t5enc.errors import ConfigError
 from t5enc.options import EncoderOptions, resolve_device
 from t5enc.pipeline_runs import PLACES, Pass, PipelineRun, check_diffusers, load_pipeline, record_runs
-from t5enc.prompts import Prompt
 from t5enc.recipes.describe import describe_line
 from t5enc.recipes.forms import make_null_texts, make_texts
 from t5enc.recipes.recipe import Recipe
+from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import TextEncoder, open_model
 
 # Attention kernels differ by up to 2e-5 where rows are of size one.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from t5enc.errors import PrecisionError
 from t5enc.outcomes import Outcome
-from t5enc.prompts import Prompt
+from t5enc.text.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True)

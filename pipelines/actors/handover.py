@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipelines.actors.shards import PreparedUnit
 from pipelines.units import Span
-from t5enc.prompts import Document, Prompt
 from t5enc.recipes.recipe import Finish
+from t5enc.text.prompts import Document, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

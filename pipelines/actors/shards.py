@@ -18,9 +18,9 @@ from pipelines.records import UnitRecord
 from pipelines.sinks import hash_content
 from pipelines.units import Unit
 from t5enc.embeddings import Embeddings
-from t5enc.preparing import PreparedTexts
-from t5enc.prompts import Prompt
 from t5enc.storage import CaptionKeys, build_table
+from t5enc.text.preparer import PreparedTexts
+from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import EncodedTexts, TextEncoder
 
 DIED = "encoder died"

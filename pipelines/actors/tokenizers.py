@@ -15,7 +15,7 @@ from pipelines.reporting.tracing import flush_traces
 from pipelines.spans import SpanResult, SpanTask
 from t5enc.errors import T5encError
 from t5enc.options import EncoderOptions
-from t5enc.preparing import Preparer
+from t5enc.text.preparer import Preparer
 from t5enc.text_encoder import open_model, open_preparer
 
 

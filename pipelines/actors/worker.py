@@ -45,8 +45,8 @@ from pipelines.units import Span, Unit
 from t5enc.actor import EncoderActor
 from t5enc.errors import InputError, OutputError, T5encError
 from t5enc.storage import working_dtype
+from t5enc.text.tokenizer import Tokenizer
 from t5enc.text_encoder import EncodedTexts
-from t5enc.tokenizer import Tokenizer
 
 # What PyTorch raises where a card is broken, or full: the next process may get another.
 CARD_ERRORS = (torch.AcceleratorError, torch.OutOfMemoryError)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from t5enc.embeddings import Embeddings
-from t5enc.preparing import PreparedTexts
-from t5enc.prompts import Prompt
+from t5enc.text.preparer import PreparedTexts
+from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import EncodedTexts, EncoderCounters
 
 DIM = 2

@@ -23,7 +23,7 @@ from pipelines.sinks import serialize_shard
 from pipelines.sources import SourceFile, read_partitions
 from pipelines.units import PlannedFile, Unit
 from t5enc.embeddings import Embeddings
-from t5enc.prompts import Prompt
+from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import EncodedTexts
 
 DIM = 4

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.actors.handover import FlatPrompts
-from t5enc.prompts import Document, Prompt
+from t5enc.text.prompts import Document, Prompt
 
 DOCUMENTS = st.builds(
     lambda ids, keys, kept, finish: Document(np.array(ids, np.int32), keys, kept, finish),

@@ -387,7 +387,7 @@ def test_captions_are_prepared_beside_the_event_loop(monkeypatch: pytest.MonkeyP
         names.append(threading.current_thread().name)
         return make_texts(recipe, caption)
 
-    monkeypatch.setattr("t5enc.preparing.make_texts", note)
+    monkeypatch.setattr("t5enc.text.preparer.make_texts", note)
     ask_for("chroma", texts=["a bird"])
     assert names[0].startswith("tokenizer")
 

@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from t5enc.batcher import Batcher
-from t5enc.prompts import Prompt
+from t5enc.text.prompts import Prompt
 from t5enc.waiting import Served
 from tests.t5enc.gate import DIM, PATIENCE, Gate, Ids
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from t5enc.embeddings import Embeddings
-from t5enc.prompts import Prompt, TokenIds
+from t5enc.text.prompts import Prompt, TokenIds
 from t5enc.text_encoder import EncodedTexts
 
 Ids = tuple[int, ...]

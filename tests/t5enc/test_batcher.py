@@ -18,7 +18,7 @@ from t5enc.actor import EncoderActor
 from t5enc.batcher import Batcher
 from t5enc.errors import InputError, OverloadedError, PrecisionError
 from t5enc.options import EncoderOptions
-from t5enc.prompts import Document, Prompt
+from t5enc.text.prompts import Document, Prompt
 from t5enc.text_encoder import TextEncoder
 from t5enc.waiting import Served, copy_error
 from tests.t5enc.callers import BUDGET, as_prompt, ask, cancel, check_own, in_loop, make_batcher, text

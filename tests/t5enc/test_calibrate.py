@@ -22,7 +22,7 @@ from t5enc.errors import PrecisionError
 from t5enc.figures import write_json
 from t5enc.headroom_table import describe_calibration, describe_verdict, format_large, print_calibration
 from t5enc.options import EncoderOptions
-from t5enc.tokenizer import load_tokenizer
+from t5enc.text.tokenizer import load_tokenizer
 from tests.families import make_checkpoint
 
 TEXTS = sample_captions()[::20]

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, InputError, PrecisionError
-from t5enc.placement import PlacedDocument, group_identical
-from t5enc.prompts import Document
+from t5enc.text.placement import PlacedDocument, group_identical
+from t5enc.text.prompts import Document
 from t5enc.text_encoder import EncoderCounters, TextEncoder, _tell_unused
 from tests.families import FAMILIES, make_checkpoint
 from tests.t5enc.conftest import Make

@@ -29,7 +29,7 @@ from t5enc.options import EncoderOptions
 from t5enc.precision_plot import plot_report
 from t5enc.precision_table import describe_report, print_report
 from t5enc.stack import FusedStack
-from t5enc.tokenizer import load_tokenizer
+from t5enc.text.tokenizer import load_tokenizer
 from t5enc.verify import Report, Result, verify
 from tests.families import make_checkpoint
 

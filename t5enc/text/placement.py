@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t5enc.prompts import Document, Prompt
+from t5enc.text.prompts import Document, Prompt
 
 
 class PlacedDocument(NamedTuple):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from t5enc.checkpoint.checkpoint import TOKENIZER_FILES, TokenizerSource, find_tokenizer
 from t5enc.errors import CheckpointError, ConfigError, InputError
-from t5enc.pieces import (
+from t5enc.text.token_spans import (
     BYTE_CONTROLS,
     BYTE_END,
     BYTE_OFFSET,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from t5enc.checkpoint.builtin import open_builtin, sample_captions, write_builtin
 from t5enc.errors import CheckpointError, ConfigError, InputError
-from t5enc.tokenizer import Tokenizer, load_tokenizer
+from t5enc.text.tokenizer import Tokenizer, load_tokenizer
 
 EDGES = [
     "",

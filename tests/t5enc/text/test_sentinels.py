@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, T5Tokenizer
 
 from t5enc.checkpoint.builtin import ASSETS, sample_captions, write_builtin
 from t5enc.errors import CheckpointError, ConfigError, OutputError
-from t5enc.sentinels import add_sentinels
+from t5enc.text.sentinels import add_sentinels
 
 SENTENCE = "Today is a fine <extra_id_0> on which to walk my <extra_id_1> in the park."
 SPACE = "▁"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from t5enc.checkpoint.builtin import open_builtin, write_builtin
 from t5enc.errors import InputError
-from t5enc.tokenizer import Tokenizer, load_tokenizer
+from t5enc.text.tokenizer import Tokenizer, load_tokenizer
 
 # Whatever UTF-8 can hold.
 TEXT = st.text(st.characters(codec="utf-8"), max_size=40)

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
-from t5enc.prompts import Document, Prompt, TokenIds
 from t5enc.recipes.cleaning.repair import check_libraries
 from t5enc.recipes.forms import make_null_texts, make_texts
 from t5enc.recipes.recipe import Recipe
-from t5enc.tokenizer import Tokenizer, check_texts
+from t5enc.text.prompts import Document, Prompt, TokenIds
+from t5enc.text.tokenizer import Tokenizer, check_texts
 
 # T5's vocabularies have 32 thousand tokens, mT5's 250 thousand.
 LARGE_VOCABULARY = 200_000
