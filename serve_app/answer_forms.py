@@ -11,7 +11,7 @@ from serve_app.refused import RefusedError, refuse_value
 from serve_app.served_recipes import PreparedRequest
 from serve_app.service import ModelService
 from serve_app.wire import describe_recipe
-from t5enc.pipeline_inputs import Conditioning, build_inputs
+from t5enc.recipes.conditioning import Conditioning, build_inputs
 
 # A float32 as JSON: sign, up to nineteen digits and more of an exponent, comma.
 JSON_NUMBER_BYTES = 24

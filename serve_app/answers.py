@@ -21,7 +21,7 @@ from torch import Tensor
 from serve_app.retries import PassingFailureError
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError, T5encError
-from t5enc.pipeline_inputs import Conditioning
+from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 
 MEDIA_TYPE = "application/vnd.safetensors"

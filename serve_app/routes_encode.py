@@ -21,7 +21,7 @@ from serve_app.schema import EncodeBody, TeiError
 from serve_app.service import ModelService
 from serve_app.wire import JSON, NPY, NPZ, SAFETENSORS, WRITERS, TokenEmbeddings, check_single, choose_dtype, join_texts
 from t5enc.options import NO_RECIPE
-from t5enc.pipeline_inputs import Conditioning
+from t5enc.recipes.conditioning import Conditioning
 
 
 def make_router(models: Models) -> APIRouter:

@@ -21,7 +21,7 @@ from t5enc.options import NO_RECIPE, EncoderOptions
 from t5enc.recipes.describe import describe_line
 from t5enc.recipes.families import RECIPES
 from t5enc.recipes.forms import make_texts
-from t5enc.recipes.options import override
+from t5enc.recipes.overrides import override
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.preparer import PreparedTexts, Preparer, check_fit
 from t5enc.text.prompts import Prompt

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t5enc.errors import InputError
-from t5enc.pipeline_inputs import Conditioning, PipelineInputs, build_inputs
+from t5enc.recipes.conditioning import Conditioning, PipelineInputs, build_inputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from t5enc.errors import OutputError
-from t5enc.pipeline_inputs import Conditioning
+from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 
 NULL = "null.safetensors"

@@ -21,7 +21,7 @@ from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError, UnfinishedError
 from t5enc.filesystems import hide_credentials, open_filesystem
 from t5enc.null_file import NULL, deserialize_null
-from t5enc.pipeline_inputs import Conditioning
+from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.storage import PREFIX, column_format, read_column
 

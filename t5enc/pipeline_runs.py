@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t5enc.checkpoint.checkpoint import find_encoder_component
 from t5enc.errors import CheckpointError, ConfigError
-from t5enc.pipeline_inputs import PipelineInputs
+from t5enc.recipes.conditioning import PipelineInputs
 from t5enc.recipes.inference import SETTINGS
 
 

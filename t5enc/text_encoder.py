@@ -31,7 +31,7 @@ from t5enc.model.linear import can_pack
 from t5enc.model.packing import make_rungs, pack_full, pack_sorted, pick_rung, round_rows
 from t5enc.model.repeatability import find_floor
 from t5enc.options import EncoderOptions
-from t5enc.pipeline_inputs import Conditioning
+from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.finishing import finish
 from t5enc.text.placement import PlacedDocument, group_identical, place_documents, scatter

@@ -14,7 +14,7 @@ from typing import Any
 
 from t5enc.errors import ConfigError
 from t5enc.option_files import read_options
-from t5enc.recipes.options import override
+from t5enc.recipes.overrides import override
 from t5enc.recipes.recipe import Recipe
 
 # Cosmos' own negative prompt: what its pipelines encode where they are given none.

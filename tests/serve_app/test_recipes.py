@@ -35,8 +35,8 @@ from serve_app.wire import ARROW, JSON, NPY, NPZ
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError
 from t5enc.options import EncoderOptions
-from t5enc.pipeline_inputs import PipelineInputs
 from t5enc.recipes import RECIPES, Recipe
+from t5enc.recipes.conditioning import PipelineInputs
 from t5enc.recipes.forms import make_texts
 from t5enc.storage import column_format, read_column
 from t5enc.text_encoder import TextEncoder

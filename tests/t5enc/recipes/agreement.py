@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from t5enc.pipeline_inputs import PipelineInputs
+from t5enc.recipes.conditioning import PipelineInputs
 
 # Attention kernels differ by up to 2e-5.
 TOLERANCE = 1e-4

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from t5enc.pipeline_inputs import PipelineInputs
+from t5enc.recipes.conditioning import PipelineInputs
 
 CPU = torch.device("cpu")
 Options = Mapping[str, Any]

@@ -9,7 +9,7 @@ import pytest
 
 from t5enc.recipes import RECIPES, Recipe
 from t5enc.recipes.describe import HEADS, MEANINGS, describe, describe_line, summarize
-from t5enc.recipes.options import OPTIONS
+from t5enc.recipes.overrides import OPTIONS
 from t5enc.recipes.stored import find_encoder, make_table, read_rows
 
 README = (Path(__file__).resolve().parents[3] / "t5enc/recipes/README.md").read_text(encoding="utf-8")

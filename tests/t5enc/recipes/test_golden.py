@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from t5enc import TextEncoder
-from t5enc.pipeline_inputs import PipelineInputs
+from t5enc.recipes.conditioning import PipelineInputs
 from t5enc.recipes.forms import make_null_texts, make_texts
 from tests.conftest import SHARED
 from tests.t5enc.recipes.agreement import assert_agree

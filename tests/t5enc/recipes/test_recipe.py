@@ -17,7 +17,7 @@ from t5enc import TextEncoder
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, InputError
 from t5enc.recipes import RECIPES, Recipe, find_recipe
-from t5enc.recipes.options import OPTIONS
+from t5enc.recipes.overrides import OPTIONS
 from tests.t5enc.recipes.agreement import TOLERANCE, find_kept
 
 # A built-in model of each kind of encoder.
