@@ -31,8 +31,8 @@ from pipelines.suspects import encode_suspect
 from pipelines.units import Span, Unit
 from pipelines.watch import Watch
 from t5enc.errors import DriverError, OutputError, T5encError
-from t5enc.filesystems import hide_credentials
 from t5enc.options import EncoderOptions, resolve_device
+from t5enc.storage.filesystems import hide_credentials
 
 # Passes over what is left, one after the other, that commit nothing before the run is given up.
 IDLE_PASSES = 3

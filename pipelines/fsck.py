@@ -18,8 +18,8 @@ from pipelines.records import UnitRecord, read_footer_record
 from pipelines.sinks import hash_content
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
-from t5enc.filesystems import hide_credentials
 from t5enc.output import JOB, MANIFEST, PLAN, SUCCESS, is_shard
+from t5enc.storage.filesystems import hide_credentials
 
 
 @dataclass(frozen=True, slots=True)

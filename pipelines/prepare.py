@@ -23,12 +23,12 @@ from t5enc.checkpoint.checkpoint import Checkpoint, hash_tensors
 from t5enc.checkpoint.repository import find_inferred, infer_options, open_projection
 from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
-from t5enc.filesystems import hide_credentials
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.output import find_filesystem
 from t5enc.recipes.inference import InferredRecipe
 from t5enc.storage import token_bytes
+from t5enc.storage.filesystems import hide_credentials
 from t5enc.text.preparer import Preparer
 from t5enc.text_encoder import open_model, open_preparer
 

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from t5enc import filesystems
 from t5enc.errors import SourceError
-from t5enc.filesystems import hide_credentials
+from t5enc.storage import filesystems
+from t5enc.storage.filesystems import hide_credentials
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 LOOKED_FOR = "files named *.parquet, *.parq or *.pq"

@@ -22,7 +22,7 @@ from typing import IO, Any
 from pipelines.job import EncodeJob
 from pipelines.nodes.cluster import knock
 from t5enc.errors import DriverError, T5encError
-from t5enc.filesystems import hide_credentials
+from t5enc.storage.filesystems import hide_credentials
 
 INTERRUPTED = 130
 # What Ray's C++ parts write to stderr at every start of a pool of actors; everything else passes.

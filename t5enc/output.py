@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError, UnfinishedError
-from t5enc.filesystems import hide_credentials, open_filesystem
-from t5enc.null_file import NULL, deserialize_null
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.storage import PREFIX, column_format, read_column
+from t5enc.storage.filesystems import hide_credentials, open_filesystem
+from t5enc.storage.null_prompt import NULL, deserialize_null
 
 JOB = "_job.json"
 PLAN = "_plan.parquet"

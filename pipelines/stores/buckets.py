@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 
 from pipelines.stores.object_store import ObjectStore
 from t5enc.errors import OutputError
-from t5enc.filesystems import read_options
+from t5enc.storage.filesystems import read_options
 
 # Of one request, its body included: a shard is one put, and a slow line is not a broken one.
 TIMEOUT = "300s"

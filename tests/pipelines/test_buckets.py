@@ -14,7 +14,7 @@ from pipelines.stores.buckets import find_credentials, find_endpoint
 from pipelines.stores.object_store import ObjectStore
 from pipelines.stores.store import open_store
 from t5enc.errors import OutputError
-from t5enc.filesystems import PatientS3, open_filesystem
+from t5enc.storage.filesystems import PatientS3, open_filesystem
 from tests.pipelines.s3_server import (
     CREDENTIALS,
     FaultyProxy,

@@ -16,8 +16,8 @@ from pipelines.stores.object_store import ObjectStore
 from pipelines.stores.store import Store, open_store
 from pipelines.units import PlannedFile
 from t5enc.errors import JobMismatchError
-from t5enc.filesystems import open_filesystem
 from t5enc.output import read_manifest_names
+from t5enc.storage.filesystems import open_filesystem
 from tests.pipelines.s3_server import (
     CREDENTIALS,
     FaultyProxy,

@@ -19,7 +19,7 @@ from pipelines.stores.retrying import count_retries
 from pipelines.stores.store import open_store
 from pipelines.stores.store_errors import Trouble
 from t5enc.errors import OutputError
-from t5enc.filesystems import open_filesystem
+from t5enc.storage.filesystems import open_filesystem
 from tests.pipelines.s3_server import (
     CREDENTIALS,
     Fault,

@@ -16,8 +16,8 @@ from pipelines import EncodeJob, encode_parquet
 from t5enc import TextEncoder, load_embeddings
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import JobMismatchError, OutputError
-from t5enc.null_file import NULL
 from t5enc.output import open_output
+from t5enc.storage.null_prompt import NULL
 from tests.pipelines.conftest import WriteCaptions
 
 pytestmark = pytest.mark.usefixtures("local_ray")
