@@ -14,7 +14,7 @@ from torch import Tensor
 from t5enc.batcher import Batcher
 from t5enc.text.prompts import Prompt
 from t5enc.waiting import Served
-from tests.t5enc.gate import DIM, PATIENCE, Gate, Ids
+from tests.t5enc.hf.gate import DIM, PATIENCE, Gate, Ids
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -22,7 +22,7 @@ from t5enc.text.prompts import Document, Prompt
 from t5enc.text_encoder import TextEncoder
 from t5enc.waiting import Served, copy_error
 from tests.t5enc.callers import BUDGET, as_prompt, ask, cancel, check_own, in_loop, make_batcher, text
-from tests.t5enc.gate import DIM, TOO_LARGE, Gate, Ids
+from tests.t5enc.hf.gate import DIM, TOO_LARGE, Gate, Ids
 from tests.t5enc.test_actor import CountTokens
 
 # A text of eight tokens has an embedding of eight rows of two float32 numbers; its key has sixteen bytes beside

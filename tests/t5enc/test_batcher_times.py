@@ -6,7 +6,7 @@ import pytest
 
 from t5enc.errors import OverloadedError
 from tests.t5enc.callers import Clock, as_prompt, ask, ask_for_times, check_own, in_loop, make_batcher, text
-from tests.t5enc.gate import Gate
+from tests.t5enc.hf.gate import Gate
 
 
 @pytest.fixture

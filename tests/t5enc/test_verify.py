@@ -25,10 +25,10 @@ from t5enc.cli import build_app
 from t5enc.distances import LEVELS
 from t5enc.errors import ConfigError, OutputError, PrecisionError
 from t5enc.figures import format_small, write_json
+from t5enc.hf.stack import FusedStack
 from t5enc.options import EncoderOptions
 from t5enc.precision_plot import plot_report
 from t5enc.precision_table import describe_report, print_report
-from t5enc.stack import FusedStack
 from t5enc.text.tokenizer import load_tokenizer
 from t5enc.verify import Report, Result, verify
 from tests.families import make_checkpoint

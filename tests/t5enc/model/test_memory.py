@@ -29,7 +29,7 @@ from t5enc.model.memory import (
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder
 from tests.t5enc.conftest import Make
-from tests.t5enc.live_bytes import LiveBytes, measure_allocator
+from tests.t5enc.hf.live_bytes import LiveBytes, measure_allocator
 from tests.t5enc.reference import ROUNDING, distance, random_ids
 
 LENGTH = 64

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError, InputError
+from t5enc.hf.unpadding import Rows, find_rows
 from t5enc.model.attention import AttentionPlan, PositionBias, plan_flex_batch, plan_padded, position_bias
 from t5enc.model.bias import RelativeBias
 from t5enc.model.compile import CompiledBlock
@@ -25,7 +26,6 @@ from t5enc.model.layers import Block, RMSNorm, RunBlock
 from t5enc.model.packing import round_rung
 from t5enc.model.precision import residual_dtype
 from t5enc.options import SMALLEST_FLEX_HEAD
-from t5enc.unpadding import Rows, find_rows
 
 ATTENTIONS = ("sdpa", "flex_attention", "eager")
 PadOutputs = Literal["same", "zero", "skip"]

@@ -27,7 +27,7 @@ MakePipeline = Callable[..., Any]
 
 WHOLE = ("flux", "wan")
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 # Loads pipelines in a fresh process and keeps what they make of prompts; each argument is a folder.
 RELOAD = """

@@ -25,13 +25,13 @@ from transformers.core_model_loading import Concatenate, MergeModulelist, Weight
 
 from t5enc.checkpoint.weights import fuse_tensors, name_bias, name_block, split_tensors
 from t5enc.errors import ConfigError
-from t5enc.fused_config import read_layout
+from t5enc.hf.layout import read_layout
+from t5enc.hf.stack import FusedStack, PadOutputs
 from t5enc.model.compile import CompiledBlock
 from t5enc.model.initialization import initialize
 from t5enc.model.norm_fusion import SCALE, expect_fused_norms, fuse_norms, unfuse_norms, unfuse_tensors
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import resolve_device
-from t5enc.stack import FusedStack, PadOutputs
 
 HUB_OPTIONS = (
     "repo_id",

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from t5enc import hf, stack
+from t5enc import hf
 from t5enc.errors import ConfigError
+from t5enc.hf import stack
 from tests.t5enc.conftest import Make
 from tests.t5enc.reference import ROUNDING, distance
 
@@ -115,12 +116,12 @@ def test_hooks_inside_blocks_run_eager_and_say_so_once(
     offload(model, tmp_path)
     stack._say_eager.cache_clear()
 
-    with caplog.at_level(logging.WARNING, "t5enc.stack"):
+    with caplog.at_level(logging.WARNING, "t5enc.hf.stack"):
         found = [encode(model), encode(model)]
 
     assert distance(found, [encode(make().model)] * 2) < ROUNDING
     assert model.compiled_graphs == 0
-    assert [record.name for record in caplog.records] == ["t5enc.stack"]
+    assert [record.name for record in caplog.records] == ["t5enc.hf.stack"]
 
 
 @pytest.mark.usefixtures("compiler")
