@@ -19,10 +19,10 @@ from serve_app.schema import Batch, Input, as_batch
 from serve_app.served_recipes import PreparedRequest
 from serve_app.service import ModelService
 from t5enc.errors import PrecisionError
+from t5enc.online.waiting import Served
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.prompts import Prompt, count_tokens
 from t5enc.text.tokenizer import Cut, cut_ids
-from t5enc.waiting import Served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from prometheus_client import metrics as prometheus
 
 from serve_app.account import Account
 from serve_app.models import Models
-from t5enc.batcher import BatcherSnapshot
+from t5enc.online.batcher import BatcherSnapshot
 
 # Adds to a counter, sets a gauge, or observes for a histogram: a value with its tags.
 Record = Callable[[float, dict[str, str]], None]

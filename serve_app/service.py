@@ -19,11 +19,12 @@ from serve_app.refused import refuse_value
 from serve_app.room import Room
 from serve_app.served_recipes import PreparedRequest, ServedRecipes, ShownCaption, prepare_request, show_captions
 from t5enc.actor import EncoderActor
-from t5enc.batcher import Batcher, BatcherSnapshot
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.repository import infer_options
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, TooLongError
+from t5enc.online.batcher import Batcher, BatcherSnapshot
+from t5enc.online.waiting import Served
 from t5enc.options import DEFAULT_LENGTH, NO_RECIPE, EncoderOptions
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.preparer import Preparer
@@ -31,7 +32,6 @@ from t5enc.text.prompts import Prompt
 from t5enc.text.token_spans import Piece
 from t5enc.text.tokenizer import Cut
 from t5enc.text_encoder import TextEncoder, TokenIds, open_model, open_preparer
-from t5enc.waiting import Served
 
 P = ParamSpec("P")
 R = TypeVar("R")

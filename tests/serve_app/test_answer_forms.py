@@ -19,10 +19,10 @@ from serve_app.http import make_http
 from serve_app.models import Models
 from serve_app.service import ModelService, ServiceLimits
 from serve_app.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
+from t5enc.online.waiting import Served
 from t5enc.options import EncoderOptions
 from t5enc.recipes import RECIPES
 from t5enc.text.prompts import Prompt
-from t5enc.waiting import Served
 from tests.serve_app.in_process import post
 
 MODELS = {"t5": "builtin:tiny", "mt5": "builtin:tiny", "umt5": "builtin:tiny-umt5", "byt5": "builtin:tiny-byt5"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.t5enc.callers import BUDGET, ask, count_overtakers, make_batcher, text
 from tests.t5enc.hf.gate import Gate, Ids
+from tests.t5enc.online.callers import BUDGET, ask, count_overtakers, make_batcher, text
 
 LONG = text(99, 14)
 SHORTS = [text(number, 6) for number in range(80)]

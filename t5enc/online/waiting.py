@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from t5enc.errors import PrecisionError
-from t5enc.outcomes import Outcome
+from t5enc.online.outcomes import Outcome
 from t5enc.text.prompts import Prompt
 
 

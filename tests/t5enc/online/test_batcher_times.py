@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from t5enc.errors import OverloadedError
-from tests.t5enc.callers import Clock, as_prompt, ask, ask_for_times, check_own, in_loop, make_batcher, text
 from tests.t5enc.hf.gate import Gate
+from tests.t5enc.online.callers import Clock, as_prompt, ask, ask_for_times, check_own, in_loop, make_batcher, text
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The batcher's; only the test moves it."""
     clock = Clock()
-    monkeypatch.setattr("t5enc.batcher.time", clock)
+    monkeypatch.setattr("t5enc.online.batcher.time", clock)
     return clock
 
 

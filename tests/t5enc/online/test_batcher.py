@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from t5enc.actor import EncoderActor
-from t5enc.batcher import Batcher
 from t5enc.errors import InputError, OverloadedError, PrecisionError
+from t5enc.online.batcher import Batcher
+from t5enc.online.waiting import Served, copy_error
 from t5enc.options import EncoderOptions
 from t5enc.text.prompts import Document, Prompt
 from t5enc.text_encoder import TextEncoder
-from t5enc.waiting import Served, copy_error
-from tests.t5enc.callers import BUDGET, as_prompt, ask, cancel, check_own, in_loop, make_batcher, text
 from tests.t5enc.hf.gate import DIM, TOO_LARGE, Gate, Ids
+from tests.t5enc.online.callers import BUDGET, as_prompt, ask, cancel, check_own, in_loop, make_batcher, text
 from tests.t5enc.test_actor import CountTokens
 
 # A text of eight tokens has an embedding of eight rows of two float32 numbers; its key has sixteen bytes beside
@@ -232,7 +232,7 @@ async def test_a_batch_that_fails_after_the_model_is_told_to_its_callers_and_cou
     gate = Gate()
     batcher = make_batcher(gate, cache_bytes=10_000)
     with monkeypatch.context() as patch:
-        patch.setattr(f"t5enc.batcher.{broken}", run_out_of_memory)
+        patch.setattr(f"t5enc.online.batcher.{broken}", run_out_of_memory)
         for count in (1, 2):
             callers = [await ask(batcher, text(1)), await ask(batcher, text(1), text(2))]
             gate.run_all()

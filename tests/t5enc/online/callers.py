@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from t5enc.batcher import Batcher
+from t5enc.online.batcher import Batcher
+from t5enc.online.waiting import Served
 from t5enc.text.prompts import Prompt
-from t5enc.waiting import Served
 from tests.t5enc.hf.gate import DIM, PATIENCE, Gate, Ids
 
 P = ParamSpec("P")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5enc.prompt_cache import PromptCache, count_bytes
+from t5enc.online.prompt_cache import PromptCache, count_bytes
 
 uses = st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 6)), max_size=40)
 

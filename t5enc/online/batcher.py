@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from t5enc.errors import InputError, OverloadedError
-from t5enc.outcomes import Outcome, compute_outcomes, is_failing
-from t5enc.prompt_cache import PromptCache
+from t5enc.online.outcomes import Outcome, compute_outcomes, is_failing
+from t5enc.online.prompt_cache import PromptCache
+from t5enc.online.waiting import Call, Served, WaitingText
 from t5enc.text.prompts import Prompt, count_tokens
 from t5enc.text_encoder import TextEncoder
-from t5enc.waiting import Call, Served, WaitingText
 
 Submit = Callable[[Callable[[TextEncoder], None]], Future[None]]
 # Seconds to come back after, while nothing is known of the model's speed.

@@ -7,8 +7,8 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.t5enc.callers import BUDGET, ask, check_own, count_overtakers, in_loop, make_batcher, text
 from tests.t5enc.hf.gate import Gate, Ids
+from tests.t5enc.online.callers import BUDGET, ask, check_own, count_overtakers, in_loop, make_batcher, text
 
 
 @in_loop

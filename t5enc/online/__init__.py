@@ -1,0 +1,1 @@
+"""Many callers before one model: a queue by tokens, and a cache of prompts."""
