@@ -39,8 +39,8 @@ from benchmarks.corpus import (
     relative_error,
 )
 from benchmarks.machine import Machine, judge, publish
-from t5enc.bench import SEGMENTS, clock, make_products
 from t5enc.checkpoint.checkpoint import open_checkpoint
+from t5enc.checks.bench import SEGMENTS, clock, make_products
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.text.tokenizer import load_tokenizer

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.corpus import add_prompts, add_tokenizer, draw_prompts, find_tokenizer, make_checkpoint, make_parser
 from benchmarks.machine import Machine, publish
-from t5enc.bench import clock
+from t5enc.checks.bench import clock
 from t5enc.text_encoder import TextEncoder
 
 COMMAND = (sys.executable, "-c", "from t5enc.cli import main; main()")

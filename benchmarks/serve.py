@@ -36,7 +36,7 @@ from benchmarks.corpus import (
 from benchmarks.machine import Machine, judge, publish
 from benchmarks.servers import INFINITY, PLAIN, T5ENC, T5ENC_POOLED, Server, run_infinity, run_plain, run_t5enc
 from benchmarks.traffic import Ask, Run, run_closed, run_open
-from t5enc.bench import clock
+from t5enc.checks.bench import clock
 from t5enc.embeddings import Embeddings
 from t5enc.text_encoder import TextEncoder
 

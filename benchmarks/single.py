@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks.corpus import SHAPES, make_parser, quieten
 from benchmarks.machine import Machine, publish
-from t5enc.bench import clock
+from t5enc.checks.bench import clock
 from t5enc.model.precision import resolve_dtype
 
 LENGTH = 512

@@ -12,7 +12,7 @@ from rich.console import Console
 from pipelines.job import EncodeJob
 from pipelines.supervise import supervise
 from t5enc.checkpoint.builtin import sample_captions
-from t5enc.inspection import print_output
+from t5enc.checks.inspect import print_output
 
 FILES = 3
 

@@ -30,7 +30,7 @@ def inspect(
     partial: Annotated[bool, typer.Option("--partial", help="Look at an unfinished job, too.")] = False,
 ) -> None:
     """Show what a job wrote: its settings, totals and first rows."""
-    from t5enc.inspection import print_output
+    from t5enc.checks.inspect import print_output
 
     print_output(path, rows=rows, partial=partial)
 
@@ -52,7 +52,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Times the whole corpus is encoded.")] = 3,
 ) -> None:
     """Measure useful tokens a second, and the share of what plain matrix products reach here."""
-    from t5enc.bench import run_bench
+    from t5enc.checks.bench import run_bench
     from t5enc.option_files import parse_pairs
     from t5enc.options import EncoderOptions
 
@@ -113,11 +113,11 @@ def verify(
         raise ConfigError("model: expected one, or --pipeline with a diffusers repository, got neither")
     from rich.console import Console
 
-    from t5enc.figures import show_progress, write_json
+    from t5enc.checks.precision.plot import make_figure, plot_report
+    from t5enc.checks.precision.table import describe_report, print_report
+    from t5enc.checks.precision.verify import verify as run_verify
+    from t5enc.checks.printing import show_progress, write_json
     from t5enc.options import EncoderOptions
-    from t5enc.precision_plot import make_figure, plot_report
-    from t5enc.precision_table import describe_report, print_report
-    from t5enc.verify import verify as run_verify
 
     captions = _read_captions(texts)
     if plot:
@@ -159,10 +159,10 @@ def _verify_pipeline(
 
     from rich.console import Console
 
-    from t5enc.figures import write_json
+    from t5enc.checks.pipeline.table import print_comparison
+    from t5enc.checks.pipeline.verify import TOLERANCE, verify_pipeline
+    from t5enc.checks.printing import write_json
     from t5enc.option_files import parse_pairs
-    from t5enc.pipeline_table import print_comparison
-    from t5enc.verify_pipeline import TOLERANCE, verify_pipeline
 
     if model is not None:
         raise ConfigError(f"model, pipeline: expected one of them, got {model} and {repository}")
@@ -196,9 +196,9 @@ def calibrate(
     """Show the largest activations of every layer, and the room that float16 leaves them."""
     from rich.console import Console
 
-    from t5enc.calibrate import calibrate as run_calibrate
-    from t5enc.figures import write_json
-    from t5enc.headroom_table import describe_calibration, print_calibration
+    from t5enc.checks.headroom import calibrate as run_calibrate
+    from t5enc.checks.headroom_table import describe_calibration, print_calibration
+    from t5enc.checks.printing import write_json
     from t5enc.options import EncoderOptions
 
     fields = {"model": model, "subfolder": subfolder, "revision": revision, "device": device, "max_length": max_length}
@@ -209,8 +209,8 @@ def calibrate(
 
 
 def _read_captions(path: str | None) -> list[str]:
-    from t5enc.bench import read_lines
     from t5enc.checkpoint.builtin import sample_captions
+    from t5enc.checks.bench import read_lines
 
     return read_lines(path) if path else sample_captions()
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.repository import infer_options
+from t5enc.checks.pipeline.runs import PLACES, Pass, PipelineRun, check_diffusers, load_pipeline, record_runs
 from t5enc.errors import ConfigError
 from t5enc.options import EncoderOptions, resolve_device
-from t5enc.pipeline_runs import PLACES, Pass, PipelineRun, check_diffusers, load_pipeline, record_runs
 from t5enc.recipes.describe import describe_line
 from t5enc.recipes.forms import make_null_texts, make_texts
 from t5enc.recipes.recipe import Recipe

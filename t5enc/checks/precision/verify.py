@@ -15,10 +15,19 @@ from pathlib import Path
 
 import torch
 
-from t5enc.candidates import Candidate, list_candidates, load_transformers, open_source
-from t5enc.distances import LEVELS, Difference, Distance, Reference, WorstToken, describe, encode_batch, make_batches
+from t5enc.checks.precision.contenders import Candidate, list_candidates, load_transformers, open_source
+from t5enc.checks.precision.differences import (
+    LEVELS,
+    Difference,
+    Distance,
+    Reference,
+    WorstToken,
+    describe,
+    encode_batch,
+    make_batches,
+)
+from t5enc.checks.printing import read_versions
 from t5enc.errors import CheckpointError, ConfigError
-from t5enc.figures import read_versions
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.text.tokenizer import Tokenizer

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from t5enc.calibrate import SITES, Calibration, Peak
-from t5enc.figures import print_table, start_table
+from t5enc.checks.headroom import SITES, Calibration, Peak
+from t5enc.checks.printing import print_table, start_table
 
 
 def print_calibration(found: Calibration, console: Console) -> None:

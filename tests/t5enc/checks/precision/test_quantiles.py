@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from t5enc.quantiles import RESOLUTION, StreamQuantiles
+from t5enc.checks.precision.quantiles import RESOLUTION, StreamQuantiles
 
 LEVELS = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
 NUMBERS = st.floats(min_value=2.0**-120, max_value=2.0**120, width=32)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from t5enc.distances import LEVELS, Difference
-from t5enc.figures import format_small, print_table, start_table
-from t5enc.verify import Report, Result
+from t5enc.checks.precision.differences import LEVELS, Difference
+from t5enc.checks.precision.verify import Report, Result
+from t5enc.checks.printing import format_small, print_table, start_table
 
 
 def print_report(report: Report, console: Console) -> None:

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from t5enc import TextEncoder
 from t5enc.checkpoint.builtin import write_builtin
+from t5enc.checks.pipeline.runs import PLACES
+from t5enc.checks.pipeline.verify import verify_pipeline
 from t5enc.cli import build_app
 from t5enc.errors import CheckpointError, ConfigError, T5encError
-from t5enc.pipeline_runs import PLACES
 from t5enc.recipes import RECIPES
-from t5enc.verify_pipeline import verify_pipeline
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers (pip install t5enc[diffusers])")
 pytest.importorskip("accelerate", reason="needs accelerate (pip install t5enc[diffusers])")
@@ -199,7 +199,7 @@ def test_missing_diffusers_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatc
 
 
 def test_numbers_that_are_not_finite_differ() -> None:
-    from t5enc.verify_pipeline import Checks
+    from t5enc.checks.pipeline.verify import Checks
 
     checks = Checks(tolerance=1.0)
     checks.add_rows("rows", torch.tensor([float("nan")]), torch.zeros(1), "here")

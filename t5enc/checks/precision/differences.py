@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t5enc.checks.precision.quantiles import StreamQuantiles
 from t5enc.errors import PrecisionError
-from t5enc.quantiles import StreamQuantiles
 from t5enc.text.tokenizer import Tokenizer
 
 LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999)

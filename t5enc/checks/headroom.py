@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t5enc.checkpoint.weights import load_encoder
+from t5enc.checks.printing import read_versions
 from t5enc.errors import PrecisionError
-from t5enc.figures import read_versions
 from t5enc.model.attention import plan_sdpa
 from t5enc.model.encoder import Encoder
 from t5enc.model.layers import Block

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from t5enc.candidates import FUSED, PEER
-from t5enc.distances import LEVELS, Difference
+from t5enc.checks.precision.contenders import FUSED, PEER
+from t5enc.checks.precision.differences import LEVELS, Difference
+from t5enc.checks.precision.verify import Report, Result
 from t5enc.errors import ConfigError, OutputError
-from t5enc.verify import Report, Result
 
 STYLES: dict[str, dict[str, Any]] = {
     "transformers": {"color": "#c8453b", "marker": "s", "linestyle": "-"},

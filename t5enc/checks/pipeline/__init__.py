@@ -1,0 +1,1 @@
+"""How near a recipe is to the pipeline it is of."""

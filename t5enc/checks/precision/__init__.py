@@ -1,0 +1,1 @@
+"""How near an encoder is to transformers in float32."""
