@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from t5enc.commands import RecipeOptions
+from t5enc.commands.library import RecipeOptions
+from t5enc.commands.option_files import merge_options
 from t5enc.errors import ConfigError
-from t5enc.option_files import merge_options
 
 Text = str | None
 Inputs = Annotated[list[str] | None, typer.Argument(help="Parquet files, folders or globs; URIs too.")]

@@ -92,7 +92,7 @@ def serve(
     """Serve embeddings over HTTP until Ctrl-C or SIGTERM; what was accepted by then is answered."""
     given = {name: value for name, value in locals().items() if name not in META}
     from serve_app.config import ServeConfig
-    from t5enc.option_files import merge_options
+    from t5enc.commands.option_files import merge_options
 
     asked = ServeConfig.from_mapping(merge_options(given, config))
     if write_deploy_file is not None:
@@ -106,7 +106,7 @@ def serve(
 def serve_check(file: Annotated[Path, typer.Argument(help="YAML file for `serve deploy`.")]) -> None:
     """Refuse a file for `serve deploy` that says what Ray Serve or t5enc does not know, at any level; start nothing."""
     from serve_app.deploy_file import check_deploy_file
-    from t5enc.option_files import read_yaml
+    from t5enc.commands.option_files import read_yaml
 
     check_deploy_file(read_yaml(file))
     typer.echo(f"{file}: good")

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from t5enc.commands.option_files import read_options
 from t5enc.errors import ConfigError
-from t5enc.option_files import read_options
 from t5enc.recipes.overrides import override
 from t5enc.recipes.recipe import Recipe
 

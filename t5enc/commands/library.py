@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t5enc import recipe_commands
+from t5enc.commands import recipes as recipe_commands
 from t5enc.errors import ConfigError
 
 RecipeOptions = Annotated[
@@ -53,7 +53,7 @@ def bench(
 ) -> None:
     """Measure useful tokens a second, and the share of what plain matrix products reach here."""
     from t5enc.checks.bench import run_bench
-    from t5enc.option_files import parse_pairs
+    from t5enc.commands.option_files import parse_pairs
     from t5enc.options import EncoderOptions
 
     options = EncoderOptions.from_mapping(
@@ -162,7 +162,7 @@ def _verify_pipeline(
     from t5enc.checks.pipeline.table import print_comparison
     from t5enc.checks.pipeline.verify import TOLERANCE, verify_pipeline
     from t5enc.checks.printing import write_json
-    from t5enc.option_files import parse_pairs
+    from t5enc.commands.option_files import parse_pairs
 
     if model is not None:
         raise ConfigError(f"model, pipeline: expected one of them, got {model} and {repository}")

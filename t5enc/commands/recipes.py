@@ -43,7 +43,7 @@ def show(
     from rich.markup import escape
     from rich.table import Table
 
-    from t5enc.option_files import parse_pairs
+    from t5enc.commands.option_files import parse_pairs
     from t5enc.recipes import find_recipe
     from t5enc.recipes.describe import describe, to_json
 

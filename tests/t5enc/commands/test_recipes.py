@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from t5enc.cli import build_app
+from t5enc.commands.option_files import parse_pairs
 from t5enc.errors import ConfigError, T5encError
-from t5enc.option_files import parse_pairs
 from t5enc.recipes import RECIPES, Recipe
 
 

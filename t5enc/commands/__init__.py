@@ -1,0 +1,1 @@
+"""The library's subcommands of `t5enc`."""
