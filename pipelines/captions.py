@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.columns import (
+from pipelines.inputs.columns import (
     check_text_column,
     check_unique,
     conform,
@@ -23,8 +23,8 @@ from pipelines.columns import (
     is_text_list,
     plain_type,
 )
-from pipelines.footers import open_parquet
-from pipelines.sources import SourceFile
+from pipelines.inputs.footers import open_parquet
+from pipelines.inputs.sources import SourceFile
 from pipelines.units import Span
 from t5enc.errors import SourceError
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.sources import SourceFile, read_partitions
+from pipelines.inputs.sources import SourceFile, read_partitions
 from pipelines.units import RENAMED, PlannedFile, Unit, make_unit
 
 FILES_A_PIECE = 8192

@@ -12,11 +12,11 @@ import pyarrow as pa
 import torch
 
 from pipelines.captions import read_captions
-from pipelines.columns import kept_schema
-from pipelines.footers import read_footer
+from pipelines.inputs.columns import kept_schema
+from pipelines.inputs.footers import read_footer
+from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan import Files
-from pipelines.sources import Inputs, SourceFile, open_inputs
 from pipelines.survey import survey
 from pipelines.units import PlannedFile
 from t5enc.checkpoint.checkpoint import Checkpoint, hash_tensors

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from pipelines.ahead import THREADS, map_ahead
-from pipelines.footers import read_footer
+from pipelines.inputs.footers import read_footer
+from pipelines.inputs.sources import SourceFile
 from pipelines.nodes.selectors import list_nodes
 from pipelines.plan import Files
-from pipelines.sources import SourceFile
 from pipelines.units import PlannedFile
 from t5enc.errors import SourceError
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipelines.sources import SourceFile
+from pipelines.inputs.sources import SourceFile
 from t5enc.output import LOG, MANIFEST, PLAN, STALE, TEMPORARY
 
 # Sources of these names (a captions file called manifest.parquet) get a folder of another name in the output. It

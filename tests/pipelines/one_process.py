@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.actors.worker import SpanWorker
-from pipelines.footers import read_footer
+from pipelines.inputs.footers import read_footer
+from pipelines.inputs.sources import open_inputs
 from pipelines.job import FrozenJob
 from pipelines.ledger import Ledger
-from pipelines.sources import open_inputs
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import LocalStore
 from pipelines.units import PlannedFile, Unit

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.captions import CaptionBatch, read_captions
-from pipelines.columns import kept_schema
-from pipelines.footers import read_footer
-from pipelines.sources import SourceFile, open_inputs
+from pipelines.inputs.columns import kept_schema
+from pipelines.inputs.footers import read_footer
+from pipelines.inputs.sources import SourceFile, open_inputs
 from pipelines.units import Span
 from t5enc.errors import SourceError
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines import survey as survey_module
 from pipelines.ahead import AHEAD, map_ahead
-from pipelines.sources import SourceFile, open_inputs
+from pipelines.inputs.sources import SourceFile, open_inputs
 from pipelines.survey import survey
 
 LOCAL = pafs.LocalFileSystem()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipelines import suspects
 from pipelines.actors.shards import Caution
+from pipelines.inputs.sources import SourceFile
 from pipelines.records import UnitRecord
-from pipelines.sources import SourceFile
 from pipelines.suspects import LOST_NODES, SAME_LOSSES, Death, avoid_node, encode_suspect, learn
 from pipelines.units import Span, Unit
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError

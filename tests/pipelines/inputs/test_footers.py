@@ -10,8 +10,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.footers import TAIL_BYTES, open_parquet, read_footer
-from pipelines.sources import SourceFile
+from pipelines.inputs.footers import TAIL_BYTES, open_parquet, read_footer
+from pipelines.inputs.sources import SourceFile
 from t5enc.errors import SourceError
 
 LOCAL = pafs.LocalFileSystem()

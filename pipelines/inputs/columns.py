@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from pipelines.sources import SourceFile
+from pipelines.inputs.sources import SourceFile
 from t5enc.errors import SourceError
 from t5enc.storage import SCHEMA as OUTPUT_SCHEMA
 

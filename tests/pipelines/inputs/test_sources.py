@@ -16,8 +16,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.footers import read_footer
-from pipelines.sources import SourceFile, _explain, open_filesystem, open_inputs
+from pipelines.inputs.footers import read_footer
+from pipelines.inputs.sources import SourceFile, _explain, open_filesystem, open_inputs
 from t5enc.errors import SourceError
 
 

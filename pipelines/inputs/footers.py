@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources import SourceFile
+from pipelines.inputs.sources import SourceFile
 from t5enc.errors import SourceError
 
 TAIL_BYTES = 1 << 16

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.captions import read_captions
-from pipelines.columns import kept_schema
-from pipelines.footers import read_footer
-from pipelines.sources import SourceFile, open_inputs
+from pipelines.inputs.columns import kept_schema
+from pipelines.inputs.footers import read_footer
+from pipelines.inputs.sources import SourceFile, open_inputs
 from pipelines.units import Span
 from t5enc.errors import SourceError
 from t5enc.storage import SCHEMA as OUTPUT_SCHEMA

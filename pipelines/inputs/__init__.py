@@ -1,0 +1,1 @@
+"""What is read: files, their footers, and which columns are kept."""
