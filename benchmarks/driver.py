@@ -34,8 +34,8 @@ from benchmarks.machine import Machine, publish
 from benchmarks.memory import read_peak
 
 if TYPE_CHECKING:
+    from pipelines.plan.units import Unit
     from pipelines.run import Run
-    from pipelines.units import Unit
 
 # Some filesystems allow no more names of a file.
 MOST_LINKS = 50_000

@@ -25,7 +25,7 @@ from pipelines.inputs.columns import (
 )
 from pipelines.inputs.footers import open_parquet
 from pipelines.inputs.sources import SourceFile
-from pipelines.units import Span
+from pipelines.plan.units import Span
 from t5enc.errors import SourceError
 
 CaptionChoice = Literal["all", "first"]

@@ -15,10 +15,10 @@ from typing import Any
 
 from pipelines.job import FrozenJob, check_owner, freeze
 from pipelines.manifest import finish, read_records
-from pipelines.plan import Files, Selection, Units
+from pipelines.plan.plan import Files, Selection, Units
+from pipelines.plan.units import PlannedFile
 from pipelines.records import Records, UnitRecord, read_footer_record
 from pipelines.stores.store import Store
-from pipelines.units import PlannedFile
 from t5enc.output import SUCCESS
 
 

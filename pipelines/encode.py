@@ -22,13 +22,13 @@ from pipelines.nodes.cluster import check_installed, connect, is_connected
 from pipelines.nodes.ray_errors import explained
 from pipelines.nodes.shares import Cluster
 from pipelines.null import mend_null
+from pipelines.plan.units import Span, Unit
 from pipelines.report import EncodeReport, describe_job, write_report
 from pipelines.reporting.tracing import Tracing
 from pipelines.run import OnProgress, Run, begin
 from pipelines.spans import SpanResult
 from pipelines.survey import count_cpus
 from pipelines.suspects import encode_suspect
-from pipelines.units import Span, Unit
 from pipelines.watch import Watch
 from t5enc.errors import DriverError, OutputError, T5encError
 from t5enc.options import EncoderOptions, resolve_device

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipelines.job import FrozenJob
 from pipelines.manifest import read_plan
-from pipelines.plan import Units
+from pipelines.plan.plan import Units
 from pipelines.records import UnitRecord, read_footer_record
 from pipelines.sinks import hash_content
 from pipelines.stores.store import Store

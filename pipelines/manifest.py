@@ -27,7 +27,7 @@ from pipelines.log import (
     read_struck_out_since,
     strike_out,
 )
-from pipelines.plan import FILE_SCHEMA, Files, Units
+from pipelines.plan.plan import FILE_SCHEMA, Files, Units
 from pipelines.records import SCHEMA, Records, read_footer_record
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError

@@ -16,9 +16,9 @@ from pipelines.inputs.columns import kept_schema
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
-from pipelines.plan import Files
+from pipelines.plan.plan import Files
+from pipelines.plan.units import PlannedFile
 from pipelines.survey import survey
-from pipelines.units import PlannedFile
 from t5enc.checkpoint.checkpoint import Checkpoint, hash_tensors
 from t5enc.checkpoint.repository import find_inferred, infer_options, open_projection
 from t5enc.config import EncoderConfig

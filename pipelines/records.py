@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.plan import Units
+from pipelines.plan.plan import Units
+from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
-from pipelines.units import Unit
 from t5enc.errors import OutputError
 
 RECORD_KEY = b"t5enc.unit"

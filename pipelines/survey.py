@@ -14,8 +14,8 @@ from pipelines.ahead import THREADS, map_ahead
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile
 from pipelines.nodes.selectors import list_nodes
-from pipelines.plan import Files
-from pipelines.units import PlannedFile
+from pipelines.plan.plan import Files
+from pipelines.plan.units import PlannedFile
 from t5enc.errors import SourceError
 
 FILES_A_TASK = 500

@@ -16,9 +16,9 @@ from pipelines.actors.shards import Caution
 from pipelines.actors.worker import SpanWorker
 from pipelines.nodes.leaving import find_node, is_there
 from pipelines.nodes.shares import Cluster
+from pipelines.plan.units import Span, Unit
 from pipelines.records import UnitRecord
 from pipelines.spans import SpanResult
-from pipelines.units import Span, Unit
 from t5enc.actor import EncoderActor
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError
 from t5enc.options import EncoderOptions

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipelines.nodes.leaving import find_node
+from pipelines.plan.units import Unit
 from pipelines.records import UnitRecord
 from pipelines.reporting.findings import Findings
 from pipelines.reporting.places import find_place
-from pipelines.units import Unit
 
 # What of a record adds up to the progress of a run.
 SUMMED = ("input_rows", "captions", "tokens", "errors", "died", "truncated", "size")

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.actors.shards import PreparedUnit
-from pipelines.units import Span
+from pipelines.plan.units import Span
 from t5enc.recipes.recipe import Finish
 from t5enc.text.prompts import Document, Prompt
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pipelines.captions import CaptionBatch
 from pipelines.job import FrozenJob
+from pipelines.plan.units import Unit
 from pipelines.records import UnitRecord
 from pipelines.sinks import hash_content
-from pipelines.units import Unit
 from t5enc.embeddings import Embeddings
 from t5enc.storage import CaptionKeys, build_table
 from t5enc.text.preparer import PreparedTexts

@@ -33,6 +33,7 @@ from pipelines.job import FrozenJob
 from pipelines.ledger import Kind
 from pipelines.nodes.versions import Code, check_code
 from pipelines.null import compute_null, is_null_there, write_null
+from pipelines.plan.units import Span, Unit
 from pipelines.records import UnitRecord
 from pipelines.reporting.findings import Findings, find_reasons
 from pipelines.reporting.places import find_place, name_device
@@ -41,7 +42,6 @@ from pipelines.sinks import serialize_shard
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.retrying import count_retries
 from pipelines.stores.store import open_store
-from pipelines.units import Span, Unit
 from t5enc.actor import EncoderActor
 from t5enc.errors import InputError, OutputError, T5encError
 from t5enc.storage import working_dtype

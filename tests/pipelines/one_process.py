@@ -19,9 +19,9 @@ from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import open_inputs
 from pipelines.job import FrozenJob
 from pipelines.ledger import Ledger
+from pipelines.plan.units import PlannedFile, Unit
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import LocalStore
-from pipelines.units import PlannedFile, Unit
 from t5enc.storage import read_column
 from tests.pipelines.fake_encoder import DIM, FakeActor, FakeEncoder, decode
 from tests.pipelines.small_jobs import make_job

@@ -20,7 +20,7 @@ from pipelines.captions import CaptionBatch, read_captions
 from pipelines.inputs.columns import kept_schema
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile, open_inputs
-from pipelines.units import Span
+from pipelines.plan.units import Span
 from t5enc.errors import SourceError
 
 LOCAL = pafs.LocalFileSystem()

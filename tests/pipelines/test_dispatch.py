@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.nodes.shares import Cluster
-from pipelines.plan import Files, Units
+from pipelines.plan.plan import Files, Units
 from pipelines.records import Records
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 

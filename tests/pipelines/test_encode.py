@@ -16,8 +16,8 @@ from pipelines import EncodeJob, encode_parquet
 from pipelines.actors.worker import SpanResult
 from pipelines.encode import _forget_read, encode_suspects
 from pipelines.fsck import check_output
+from pipelines.plan.units import Unit
 from pipelines.stores.store import open_store
-from pipelines.units import Unit
 from t5enc import TextEncoder, load_embeddings
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import InputError, JobMismatchError, OutputError, SourceError, UnfinishedError

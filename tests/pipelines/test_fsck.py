@@ -14,7 +14,7 @@ import pytest
 from pipelines.commit import begin_commit, commit_shard, conclude_commit
 from pipelines.fsck import Problem, check_output, print_problems
 from pipelines.manifest import write_plan
-from pipelines.plan import Files
+from pipelines.plan.plan import Files
 from pipelines.records import read_footer_record
 from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError

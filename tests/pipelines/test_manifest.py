@@ -14,7 +14,7 @@ import pytest
 from pipelines.job import FrozenJob
 from pipelines.log import append_log, put_aside, read_log, read_struck_out, strike_out
 from pipelines.manifest import finish, read_plan, read_records, write_plan
-from pipelines.plan import Files, Units
+from pipelines.plan.plan import Files, Units
 from pipelines.records import Records, UnitRecord, read_footer_record
 from t5enc.errors import DriverError, OutputError
 from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS

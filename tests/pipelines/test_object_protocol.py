@@ -11,10 +11,10 @@ import pytest
 
 from pipelines.commit import begin_commit, commit_shard, conclude_commit
 from pipelines.fsck import check_output
+from pipelines.plan.units import PlannedFile
 from pipelines.stores import retrying
 from pipelines.stores.object_store import ObjectStore
 from pipelines.stores.store import Store, open_store
-from pipelines.units import PlannedFile
 from t5enc.errors import JobMismatchError
 from t5enc.output import read_manifest_names
 from t5enc.storage.filesystems import open_filesystem

@@ -27,9 +27,9 @@ from pipelines.commit import Commit, begin_commit, commit_shard, conclude_commit
 from pipelines.fsck import check_output
 from pipelines.job import FrozenJob
 from pipelines.log import append_log
+from pipelines.plan.units import PlannedFile, Unit
 from pipelines.records import RECORD_KEY, UnitRecord, read_footer_record
 from pipelines.stores.store import Store
-from pipelines.units import PlannedFile, Unit
 from t5enc.errors import DriverError, JobMismatchError, OutputError
 from t5enc.output import JOB, LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard, read_manifest_names
 from tests.pipelines.memory_store import MemoryStore

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import records as records_module
-from pipelines.plan import Files, Units
+from pipelines.plan.plan import Files, Units
 from pipelines.records import SCHEMA, Records, UnitRecord
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 

@@ -24,10 +24,10 @@ from pipelines.actors.shards import (
     prepare_unit,
 )
 from pipelines.captions import CaptionBatch
+from pipelines.plan.units import Unit
 from pipelines.records import UnitRecord
 from pipelines.sinks import hash_content
 from pipelines.suspects import learn
-from pipelines.units import Unit
 from t5enc.embeddings import Embeddings
 from t5enc.storage import read_column, working_dtype
 from t5enc.text_encoder import EncodedTexts

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.plan.units import Unit
 from pipelines.reporting import tracing
 from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
-from pipelines.units import Unit
 from t5enc.errors import ConfigError
 from tests.pipelines.fake_encoder import FakeEncoder
 from tests.pipelines.test_worker import lay_out, no_ray
@@ -84,7 +84,7 @@ def test_spans_reach_a_collector_over_http() -> None:
 COLLECT = """
 import http.server, threading
 from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
-from pipelines.units import Unit
+from pipelines.plan.units import Unit
 
 class Collector(http.server.BaseHTTPRequestHandler):
     def do_POST(self):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.plan import Files, Units
-from pipelines.units import MOST_READS_OF_A_GROUP, PlannedFile, Unit, cut_spans
+from pipelines.plan.plan import Files, Units
+from pipelines.plan.units import MOST_READS_OF_A_GROUP, PlannedFile, Unit, cut_spans
 from t5enc.output import is_shard
 from tests.pipelines.small_jobs import plan_file
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.inputs.sources import SourceFile, read_partitions
-from pipelines.units import RENAMED, PlannedFile, Unit, make_unit
+from pipelines.plan.units import RENAMED, PlannedFile, Unit, make_unit
 
 FILES_A_PIECE = 8192
 FILE_SCHEMA = pa.schema(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.plan import Files, Units
-from pipelines.units import PlannedFile
+from pipelines.plan.plan import Files, Units
+from pipelines.plan.units import PlannedFile
 from tests.pipelines.small_jobs import plan_file
 
 NAMES = ("a.parquet", "b/split=train/c.parquet", "manifest.parquet", "source_manifest.parquet", "z.parquet")

@@ -1,0 +1,1 @@
+"""What is to be done: units of rows, and the tasks that carry them."""
