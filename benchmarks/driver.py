@@ -180,7 +180,7 @@ def prepare_job(workload: Workload, folder: Path, share: float = 0.0) -> tuple[A
 
 def begin_job(workload: Workload, folder: Path, _: float, share: float = 0.0) -> dict[str, Any]:
     """Find out what is committed, where a share of all units is."""
-    from pipelines.commit import begin_commit
+    from pipelines.commit.protocol import begin_commit
 
     preparation, store = prepare_job(workload, folder, share)
     figures: dict[str, Any] = {}
@@ -196,7 +196,7 @@ def resume_job(workload: Workload, folder: Path, seconds: float) -> dict[str, An
 
 def conclude_job(workload: Workload, folder: Path, _: float) -> dict[str, Any]:
     """Write the manifest of everything."""
-    from pipelines.commit import begin_commit, conclude_commit
+    from pipelines.commit.protocol import begin_commit, conclude_commit
 
     preparation, store = prepare_job(workload, folder, share=1.0)
     commit = begin_commit(store, preparation.frozen, preparation.files)
@@ -208,8 +208,8 @@ def conclude_job(workload: Workload, folder: Path, _: float) -> dict[str, Any]:
 
 def commit_units(preparation: Any, store: Any, folder: Path, share: float) -> None:
     """Shards of the first units of a plan, as earlier runs would have left and noted them."""
-    from pipelines.commit import begin_commit
-    from pipelines.log import append_log
+    from pipelines.commit.log import append_log
+    from pipelines.commit.protocol import begin_commit
 
     units = begin_commit(store, preparation.frozen, preparation.files).units
     records = map(make_record, islice(iter(units.values()), round(share * len(units))))
@@ -220,7 +220,7 @@ def commit_units(preparation: Any, store: Any, folder: Path, share: float) -> No
 
 def make_record(unit: Unit) -> Any:
     """What could be known of a unit's shard."""
-    from pipelines.records import UnitRecord
+    from pipelines.commit.records import UnitRecord
 
     return UnitRecord(
         name=unit.name,

@@ -22,9 +22,9 @@ from ray.data.datasource import Datasource, ReadTask
 
 from pipelines.actors.tokenizers import TokenizerActor
 from pipelines.actors.worker import SpanWorker
+from pipelines.commit.records import Records
 from pipelines.nodes.shares import Cluster
 from pipelines.plan.plan import Units
-from pipelines.records import Records
 from pipelines.spans import SpanResult, cut_tasks
 from t5enc.actor import EncoderActor
 from t5enc.options import EncoderOptions

@@ -14,14 +14,14 @@ from functools import partial
 import torch
 
 from pipelines.actors.worker import SpanWorker
-from pipelines.commit import conclude_commit
+from pipelines.commit.log import Log
+from pipelines.commit.null import mend_null
+from pipelines.commit.protocol import conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.ledger import start_ledger
-from pipelines.log import Log
 from pipelines.nodes.cluster import check_installed, connect, is_connected
 from pipelines.nodes.ray_errors import explained
 from pipelines.nodes.shares import Cluster
-from pipelines.null import mend_null
 from pipelines.plan.units import Span, Unit
 from pipelines.report import EncodeReport, describe_job, write_report
 from pipelines.reporting.tracing import Tracing

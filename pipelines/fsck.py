@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from pipelines.commit.manifest import read_plan
+from pipelines.commit.records import UnitRecord, read_footer_record
+from pipelines.commit.shard_file import hash_content
 from pipelines.job import FrozenJob
-from pipelines.manifest import read_plan
 from pipelines.plan.plan import Units
-from pipelines.records import UnitRecord, read_footer_record
-from pipelines.sinks import hash_content
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
 from t5enc.output import JOB, MANIFEST, PLAN, SUCCESS, is_shard

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipelines.commit import Commit, begin_commit
+from pipelines.commit.protocol import Commit, begin_commit
 from pipelines.job import EncodeJob
 from pipelines.ledger import Details, Progress
 from pipelines.prepare import Preparation, choose_units, prepare

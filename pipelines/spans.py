@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.commit.records import UnitRecord
 from pipelines.plan.plan import Units
 from pipelines.plan.units import Span, Unit, cut_spans
-from pipelines.records import UnitRecord
 from t5enc.errors import T5encError
 
 

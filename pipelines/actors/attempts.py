@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pipelines.commit.records import UnitRecord
 from pipelines.nodes.leaving import find_node
 from pipelines.plan.units import Unit
-from pipelines.records import UnitRecord
 from pipelines.reporting.findings import Findings
 from pipelines.reporting.places import find_place
 

@@ -9,9 +9,9 @@ from typing import Any
 from pipelines.actors.attempts import Attempts
 from pipelines.actors.shards import PreparedUnit, Prepares, prepare_unit
 from pipelines.captions import CaptionBatch, read_captions
+from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Span, Unit
-from pipelines.records import UnitRecord, read_footer_record
 from pipelines.reporting.tracing import trace_unit
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import open_store

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.captions import CaptionBatch
+from pipelines.commit.records import UnitRecord
+from pipelines.commit.shard_file import hash_content
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Unit
-from pipelines.records import UnitRecord
-from pipelines.sinks import hash_content
 from t5enc.embeddings import Embeddings
 from t5enc.storage import CaptionKeys, build_table
 from t5enc.text.preparer import PreparedTexts

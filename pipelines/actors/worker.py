@@ -28,17 +28,17 @@ from pipelines.actors.prefetching import prefetch
 from pipelines.actors.reader import UnitReader
 from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
 from pipelines.actors.turn import Turn
-from pipelines.commit import commit_shard
+from pipelines.commit.null import compute_null, is_null_there, write_null
+from pipelines.commit.protocol import commit_shard
+from pipelines.commit.records import UnitRecord
+from pipelines.commit.shard_file import serialize_shard
 from pipelines.job import FrozenJob
 from pipelines.ledger import Kind
 from pipelines.nodes.versions import Code, check_code
-from pipelines.null import compute_null, is_null_there, write_null
 from pipelines.plan.units import Span, Unit
-from pipelines.records import UnitRecord
 from pipelines.reporting.findings import Findings, find_reasons
 from pipelines.reporting.places import find_place, name_device
 from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
-from pipelines.sinks import serialize_shard
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.retrying import count_retries
 from pipelines.stores.store import open_store

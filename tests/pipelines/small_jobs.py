@@ -17,11 +17,11 @@ import torch
 
 from pipelines.actors.shards import DIED, PreparedUnit, make_shard
 from pipelines.captions import CaptionBatch
+from pipelines.commit.records import UnitRecord
+from pipelines.commit.shard_file import serialize_shard
 from pipelines.inputs.sources import SourceFile, read_partitions
 from pipelines.job import FrozenJob, schema_to_text
 from pipelines.plan.units import PlannedFile, Unit
-from pipelines.records import UnitRecord
-from pipelines.sinks import serialize_shard
 from t5enc.embeddings import Embeddings
 from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import EncodedTexts

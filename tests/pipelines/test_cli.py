@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import merge_job_options
-from pipelines.commit import begin_commit, commit_shard, conclude_commit
+from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.stores.store import open_store
 from t5enc.cli import build_app

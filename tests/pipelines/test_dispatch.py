@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipelines.commit.records import Records
 from pipelines.nodes.shares import Cluster
 from pipelines.plan.plan import Files, Units
-from pipelines.records import Records
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.commit import begin_commit
+from pipelines.commit.protocol import begin_commit
 from pipelines.job import EncodeJob, FrozenJob, freeze
 from pipelines.prepare import Preparation, prepare
 from t5enc.errors import JobMismatchError
 from t5enc.output import JOB
 from t5enc.recipes.families import RECIPES
-from tests.pipelines.memory_store import MemoryStore
+from tests.pipelines.commit.memory_store import MemoryStore
 
 # `whole_recipe.json` holds words for people in its identity, as all jobs before 0.1.0 did. A file here is never
 # changed: what it stands for lies half done on somebody's disk.

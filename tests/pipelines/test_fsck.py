@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.commit import begin_commit, commit_shard, conclude_commit
+from pipelines.commit.manifest import write_plan
+from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
+from pipelines.commit.records import read_footer_record
 from pipelines.fsck import Problem, check_output, print_problems
-from pipelines.manifest import write_plan
 from pipelines.plan.plan import Files
-from pipelines.records import read_footer_record
 from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError
 from t5enc.output import JOB, MANIFEST, PLAN, STALE, SUCCESS
-from tests.pipelines.memory_store import MemoryStore
+from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
 FILES = [plan_file("a.parquet", 4), plan_file("b.parquet", 1)]

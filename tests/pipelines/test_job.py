@@ -12,7 +12,7 @@ import pytest
 from pipelines.job import EncodeJob, FrozenJob, check_owner, compare, freeze
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.output import JOB, SUCCESS
-from tests.pipelines.memory_store import MemoryStore
+from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import KEPT, make_job
 
 NEEDED: dict[str, Any] = {"inputs": ["in"], "output": "out", "model": "builtin:tiny"}

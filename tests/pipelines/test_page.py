@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.commit.records import COUNTS
 from pipelines.ledger import Details, Progress
-from pipelines.records import COUNTS
 from pipelines.report import PAGE, REPORT, EncodeReport, read_runs, write_report
 from pipelines.reporting.charts import draw_bars, find_edges, merge_slices, round_up, show_seconds, show_short
 from pipelines.reporting.findings import Findings

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from pipelines.commit.records import COUNTS
 from pipelines.ledger import Ledger, Progress
-from pipelines.records import COUNTS
 from pipelines.report import EncodeReport
 from pipelines.reporting.findings import Findings
 from tests.pipelines.test_suspects import make_record

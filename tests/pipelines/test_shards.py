@@ -24,9 +24,9 @@ from pipelines.actors.shards import (
     prepare_unit,
 )
 from pipelines.captions import CaptionBatch
+from pipelines.commit.records import UnitRecord
+from pipelines.commit.shard_file import hash_content
 from pipelines.plan.units import Unit
-from pipelines.records import UnitRecord
-from pipelines.sinks import hash_content
 from pipelines.suspects import learn
 from t5enc.embeddings import Embeddings
 from t5enc.storage import read_column, working_dtype

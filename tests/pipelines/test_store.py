@@ -21,7 +21,7 @@ from pipelines.stores import store as store_module
 from pipelines.stores.store import LocalStore, RemoteStore, Store, open_store
 from t5enc.errors import OutputError
 from t5enc.output import MANIFEST, TEMPORARY
-from tests.pipelines.memory_store import MemoryStore
+from tests.pipelines.commit.memory_store import MemoryStore
 
 WRITERS = 8
 FORKS = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

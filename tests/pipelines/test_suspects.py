@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pipelines import suspects
 from pipelines.actors.shards import Caution
+from pipelines.commit.records import UnitRecord
 from pipelines.inputs.sources import SourceFile
 from pipelines.plan.units import Span, Unit
-from pipelines.records import UnitRecord
 from pipelines.suspects import LOST_NODES, SAME_LOSSES, Death, avoid_node, encode_suspect, learn
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError
 

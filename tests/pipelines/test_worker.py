@@ -17,8 +17,8 @@ from pipelines.actors import reader as reader_module
 from pipelines.actors.meter import Meter
 from pipelines.actors.prefetching import prefetch
 from pipelines.actors.shards import Caution
+from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.ledger import ATTEMPTS
-from pipelines.records import UnitRecord, read_footer_record
 from pipelines.spans import SpanResult
 from pipelines.stores.store import LocalStore
 from pipelines.suspects import learn

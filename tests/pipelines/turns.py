@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 from pipelines.stores.store import Store
-from tests.pipelines.memory_store import MemoryStore
+from tests.pipelines.commit.memory_store import MemoryStore
 
 User = Callable[[Store], None]
 

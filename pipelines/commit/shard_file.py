@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.commit.records import RECORD_KEY, UnitRecord
 from pipelines.job import FrozenJob
-from pipelines.records import RECORD_KEY, UnitRecord
 from t5enc.errors import OutputError
 from t5enc.storage import METADATA_KEY, PREFIX, SCHEMA
 

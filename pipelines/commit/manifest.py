@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.ahead import map_ahead
-from pipelines.log import (
+from pipelines.commit.log import (
     list_struck_out,
     move_aside,
     put_aside,
@@ -27,8 +27,8 @@ from pipelines.log import (
     read_struck_out_since,
     strike_out,
 )
+from pipelines.commit.records import SCHEMA, Records, read_footer_record
 from pipelines.plan.plan import FILE_SCHEMA, Files, Units
-from pipelines.records import SCHEMA, Records, read_footer_record
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError
 from t5enc.output import MANIFEST, PLAN, SUCCESS, is_shard

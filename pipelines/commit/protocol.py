@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pipelines.commit.manifest import finish, read_records
+from pipelines.commit.records import Records, UnitRecord, read_footer_record
 from pipelines.job import FrozenJob, check_owner, freeze
-from pipelines.manifest import finish, read_records
 from pipelines.plan.plan import Files, Selection, Units
 from pipelines.plan.units import PlannedFile
-from pipelines.records import Records, UnitRecord, read_footer_record
 from pipelines.stores.store import Store
 from t5enc.output import SUCCESS
 

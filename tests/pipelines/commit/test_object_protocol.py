@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from pipelines.commit import begin_commit, commit_shard, conclude_commit
+from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
 from pipelines.fsck import check_output
 from pipelines.plan.units import PlannedFile
 from pipelines.stores import retrying
@@ -18,6 +18,7 @@ from pipelines.stores.store import Store, open_store
 from t5enc.errors import JobMismatchError
 from t5enc.output import read_manifest_names
 from t5enc.storage.filesystems import open_filesystem
+from tests.pipelines.commit.test_protocol import Killed, Mortal
 from tests.pipelines.s3_server import (
     CREDENTIALS,
     FaultyProxy,
@@ -31,7 +32,6 @@ from tests.pipelines.s3_server import (
     run_s3_server,
 )
 from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
-from tests.pipelines.test_protocol import Killed, Mortal
 
 FAULTS = {
     "500": refuse(500, "InternalError"),

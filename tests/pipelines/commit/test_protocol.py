@@ -23,16 +23,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipelines.commit import Commit, begin_commit, commit_shard, conclude_commit
+from pipelines.commit.log import append_log
+from pipelines.commit.protocol import Commit, begin_commit, commit_shard, conclude_commit
+from pipelines.commit.records import RECORD_KEY, UnitRecord, read_footer_record
 from pipelines.fsck import check_output
 from pipelines.job import FrozenJob
-from pipelines.log import append_log
 from pipelines.plan.units import PlannedFile, Unit
-from pipelines.records import RECORD_KEY, UnitRecord, read_footer_record
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError, JobMismatchError, OutputError
 from t5enc.output import JOB, LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard, read_manifest_names
-from tests.pipelines.memory_store import MemoryStore
+from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
 from tests.pipelines.turns import take_turns
 
@@ -142,7 +142,7 @@ class Protocol(RuleBasedStateMachine):
         self.names = mock.patch("uuid.uuid4", map(_scatter, count(1)).__next__)
         self.names.start()
         # One move at a time, so that a schedule kills before the same one whenever it is repeated.
-        self.moves = mock.patch("pipelines.log.MOVES", 1)
+        self.moves = mock.patch("pipelines.commit.log.MOVES", 1)
         self.moves.start()
 
     def teardown(self) -> None:

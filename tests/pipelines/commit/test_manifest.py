@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.commit.log import append_log, put_aside, read_log, read_struck_out, strike_out
+from pipelines.commit.manifest import finish, read_plan, read_records, write_plan
+from pipelines.commit.records import Records, UnitRecord, read_footer_record
 from pipelines.job import FrozenJob
-from pipelines.log import append_log, put_aside, read_log, read_struck_out, strike_out
-from pipelines.manifest import finish, read_plan, read_records, write_plan
 from pipelines.plan.plan import Files, Units
-from pipelines.records import Records, UnitRecord, read_footer_record
 from t5enc.errors import DriverError, OutputError
 from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS
-from tests.pipelines.memory_store import MemoryStore
+from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
 JOB = make_job()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict
 
 from pipelines.ahead import THREADS, map_ahead
-from pipelines.records import UnitRecord
+from pipelines.commit.records import UnitRecord
 from pipelines.stores.store import Store
 from t5enc.output import LOG, STALE
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 import pyarrow as pa
 import pytest
 
-from pipelines import records as records_module
+from pipelines.commit import records as records_module
+from pipelines.commit.records import SCHEMA, Records, UnitRecord
 from pipelines.plan.plan import Files, Units
-from pipelines.records import SCHEMA, Records, UnitRecord
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
 JOB = make_job()

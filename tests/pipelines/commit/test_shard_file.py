@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines import sinks
-from pipelines.records import RECORD_KEY, UnitRecord
-from pipelines.sinks import hash_content, serialize_shard
+from pipelines.commit import shard_file as sinks
+from pipelines.commit.records import RECORD_KEY, UnitRecord
+from pipelines.commit.shard_file import hash_content, serialize_shard
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError
 from t5enc.output import load_embeddings

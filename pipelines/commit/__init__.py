@@ -1,0 +1,1 @@
+"""What is written and when it counts: shards, manifest, log, and the protocol between them."""
