@@ -20,7 +20,7 @@ from benchmarks.corpus import add_prompts, make_parser, make_short_texts
 from benchmarks.machine import Machine, judge, publish
 
 if TYPE_CHECKING:
-    from pipelines.ledger import Progress
+    from pipelines.progress.ledger import Progress
     from pipelines.run import Run
 
 SIZES = (10_000, 100_000)

@@ -34,7 +34,7 @@ from benchmarks.stand_in import TOKENS_PER_SECOND
 from t5enc.checkpoint.builtin import sample_captions
 
 if TYPE_CHECKING:
-    from pipelines.ledger import Progress
+    from pipelines.progress.ledger import Progress
     from pipelines.run import Run
 
 ACTORS = (1, 2, 4, 8)
@@ -178,9 +178,9 @@ def measure_ledger(units: int) -> dict[str, float]:
     """CPU of the ledger's process for the calls that a unit makes."""
     import ray
 
-    from pipelines.ledger import Ledger
-    from pipelines.reporting.findings import Findings
-    from pipelines.reporting.places import Place
+    from pipelines.progress.findings import Findings
+    from pipelines.progress.ledger import Ledger
+    from pipelines.progress.places import Place
 
     class Measured(Ledger):
         def cpu_seconds(self) -> float:

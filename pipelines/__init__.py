@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines.encode import encode_parquet
     from pipelines.job import EncodeJob
-    from pipelines.report import EncodeReport
+    from pipelines.progress.report import EncodeReport
 
 __all__ = ["EncodeJob", "EncodeReport", "encode_parquet"]
 
 _HOMES = {
     "EncodeJob": "pipelines.job",
-    "EncodeReport": "pipelines.report",
+    "EncodeReport": "pipelines.progress.report",
     "encode_parquet": "pipelines.encode",
 }
 

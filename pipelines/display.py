@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from pipelines.ledger import Progress
+    from pipelines.progress.ledger import Progress
     from pipelines.run import OnProgress, Run
 
 LINE_SECONDS = 10.0

@@ -18,13 +18,13 @@ from pipelines.commit.log import Log
 from pipelines.commit.null import mend_null
 from pipelines.commit.protocol import conclude_commit
 from pipelines.job import EncodeJob
-from pipelines.ledger import start_ledger
 from pipelines.nodes.cluster import check_installed, connect, is_connected
 from pipelines.nodes.ray_errors import explained
 from pipelines.nodes.shares import Cluster
 from pipelines.plan.units import Span, Unit
-from pipelines.report import EncodeReport, describe_job, write_report
-from pipelines.reporting.tracing import Tracing
+from pipelines.progress.ledger import start_ledger
+from pipelines.progress.report import EncodeReport, describe_job, write_report
+from pipelines.progress.tracing import Tracing
 from pipelines.run import OnProgress, Run, begin
 from pipelines.spans import SpanResult
 from pipelines.survey import count_cpus

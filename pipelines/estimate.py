@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipelines.job import EncodeJob
 from pipelines.prepare import SPEEDS, Preparation, flops_per_token, prepare, seconds_per_token
-from pipelines.report import describe_cuts
+from pipelines.progress.report import describe_cuts
 from t5enc.errors import ConfigError
 from t5enc.storage import token_bytes
 

@@ -13,7 +13,7 @@ from pipelines.nodes.leaving import find_leaving
 from t5enc.errors import DriverError
 
 if TYPE_CHECKING:
-    from pipelines.ledger import Progress
+    from pipelines.progress.ledger import Progress
     from pipelines.run import OnProgress, Run
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import Any
 from pipelines.commit.records import UnitRecord
 from pipelines.nodes.leaving import find_node
 from pipelines.plan.units import Unit
-from pipelines.reporting.findings import Findings
-from pipelines.reporting.places import find_place
+from pipelines.progress.findings import Findings
+from pipelines.progress.places import find_place
 
 # What of a record adds up to the progress of a run.
 SUMMED = ("input_rows", "captions", "tokens", "errors", "died", "truncated", "size")

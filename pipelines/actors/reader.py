@@ -12,7 +12,7 @@ from pipelines.captions import CaptionBatch, read_captions
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Span, Unit
-from pipelines.reporting.tracing import trace_unit
+from pipelines.progress.tracing import trace_unit
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import open_store
 from t5enc.errors import SourceError

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from pipelines.actors.handover import Handover
 from pipelines.actors.worker import SpanWorker
-from pipelines.reporting.places import find_place
-from pipelines.reporting.tracing import flush_traces
+from pipelines.progress.places import find_place
+from pipelines.progress.tracing import flush_traces
 from pipelines.spans import SpanResult, SpanTask
 from t5enc.errors import T5encError
 from t5enc.options import EncoderOptions

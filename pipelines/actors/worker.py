@@ -33,12 +33,12 @@ from pipelines.commit.protocol import commit_shard
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import serialize_shard
 from pipelines.job import FrozenJob
-from pipelines.ledger import Kind
 from pipelines.nodes.versions import Code, check_code
 from pipelines.plan.units import Span, Unit
-from pipelines.reporting.findings import Findings, find_reasons
-from pipelines.reporting.places import find_place, name_device
-from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
+from pipelines.progress.findings import Findings, find_reasons
+from pipelines.progress.ledger import Kind
+from pipelines.progress.places import find_place, name_device
+from pipelines.progress.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.retrying import count_retries
 from pipelines.stores.store import open_store

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.reporting.metrics import COUNTERS
+from pipelines.progress.metrics import COUNTERS
 from serve_app.metrics import DEFINITIONS
 from serve_app.replies import REASONS
 from serve_app.service import ServiceLimits

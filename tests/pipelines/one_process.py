@@ -18,8 +18,8 @@ from pipelines.actors.worker import SpanWorker
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import open_inputs
 from pipelines.job import FrozenJob
-from pipelines.ledger import Ledger
 from pipelines.plan.units import PlannedFile, Unit
+from pipelines.progress.ledger import Ledger
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import LocalStore
 from t5enc.storage import read_column

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.ledger import ATTEMPTS, Ledger
 from pipelines.nodes.leaving import find_leaving
-from pipelines.reporting.findings import Findings
+from pipelines.progress.findings import Findings
+from pipelines.progress.ledger import ATTEMPTS, Ledger
 
 
 def test_a_unit_in_hand_on_nodes_that_leave_is_no_suspect() -> None:

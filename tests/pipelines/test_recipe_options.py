@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pipelines import EncodeJob, encode_parquet
 from pipelines.cli import merge_job_options
 from pipelines.prepare import prepare
-from pipelines.report import EncodeReport
+from pipelines.progress.report import EncodeReport
 from t5enc import TextEncoder, load_embeddings
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, T5encError

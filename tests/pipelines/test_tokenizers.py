@@ -23,7 +23,7 @@ from pipelines.actors.tokenizers import TokenizerActor
 from pipelines.actors.worker import SpanWorker
 from pipelines.commit.records import read_footer_record
 from pipelines.fsck import check_output
-from pipelines.ledger import ATTEMPTS
+from pipelines.progress.ledger import ATTEMPTS
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import open_store
 from t5enc import TextEncoder, load_embeddings

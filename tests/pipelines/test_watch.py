@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.ledger import Progress
+from pipelines.progress.ledger import Progress
 from pipelines.watch import FAILED_STARTS, FAILURE_SECONDS, OTHERS_SECONDS, Watch
 from t5enc.errors import DriverError, OutputError
 

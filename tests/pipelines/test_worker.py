@@ -18,7 +18,7 @@ from pipelines.actors.meter import Meter
 from pipelines.actors.prefetching import prefetch
 from pipelines.actors.shards import Caution
 from pipelines.commit.records import UnitRecord, read_footer_record
-from pipelines.ledger import ATTEMPTS
+from pipelines.progress.ledger import ATTEMPTS
 from pipelines.spans import SpanResult
 from pipelines.stores.store import LocalStore
 from pipelines.suspects import learn

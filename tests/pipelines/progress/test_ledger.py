@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines import ledger as ledger_module
-from pipelines.ledger import SILENT_SECONDS, Ledger
-from pipelines.reporting.findings import Findings
-from pipelines.reporting.places import Place
+from pipelines.progress import ledger as ledger_module
+from pipelines.progress.findings import Findings
+from pipelines.progress.ledger import SILENT_SECONDS, Ledger
+from pipelines.progress.places import Place
 
 GAINS = {"captions": 10, "tokens": 100, "waiting_seconds": 1.0, "computing_seconds": 4.0, "writing_seconds": 2.0}
 

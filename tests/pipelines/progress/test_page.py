@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from pipelines.commit.records import COUNTS
-from pipelines.ledger import Details, Progress
-from pipelines.report import PAGE, REPORT, EncodeReport, read_runs, write_report
-from pipelines.reporting.charts import draw_bars, find_edges, merge_slices, round_up, show_seconds, show_short
-from pipelines.reporting.findings import Findings
-from pipelines.reporting.history import History
-from pipelines.reporting.page import describe_lengths, describe_rates, render_page
-from pipelines.reporting.places import PlaceSums
+from pipelines.progress.charts import draw_bars, find_edges, merge_slices, round_up, show_seconds, show_short
+from pipelines.progress.findings import Findings
+from pipelines.progress.history import History
+from pipelines.progress.ledger import Details, Progress
+from pipelines.progress.page import describe_lengths, describe_rates, render_page
+from pipelines.progress.places import PlaceSums
+from pipelines.progress.report import PAGE, REPORT, EncodeReport, read_runs, write_report
 from pipelines.stores.store import LocalStore
 from tests.pipelines.test_suspects import make_record
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.plan.units import Unit
-from pipelines.reporting import tracing
-from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
+from pipelines.progress import tracing
+from pipelines.progress.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from t5enc.errors import ConfigError
 from tests.pipelines.fake_encoder import FakeEncoder
 from tests.pipelines.test_worker import lay_out, no_ray
@@ -83,7 +83,7 @@ def test_spans_reach_a_collector_over_http() -> None:
 
 COLLECT = """
 import http.server, threading
-from pipelines.reporting.tracing import Tracing, flush_traces, start_tracing, trace_unit
+from pipelines.progress.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from pipelines.plan.units import Unit
 
 class Collector(http.server.BaseHTTPRequestHandler):

@@ -10,11 +10,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.reporting.findings import Findings
-from pipelines.reporting.history import History
-from pipelines.reporting.metrics import JobMetrics
-from pipelines.reporting.places import Place, PlaceSums, sum_places
-from pipelines.starts import Starts
+from pipelines.progress.findings import Findings
+from pipelines.progress.history import History
+from pipelines.progress.metrics import JobMetrics
+from pipelines.progress.places import Place, PlaceSums, sum_places
+from pipelines.progress.starts import Starts
 
 Kind = Literal["encoder", "tokenizer"]
 # A unit that was in hand at this many deaths of its process is a suspect, and is encoded alone later.

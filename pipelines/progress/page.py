@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from pipelines.reporting.charts import Band, draw_bands, draw_bars, find_edges, merge_slices, show_seconds
-from pipelines.reporting.findings import bar_width
+from pipelines.progress.charts import Band, draw_bands, draw_bars, find_edges, merge_slices, show_seconds
+from pipelines.progress.findings import bar_width
 
 TEMPLATE = "static/report.html"
 MOST_POINTS = 80
@@ -38,7 +38,7 @@ def show_time(text: str) -> str:
 def load_template() -> Template:
     """The page without its numbers."""
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return environment.from_string(files("pipelines.reporting").joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    return environment.from_string(files("pipelines.progress").joinpath(TEMPLATE).read_text(encoding="utf-8"))
 
 
 class _Numbers:

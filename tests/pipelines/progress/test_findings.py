@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.reporting.findings import BARS, MOST_REASONS, MOST_ROWS, OTHERS, Findings, bar_width, find_reasons
+from pipelines.progress.findings import BARS, MOST_REASONS, MOST_ROWS, OTHERS, Findings, bar_width, find_reasons
 
 
 @given(st.lists(st.integers(0, 5000)), st.integers(1, 1024))

@@ -13,10 +13,10 @@ from urllib.request import urlopen
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.reporting.metrics import COUNTERS, GAUGES, JobMetrics
+from pipelines.progress.metrics import COUNTERS, GAUGES, JobMetrics
 from t5enc.checkpoint.builtin import sample_captions
 from tests.pipelines.conftest import WriteCaptions
-from tests.pipelines.test_page import Page
+from tests.pipelines.progress.test_page import Page
 
 # Only for a test that would otherwise never end.
 PATIENCE = 60.0

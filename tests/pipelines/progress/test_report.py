@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from pipelines.commit.records import COUNTS
-from pipelines.ledger import Ledger, Progress
-from pipelines.report import EncodeReport
-from pipelines.reporting.findings import Findings
+from pipelines.progress.findings import Findings
+from pipelines.progress.ledger import Ledger, Progress
+from pipelines.progress.report import EncodeReport
 from tests.pipelines.test_suspects import make_record
 
 

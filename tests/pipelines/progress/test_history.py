@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.reporting.history import MOST_SLICES, History
+from pipelines.progress.history import MOST_SLICES, History
 
 SECONDS = st.floats(0, 1e6, allow_nan=False)
 

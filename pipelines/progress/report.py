@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pipelines.job import FrozenJob
-from pipelines.ledger import Details, Progress
+from pipelines.progress.ledger import Details, Progress
 from pipelines.stores.store import Store
 
 REPORT = "report.json"
@@ -115,7 +115,7 @@ class EncodeReport:
 
 def write_report(store: Store, report: EncodeReport) -> None:
     """Put the report into the output, for machines and for people."""
-    from pipelines.reporting.page import render_page
+    from pipelines.progress.page import render_page
 
     text = report.to_json()
     store.replace(REPORT, text.encode())

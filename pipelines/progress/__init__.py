@@ -1,0 +1,1 @@
+"""What a run counts and shows: the ledger, metrics, traces, and report.html."""

@@ -1,1 +1,0 @@
-"""What a run did: its history, its findings and its places, for report.html, Prometheus and OpenTelemetry."""
