@@ -35,7 +35,7 @@ from benchmarks.memory import read_peak
 
 if TYPE_CHECKING:
     from pipelines.plan.units import Unit
-    from pipelines.run import Run
+    from pipelines.run.state import Run
 
 # Some filesystems allow no more names of a file.
 MOST_LINKS = 50_000
@@ -147,7 +147,7 @@ def timed(figures: dict[str, Any]) -> Iterator[None]:
 
 def list_inputs(workload: Workload, folder: Path, _: float) -> dict[str, Any]:
     """List the files, read every footer, and freeze the job."""
-    from pipelines.prepare import prepare
+    from pipelines.run.prepare import prepare
 
     figures: dict[str, Any] = {"count": workload.files}
     with timed(figures):
@@ -169,7 +169,7 @@ def make_job(workload: Workload, folder: Path) -> Any:
 
 def prepare_job(workload: Workload, folder: Path, share: float = 0.0) -> tuple[Any, Any]:
     """A job with nothing left open, and the store of its output, where a share of its units is committed."""
-    from pipelines.prepare import prepare
+    from pipelines.run.prepare import prepare
     from pipelines.stores.store import open_store
 
     preparation, store = prepare(make_job(workload, folder), torch.device("cpu")), open_store(str(folder / "out"))
@@ -239,9 +239,9 @@ def dispatch_spans(workload: Workload, folder: Path, seconds: float) -> dict[str
     """Have an actor that does nothing make up records of every span, for so long."""
     import ray
 
-    from pipelines import dispatch
     from pipelines.nodes.cluster import connect, start_local
-    from pipelines.run import begin
+    from pipelines.run import dispatch
+    from pipelines.run.state import begin
 
     job = make_job(workload, folder)
     start_local(num_cpus=2)

@@ -21,7 +21,7 @@ from benchmarks.machine import Machine, judge, publish
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
-    from pipelines.run import Run
+    from pipelines.run.state import Run
 
 SIZES = (10_000, 100_000)
 GROWTH_TARGET = 1.1

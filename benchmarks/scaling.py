@@ -35,7 +35,7 @@ from t5enc.checkpoint.builtin import sample_captions
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
-    from pipelines.run import Run
+    from pipelines.run.state import Run
 
 ACTORS = (1, 2, 4, 8)
 WINDOW_SECONDS = 60.0

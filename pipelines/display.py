@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
-    from pipelines.run import OnProgress, Run
+    from pipelines.run.state import OnProgress, Run
 
 LINE_SECONDS = 10.0
 

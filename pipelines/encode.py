@@ -25,11 +25,11 @@ from pipelines.plan.units import Span, Unit
 from pipelines.progress.ledger import start_ledger
 from pipelines.progress.report import EncodeReport, describe_job, write_report
 from pipelines.progress.tracing import Tracing
-from pipelines.run import OnProgress, Run, begin
+from pipelines.run.state import OnProgress, Run, begin
+from pipelines.run.survey import count_cpus
+from pipelines.run.suspects import encode_suspect
+from pipelines.run.watch import Watch
 from pipelines.spans import SpanResult
-from pipelines.survey import count_cpus
-from pipelines.suspects import encode_suspect
-from pipelines.watch import Watch
 from t5enc.errors import DriverError, OutputError, T5encError
 from t5enc.options import EncoderOptions, resolve_device
 from t5enc.storage.filesystems import hide_credentials
@@ -60,7 +60,7 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
 
 def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> None:
     """Run what is left on a pool of actors, then the units that seemed to kill them one by one."""
-    from pipelines.dispatch import map_spans
+    from pipelines.run.dispatch import map_spans
 
     ledger = start_ledger(run.commit.frozen.fingerprint, run.rows_left)
     output, filesystem = absolute_output(run.job.output), run.preparation.inputs.filesystem

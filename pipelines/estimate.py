@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.job import EncodeJob
-from pipelines.prepare import SPEEDS, Preparation, flops_per_token, prepare, seconds_per_token
 from pipelines.progress.report import describe_cuts
+from pipelines.run.prepare import SPEEDS, Preparation, flops_per_token, prepare, seconds_per_token
 from t5enc.errors import ConfigError
 from t5enc.storage import token_bytes
 

@@ -7,7 +7,7 @@ import torch
 
 from pipelines.estimate import Estimate, Prices, advise, estimate
 from pipelines.job import EncodeJob
-from pipelines.prepare import flops_per_token, prepare
+from pipelines.run.prepare import flops_per_token, prepare
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.config import EncoderConfig
 from tests.pipelines.conftest import WriteCaptions

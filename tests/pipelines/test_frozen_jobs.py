@@ -14,7 +14,7 @@ import torch
 
 from pipelines.commit.protocol import begin_commit
 from pipelines.job import EncodeJob, FrozenJob, freeze
-from pipelines.prepare import Preparation, prepare
+from pipelines.run.prepare import Preparation, prepare
 from t5enc.errors import JobMismatchError
 from t5enc.output import JOB
 from t5enc.recipes.families import RECIPES

@@ -27,7 +27,7 @@ from pipelines.captions import CaptionBatch
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import hash_content
 from pipelines.plan.units import Unit
-from pipelines.suspects import learn
+from pipelines.run.suspects import learn
 from t5enc.embeddings import Embeddings
 from t5enc.storage import read_column, working_dtype
 from t5enc.text_encoder import EncodedTexts

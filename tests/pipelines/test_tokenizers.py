@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines import dispatch as dispatch_module
 from pipelines import encode as encode_module
 from pipelines.actors import reader as reader_module
 from pipelines.actors.handover import Handover
@@ -24,6 +23,7 @@ from pipelines.actors.worker import SpanWorker
 from pipelines.commit.records import read_footer_record
 from pipelines.fsck import check_output
 from pipelines.progress.ledger import ATTEMPTS
+from pipelines.run import dispatch as dispatch_module
 from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import open_store
 from t5enc import TextEncoder, load_embeddings

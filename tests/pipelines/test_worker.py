@@ -19,9 +19,9 @@ from pipelines.actors.prefetching import prefetch
 from pipelines.actors.shards import Caution
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.progress.ledger import ATTEMPTS
+from pipelines.run.suspects import learn
 from pipelines.spans import SpanResult
 from pipelines.stores.store import LocalStore
-from pipelines.suspects import learn
 from t5enc.errors import OutputError, SourceError
 from tests.pipelines.fake_encoder import TOO_LARGE, Death, FakeActor, FakeEncoder
 from tests.pipelines.one_process import TEXTS, Setting, hide_ray, lay_out, rows_of

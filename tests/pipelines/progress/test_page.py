@@ -21,7 +21,7 @@ from pipelines.progress.page import describe_lengths, describe_rates, render_pag
 from pipelines.progress.places import PlaceSums
 from pipelines.progress.report import PAGE, REPORT, EncodeReport, read_runs, write_report
 from pipelines.stores.store import LocalStore
-from tests.pipelines.test_suspects import make_record
+from tests.pipelines.run.test_suspects import make_record
 
 NASTY = "<script>alert('a & b')</script>.parquet"
 SHOWN = (

@@ -11,7 +11,7 @@ from pipelines.commit.records import COUNTS
 from pipelines.progress.findings import Findings
 from pipelines.progress.ledger import Ledger, Progress
 from pipelines.progress.report import EncodeReport
-from tests.pipelines.test_suspects import make_record
+from tests.pipelines.run.test_suspects import make_record
 
 
 def make_report(died: int = 0, unreadable: dict[str, str] | None = None) -> EncodeReport:

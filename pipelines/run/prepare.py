@@ -18,7 +18,7 @@ from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
-from pipelines.survey import survey
+from pipelines.run.survey import survey
 from t5enc.checkpoint.checkpoint import Checkpoint, hash_tensors
 from t5enc.checkpoint.repository import find_inferred, infer_options, open_projection
 from t5enc.config import EncoderConfig

@@ -25,8 +25,8 @@ def make_records(files: int) -> Records:
 
 def dispatch(records: Records, monkeypatch: pytest.MonkeyPatch, *, units_per_span: int) -> Iterator[list[Any]]:
     """What comes back from an actor that only names the units it was sent."""
-    from pipelines import dispatch as dispatch_module
     from pipelines.actors.worker import SpanWorker
+    from pipelines.run import dispatch as dispatch_module
     from pipelines.spans import SpanResult, SpanTask
 
     class Idler:
@@ -53,7 +53,7 @@ def dispatch(records: Records, monkeypatch: pytest.MonkeyPatch, *, units_per_spa
 def test_ray_data_waits_as_long_as_it_takes_and_starts_other_actors_for_those_that_fail() -> None:
     from ray.data import DataContext
 
-    from pipelines.dispatch import FAILED_STARTS, make_context
+    from pipelines.run.dispatch import FAILED_STARTS, make_context
 
     context = make_context(3)
     assert context.execution_no_progress_timeout_s == -1

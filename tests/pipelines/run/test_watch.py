@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.progress.ledger import Progress
-from pipelines.watch import FAILED_STARTS, FAILURE_SECONDS, OTHERS_SECONDS, Watch
+from pipelines.run.watch import FAILED_STARTS, FAILURE_SECONDS, OTHERS_SECONDS, Watch
 from t5enc.errors import DriverError, OutputError
 
 TOO_MANY = Progress(actors_ready=1, failed_starts=FAILED_STARTS)
@@ -81,7 +81,7 @@ def test_a_report_that_the_store_refuses_is_written_a_minute_later(monkeypatch: 
             raise OutputError("out: cannot be written: it is throttled")
         again.set()
 
-    monkeypatch.setattr("pipelines.watch.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.run.watch.REPORT_SECONDS", 0.0)
     watch = Watch(run=None, ledger=None, on_progress=None, seconds=0.01, on_minute=refuse_first)  # type: ignore[arg-type]
     monkeypatch.setattr(watch, "_read", Progress)
     monkeypatch.setattr(watch, "_read_details", lambda: None)
@@ -110,7 +110,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 def test_a_store_that_takes_its_time_keeps_nobody_from_watching(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor from ending a run by Ctrl-C; and no second report begins beside the first."""
-    monkeypatch.setattr("pipelines.watch.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.run.watch.REPORT_SECONDS", 0.0)
     writing, looked_on, may_end = threading.Event(), threading.Semaphore(0), threading.Event()
     calls: list[Any] = []
 
@@ -142,7 +142,7 @@ def interrupt_when(watch: Watch, is_time: Callable[[], bool]) -> None:
 
 
 def test_the_report_of_a_minute_does_not_come_after_the_last_one(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.watch.REPORT_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.run.watch.REPORT_SECONDS", 0.0)
     writing, may_end = threading.Event(), threading.Event()
     order: list[str] = []
 
@@ -187,7 +187,7 @@ class Clock:
 
 def test_a_failed_actor_ends_no_run_on_which_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("pipelines.watch.time", clock)
+    monkeypatch.setattr("pipelines.run.watch.time", clock)
     watch = Watch(run=None, ledger=None, on_progress=None)  # type: ignore[arg-type]
     for signs in range(9):
         assert watch._find_dead_end(Progress(failure="OSError: gone", actors_left=1, signs=signs)) is None
@@ -198,7 +198,7 @@ def test_a_failed_actor_ends_no_run_on_which_others_work(monkeypatch: pytest.Mon
 
 def test_a_failed_actor_with_none_beside_it_ends_the_run_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("pipelines.watch.time", clock)
+    monkeypatch.setattr("pipelines.run.watch.time", clock)
     watch = Watch(run=None, ledger=None, on_progress=None)  # type: ignore[arg-type]
     clock.now += 1000
     assert watch._find_dead_end(Progress()) is None

@@ -14,7 +14,7 @@ from t5enc.errors import DriverError
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
-    from pipelines.run import OnProgress, Run
+    from pipelines.run.state import OnProgress, Run
 
 logger = logging.getLogger(__name__)
 

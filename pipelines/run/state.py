@@ -11,9 +11,9 @@ import torch
 
 from pipelines.commit.protocol import Commit, begin_commit
 from pipelines.job import EncodeJob
-from pipelines.prepare import Preparation, choose_units, prepare
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import read_runs
+from pipelines.run.prepare import Preparation, choose_units, prepare
 from pipelines.spans import SpanResult
 from pipelines.stores.store import Store, open_store
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import suspects
 from pipelines.actors.shards import Caution
 from pipelines.commit.records import UnitRecord
 from pipelines.inputs.sources import SourceFile
 from pipelines.plan.units import Span, Unit
-from pipelines.suspects import LOST_NODES, SAME_LOSSES, Death, avoid_node, encode_suspect, learn
+from pipelines.run import suspects
+from pipelines.run.suspects import LOST_NODES, SAME_LOSSES, Death, avoid_node, encode_suspect, learn
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError
 
 FILE = SourceFile(source="a.parquet", path="/a.parquet", size=1, partitions=())

@@ -11,10 +11,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import survey as survey_module
 from pipelines.ahead import AHEAD, map_ahead
 from pipelines.inputs.sources import SourceFile, open_inputs
-from pipelines.survey import survey
+from pipelines.run import survey as survey_module
+from pipelines.run.survey import survey
 
 LOCAL = pafs.LocalFileSystem()
 COUNT = 23
