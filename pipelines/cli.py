@@ -100,8 +100,8 @@ def encode(
     given = {name: value for name, value in locals().items() if name not in ("config", "resume")}
     if resume and overwrite:
         raise ConfigError("resume, overwrite: expected one of them, got both")
+    from pipelines.commands.supervise import supervise
     from pipelines.job import EncodeJob
-    from pipelines.supervise import supervise
 
     options = merge_job_options(given, config) | ({"overwrite": False} if resume else {})
     raise typer.Exit(supervise(EncodeJob.from_mapping(options)))
@@ -130,7 +130,7 @@ def plan(
 ) -> None:
     """Estimate tokens, shards, bytes, hours and cost from a sample of the captions; writes nothing."""
     given = {name: value for name, value in locals().items() if name not in PLAN_ALONE}
-    from pipelines.estimate import Prices, print_estimate
+    from pipelines.commands.estimate import Prices, print_estimate
     from pipelines.job import EncodeJob
 
     job = EncodeJob.from_mapping(merge_job_options(given | {"output": "-"}, config))
@@ -142,7 +142,7 @@ def fsck(
     deep: Annotated[bool, typer.Option("--deep", help="Read every shard and compare its content.")] = False,
 ) -> None:
     """Check an output: plan, shards and manifest agree, and every row is there exactly once."""
-    from pipelines.fsck import check_output, print_problems
+    from pipelines.commands.fsck import check_output, print_problems
     from pipelines.stores.store import open_store
 
     problems = check_output(open_store(output), deep=deep)
@@ -155,7 +155,7 @@ def demo(
     folder: Annotated[str, typer.Argument(help="Folder for the captions and their embeddings.")] = "demo",
 ) -> None:
     """Encode built-in sample captions with a tiny built-in model, and show what comes out."""
-    from pipelines.demo import run_demo
+    from pipelines.commands.demo import run_demo
 
     raise typer.Exit(run_demo(folder))
 

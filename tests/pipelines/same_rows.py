@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from pipelines.fsck import check_output
+from pipelines.commands.fsck import check_output
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
 from t5enc.output import MANIFEST

@@ -29,7 +29,7 @@ def run(*arguments: str) -> tuple[int, str]:
 def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[EncodeJob]:
     """Jobs that `encode` would run."""
     jobs: list[EncodeJob] = []
-    monkeypatch.setattr("pipelines.supervise.supervise", lambda job: jobs.append(job) or 0)
+    monkeypatch.setattr("pipelines.commands.supervise.supervise", lambda job: jobs.append(job) or 0)
     return jobs
 
 
@@ -142,7 +142,7 @@ def test_a_value_of_another_type_is_refused_by_name(line: str, tmp_path: Path) -
 
 
 def test_the_exit_code_of_the_job_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.supervise.supervise", lambda job: 3)
+    monkeypatch.setattr("pipelines.commands.supervise.supervise", lambda job: 3)
     assert run("encode", "a", "-o", "out", "--model", "m")[0] == 3
 
 

@@ -14,8 +14,8 @@ import torch
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines.actors.worker import SpanResult
+from pipelines.commands.fsck import check_output
 from pipelines.encode import _forget_read, encode_suspects
-from pipelines.fsck import check_output
 from pipelines.plan.units import Unit
 from pipelines.stores.store import open_store
 from t5enc import TextEncoder, load_embeddings

@@ -35,7 +35,7 @@ def test_options_of_a_recipe_are_given_one_by_one_over_those_of_the_job_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     jobs: list[EncodeJob] = []
-    monkeypatch.setattr("pipelines.supervise.supervise", lambda job: jobs.append(job) or 0)
+    monkeypatch.setattr("pipelines.commands.supervise.supervise", lambda job: jobs.append(job) or 0)
     path = tmp_path / "job.yaml"
     path.write_text("recipe: flux\nrecipe_options: {max_sequence_length: 64, negative_prompt: pale}\n")
     given = ("--recipe-option", "max_sequence_length=128", "--recipe-option", "negative_prompt_2=no")

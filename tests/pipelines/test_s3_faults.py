@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from pipelines.fsck import check_output
+from pipelines.commands.fsck import check_output
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
 from t5enc.checkpoint.builtin import sample_captions

@@ -20,8 +20,8 @@ from pipelines.actors.handover import Handover
 from pipelines.actors.reader import UnitReader
 from pipelines.actors.tokenizers import TokenizerActor
 from pipelines.actors.worker import SpanWorker
+from pipelines.commands.fsck import check_output
 from pipelines.commit.records import read_footer_record
-from pipelines.fsck import check_output
 from pipelines.progress.ledger import ATTEMPTS
 from pipelines.run import dispatch as dispatch_module
 from pipelines.spans import SpanResult, SpanTask

@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
+from pipelines.commands.fsck import check_output
 from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
-from pipelines.fsck import check_output
 from pipelines.plan.units import PlannedFile
 from pipelines.stores import retrying
 from pipelines.stores.object_store import ObjectStore

@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pipelines.commands.fsck import check_output
 from pipelines.commit.log import append_log
 from pipelines.commit.protocol import Commit, begin_commit, commit_shard, conclude_commit
 from pipelines.commit.records import RECORD_KEY, UnitRecord, read_footer_record
-from pipelines.fsck import check_output
 from pipelines.job import FrozenJob
 from pipelines.plan.units import PlannedFile, Unit
 from pipelines.stores.store import Store

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from pipelines import supervise as supervise_module
+from pipelines.commands import supervise as supervise_module
+from pipelines.commands.supervise import explain_loss, supervise
 from pipelines.job import EncodeJob
-from pipelines.supervise import explain_loss, supervise
 from t5enc.errors import DriverError
 from tests.pipelines.conftest import WriteCaptions
 from tests.waiting import wait_until
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def start(inputs: Path, output: Path) -> subprocess.Popen[bytes]:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from pipelines.commands.supervise import supervise
 from pipelines.job import EncodeJob
-from pipelines.supervise import supervise
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.checks.inspect import print_output
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.estimate import Estimate, Prices, advise, estimate
+from pipelines.commands.estimate import Estimate, Prices, advise, estimate
 from pipelines.job import EncodeJob
 from pipelines.run.prepare import flops_per_token, prepare
 from t5enc.checkpoint.builtin import sample_captions

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.commands.fsck import Problem, check_output, print_problems
 from pipelines.commit.manifest import write_plan
 from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
 from pipelines.commit.records import read_footer_record
-from pipelines.fsck import Problem, check_output, print_problems
 from pipelines.plan.plan import Files
 from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError

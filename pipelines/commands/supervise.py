@@ -54,7 +54,7 @@ def _run_child(job: EncodeJob, handlers: dict[signal.Signals, Any]) -> tuple[byt
     ours, theirs = os.pipe()
     terminal = os.dup(2)
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipelines.supervise", str(theirs), str(terminal)],
+        [sys.executable, "-P", "-m", "pipelines.commands.supervise", str(theirs), str(terminal)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=[theirs, terminal],
@@ -139,7 +139,7 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 def _run(job: EncodeJob) -> int:
-    from pipelines.display import show_progress
+    from pipelines.commands.display import show_progress
     from pipelines.encode import encode_parquet
     from t5enc.cli import report_error
 
