@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict
 
-from pipelines.ahead import THREADS, map_ahead
 from pipelines.commit.records import UnitRecord
+from pipelines.stores.concurrent_map import THREADS, map_ahead
 from pipelines.stores.store import Store
 from t5enc.output import LOG, STALE
 

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.ahead import map_ahead
 from pipelines.commit.log import (
     list_struck_out,
     move_aside,
@@ -29,6 +28,7 @@ from pipelines.commit.log import (
 )
 from pipelines.commit.records import SCHEMA, Records, read_footer_record
 from pipelines.plan.plan import FILE_SCHEMA, Files, Units
+from pipelines.stores.concurrent_map import map_ahead
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError
 from t5enc.output import MANIFEST, PLAN, SUCCESS, is_shard

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from pipelines.ahead import THREADS, map_ahead
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile
 from pipelines.nodes.selectors import list_nodes
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
+from pipelines.stores.concurrent_map import THREADS, map_ahead
 from t5enc.errors import SourceError
 
 FILES_A_TASK = 500

@@ -19,7 +19,8 @@ from t5enc.errors import JobMismatchError
 from t5enc.output import read_manifest_names
 from t5enc.storage.filesystems import open_filesystem
 from tests.pipelines.commit.test_protocol import Killed, Mortal
-from tests.pipelines.s3_server import (
+from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
+from tests.pipelines.stores.s3_server import (
     CREDENTIALS,
     FaultyProxy,
     by_chance,
@@ -31,7 +32,6 @@ from tests.pipelines.s3_server import (
     run_faulty_proxy,
     run_s3_server,
 )
-from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
 
 FAULTS = {
     "500": refuse(500, "InternalError"),

@@ -11,10 +11,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.ahead import AHEAD, map_ahead
 from pipelines.inputs.sources import SourceFile, open_inputs
 from pipelines.run import survey as survey_module
 from pipelines.run.survey import survey
+from pipelines.stores.concurrent_map import AHEAD, map_ahead
 
 LOCAL = pafs.LocalFileSystem()
 COUNT = 23

@@ -18,7 +18,7 @@ import torch
 from t5enc.errors import ConfigError
 from t5enc.model import compile_cache
 from t5enc.model.compile_cache import SUFFIX, CompileCache, describe_machine, pack, unpack
-from tests.pipelines.s3_server import CREDENTIALS, run_s3_server
+from tests.pipelines.stores.s3_server import CREDENTIALS, run_s3_server
 
 CPU = torch.device("cpu")
 # Compiles one graph, and says what Inductor found in its cache.

@@ -15,7 +15,7 @@ from pipelines.stores.object_store import ObjectStore
 from pipelines.stores.store import open_store
 from t5enc.errors import OutputError
 from t5enc.storage.filesystems import PatientS3, open_filesystem
-from tests.pipelines.s3_server import (
+from tests.pipelines.stores.s3_server import (
     CREDENTIALS,
     FaultyProxy,
     answer_as_google,

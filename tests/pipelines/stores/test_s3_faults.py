@@ -22,7 +22,7 @@ from t5enc import load_embeddings
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import DriverError
 from tests.pipelines.conftest import WriteCaptions
-from tests.pipelines.s3_server import (
+from tests.pipelines.stores.s3_server import (
     CREDENTIALS,
     FaultyProxy,
     by_chance,
@@ -36,7 +36,7 @@ from tests.pipelines.s3_server import (
     run_s3_server,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 FAULTS = {
     "500": refuse(500, "InternalError"),
     "503": refuse(503, "SlowDown"),

@@ -20,7 +20,7 @@ from pipelines.stores.store import open_store
 from pipelines.stores.store_errors import Trouble
 from t5enc.errors import OutputError
 from t5enc.storage.filesystems import open_filesystem
-from tests.pipelines.s3_server import (
+from tests.pipelines.stores.s3_server import (
     CREDENTIALS,
     Fault,
     FaultyProxy,
@@ -35,7 +35,7 @@ from tests.pipelines.s3_server import (
     run_s3_server,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 WRITERS = 8
 SLOW_DOWN = refuse(503, "SlowDown")
 PASSING: dict[str, Fault] = {
