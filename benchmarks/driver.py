@@ -292,8 +292,8 @@ class Idler:
 
 def make_clerk(run: Run) -> Any:
     """A worker that encodes nothing, and makes up a record of each unit."""
+    from pipelines.actors.tasks import SpanResult, SpanTask
     from pipelines.actors.worker import SpanWorker
-    from pipelines.spans import SpanResult, SpanTask
 
     class Clerk(SpanWorker):
         def run(self, actor: Any, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 
+from pipelines.actors.tasks import SpanResult
 from pipelines.actors.worker import SpanWorker
 from pipelines.commit.log import Log
 from pipelines.commit.null import mend_null
@@ -29,7 +30,6 @@ from pipelines.run.state import OnProgress, Run, begin
 from pipelines.run.survey import count_cpus
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
-from pipelines.spans import SpanResult
 from t5enc.errors import DriverError, OutputError, T5encError
 from t5enc.options import EncoderOptions, resolve_device
 from t5enc.storage.filesystems import hide_credentials

@@ -7,13 +7,13 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from pipelines.actors.attempts import Attempts
+from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.actors.shards import PreparedUnit, Prepares, prepare_unit
-from pipelines.captions import CaptionBatch, read_captions
+from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Span, Unit
 from pipelines.progress.tracing import trace_unit
-from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import open_store
 from t5enc.errors import SourceError
 

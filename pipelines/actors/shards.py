@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipelines.captions import CaptionBatch
+from pipelines.actors.captions import CaptionBatch
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import hash_content
 from pipelines.job import FrozenJob

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from pipelines.actors.handover import Handover
+from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.actors.worker import SpanWorker
 from pipelines.progress.places import find_place
 from pipelines.progress.tracing import flush_traces
-from pipelines.spans import SpanResult, SpanTask
 from t5enc.errors import T5encError
 from t5enc.options import EncoderOptions
 from t5enc.text.preparer import Preparer

@@ -23,11 +23,12 @@ import torch
 
 from pipelines.actors.attempts import Attempts
 from pipelines.actors.handover import Handover
-from pipelines.actors.meter import Meter
 from pipelines.actors.prefetching import prefetch
 from pipelines.actors.reader import UnitReader
 from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
-from pipelines.actors.turn import Turn
+from pipelines.actors.tasks import SpanResult, SpanTask
+from pipelines.actors.throughput import Meter
+from pipelines.actors.writing_turns import Turn
 from pipelines.commit.null import compute_null, is_null_there, write_null
 from pipelines.commit.protocol import commit_shard
 from pipelines.commit.records import UnitRecord
@@ -39,7 +40,6 @@ from pipelines.progress.findings import Findings, find_reasons
 from pipelines.progress.ledger import Kind
 from pipelines.progress.places import find_place, name_device
 from pipelines.progress.tracing import Tracing, flush_traces, start_tracing, trace_unit
-from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.retrying import count_retries
 from pipelines.stores.store import open_store
 from t5enc.actor import EncoderActor

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from pipelines.actors.tasks import SpanResult, cut_tasks
 from pipelines.actors.tokenizers import TokenizerActor
 from pipelines.actors.worker import SpanWorker
 from pipelines.commit.records import Records
 from pipelines.nodes.shares import Cluster
 from pipelines.plan.plan import Units
-from pipelines.spans import SpanResult, cut_tasks
 from t5enc.actor import EncoderActor
 from t5enc.options import EncoderOptions
 

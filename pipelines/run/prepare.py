@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines.captions import read_captions
+from pipelines.actors.captions import read_captions
 from pipelines.inputs.columns import kept_schema
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import Inputs, SourceFile, open_inputs

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from pipelines.actors.tasks import SpanResult
 from pipelines.commit.protocol import Commit, begin_commit
 from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import read_runs
 from pipelines.run.prepare import Preparation, choose_units, prepare
-from pipelines.spans import SpanResult
 from pipelines.stores.store import Store, open_store
 
 # So that no actor is left without work while another has minutes of it.

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.actors.shards import Caution
+from pipelines.actors.tasks import SpanResult
 from pipelines.actors.worker import SpanWorker
 from pipelines.commit.records import UnitRecord
 from pipelines.nodes.leaving import find_node, is_there
 from pipelines.nodes.shares import Cluster
 from pipelines.plan.units import Span, Unit
-from pipelines.spans import SpanResult
 from t5enc.actor import EncoderActor
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError
 from t5enc.options import EncoderOptions

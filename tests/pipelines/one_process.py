@@ -14,16 +14,16 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.actors.worker import SpanWorker
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import open_inputs
 from pipelines.job import FrozenJob
 from pipelines.plan.units import PlannedFile, Unit
 from pipelines.progress.ledger import Ledger
-from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import LocalStore
 from t5enc.storage import read_column
-from tests.pipelines.fake_encoder import DIM, FakeActor, FakeEncoder, decode
+from tests.pipelines.actors.fake_encoder import DIM, FakeActor, FakeEncoder, decode
 from tests.pipelines.small_jobs import make_job
 
 TEXTS = [f"caption {row}" for row in range(8)]

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pipelines.actors.captions import CaptionBatch
 from pipelines.actors.shards import DIED, PreparedUnit, make_shard
-from pipelines.captions import CaptionBatch
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import serialize_shard
 from pipelines.inputs.sources import SourceFile, read_partitions

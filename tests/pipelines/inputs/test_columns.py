@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.captions import read_captions
+from pipelines.actors.captions import read_captions
 from pipelines.inputs.columns import kept_schema
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile, open_inputs

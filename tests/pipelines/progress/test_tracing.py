@@ -13,8 +13,8 @@ from pipelines.plan.units import Unit
 from pipelines.progress import tracing
 from pipelines.progress.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from t5enc.errors import ConfigError
-from tests.pipelines.fake_encoder import FakeEncoder
-from tests.pipelines.test_worker import lay_out, no_ray
+from tests.pipelines.actors.fake_encoder import FakeEncoder
+from tests.pipelines.actors.test_worker import lay_out, no_ray
 
 __all__ = ["no_ray"]
 

@@ -25,9 +25,9 @@ def make_records(files: int) -> Records:
 
 def dispatch(records: Records, monkeypatch: pytest.MonkeyPatch, *, units_per_span: int) -> Iterator[list[Any]]:
     """What comes back from an actor that only names the units it was sent."""
+    from pipelines.actors.tasks import SpanResult, SpanTask
     from pipelines.actors.worker import SpanWorker
     from pipelines.run import dispatch as dispatch_module
-    from pipelines.spans import SpanResult, SpanTask
 
     class Idler:
         def __init__(self, options: Any, work: Any) -> None:

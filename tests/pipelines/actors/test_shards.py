@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.actors.captions import CaptionBatch
 from pipelines.actors.shards import (
     DIED,
     Caution,
@@ -23,7 +24,6 @@ from pipelines.actors.shards import (
     make_shard,
     prepare_unit,
 )
-from pipelines.captions import CaptionBatch
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import hash_content
 from pipelines.plan.units import Unit
@@ -31,7 +31,7 @@ from pipelines.run.suspects import learn
 from t5enc.embeddings import Embeddings
 from t5enc.storage import read_column, working_dtype
 from t5enc.text_encoder import EncodedTexts
-from tests.pipelines.fake_encoder import DIM, MAX_LENGTH, TEXTS_A_STREAM, TOO_LARGE, Death, FakeEncoder, decode
+from tests.pipelines.actors.fake_encoder import DIM, MAX_LENGTH, TEXTS_A_STREAM, TOO_LARGE, Death, FakeEncoder, decode
 from tests.pipelines.small_jobs import KEPT, make_job
 
 UNIT = Unit(source="a.parquet", first_row=100, num_rows=9, id="0" * 16)

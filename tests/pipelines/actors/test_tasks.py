@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.actors.tasks import SpanTask, cut_tasks
 from pipelines.plan.plan import Files, Units
-from pipelines.spans import SpanTask, cut_tasks
 from tests.pipelines.small_jobs import plan_file
 
 

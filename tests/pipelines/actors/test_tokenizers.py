@@ -18,21 +18,21 @@ from pipelines import encode as encode_module
 from pipelines.actors import reader as reader_module
 from pipelines.actors.handover import Handover
 from pipelines.actors.reader import UnitReader
+from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.actors.tokenizers import TokenizerActor
 from pipelines.actors.worker import SpanWorker
 from pipelines.commands.fsck import check_output
 from pipelines.commit.records import read_footer_record
 from pipelines.progress.ledger import ATTEMPTS
 from pipelines.run import dispatch as dispatch_module
-from pipelines.spans import SpanResult, SpanTask
 from pipelines.stores.store import open_store
 from t5enc import TextEncoder, load_embeddings
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, OutputError, SourceError
 from t5enc.options import EncoderOptions
+from tests.pipelines.actors.fake_encoder import Death, FakeActor, FakeEncoder
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.driving import PacedWorker
-from tests.pipelines.fake_encoder import Death, FakeActor, FakeEncoder
 from tests.pipelines.killing import POISON, PoisonedTokenizer, PoisonedTokensWorker
 from tests.pipelines.one_process import TEXTS, Setting, hide_ray, lay_out, rows_of
 from tests.pipelines.same_rows import assert_same_rows

@@ -14,16 +14,16 @@ import pytest
 import torch
 
 from pipelines.actors import reader as reader_module
-from pipelines.actors.meter import Meter
 from pipelines.actors.prefetching import prefetch
 from pipelines.actors.shards import Caution
+from pipelines.actors.tasks import SpanResult
+from pipelines.actors.throughput import Meter
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.progress.ledger import ATTEMPTS
 from pipelines.run.suspects import learn
-from pipelines.spans import SpanResult
 from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError, SourceError
-from tests.pipelines.fake_encoder import TOO_LARGE, Death, FakeActor, FakeEncoder
+from tests.pipelines.actors.fake_encoder import TOO_LARGE, Death, FakeActor, FakeEncoder
 from tests.pipelines.one_process import TEXTS, Setting, hide_ray, lay_out, rows_of
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.captions import CaptionBatch, read_captions
+from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.inputs.columns import kept_schema
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile, open_inputs
