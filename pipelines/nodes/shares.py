@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.job import EncodeJob
-from pipelines.nodes.room import set_aside
+from pipelines.nodes.capacity import set_aside
 from pipelines.nodes.selectors import (
     TYPE_AMOUNT,
     TYPE_PREFIX,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipelines.driving import STREAM_SECONDS, start_driver
-from tests.pipelines.nodes import Nodes
+from tests.pipelines.nodes.nodes import Nodes
 from tests.waiting import wait_until
 
 # What can happen, and how often of so many times.

@@ -20,7 +20,7 @@ from pipelines.nodes.versions import check_code, check_nodes, compare_code, expl
 from t5enc.errors import ConfigError
 from tests.pipelines.conftest import WriteCaptions
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CODE = {"t5enc": "source abc", "Python": "3.11.7", "torch": "2.13.0+cpu"}
 
 

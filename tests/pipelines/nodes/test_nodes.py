@@ -19,7 +19,7 @@ from t5enc.errors import DriverError
 from tests.cluster.ray_cluster import running_cluster
 from tests.pipelines.disturbing import Scenario, await_truth, count_shards, find_busy
 from tests.pipelines.driving import REPOSITORY, start_driver
-from tests.pipelines.nodes import SLOT, running_nodes, running_spot_node
+from tests.pipelines.nodes.nodes import SLOT, running_nodes, running_spot_node
 from tests.pipelines.same_rows import assert_same_rows
 
 EVENTS = 8

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import EncodeJob
-from pipelines.nodes.room import set_aside
+from pipelines.nodes.capacity import set_aside
 from pipelines.nodes.selectors import Needs, Node, count_fitting
 from pipelines.nodes.shares import Cluster, share_out
 from t5enc.errors import ConfigError
