@@ -38,7 +38,7 @@ class RemoteT5EncoderModel(nn.Module):
     ) -> None:
         """Results are given in `dtype` on `device`. The server is asked for a dtype or config that is not given.
 
-        Options are those of `serve_app.client_options.ClientOptions`.
+        Options are those of `serve_app.client.options.ClientOptions`.
         """
         super().__init__()
         self.client = Client(url, key, **options)

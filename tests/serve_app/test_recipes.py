@@ -23,9 +23,9 @@ from safetensors.torch import load
 from torch import Tensor
 from typer.testing import CliRunner
 
-from serve_app.answers import Answer, check_same, read_answer
 from serve_app.app import load_models
 from serve_app.client import AsyncClient, Client
+from serve_app.client.answers import Answer, check_same, read_answer
 from serve_app.config import ServeConfig
 from serve_app.http import make_http
 from serve_app.models import Models

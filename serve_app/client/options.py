@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from serve_app.retries import Timing
+from serve_app.client.retries import Timing
 from t5enc.errors import ConfigError
 
 # What may stand in a header: a key read from a file often ends in a line end.

@@ -16,9 +16,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.chunks import cut_chunks, guess_tokens
 from serve_app.client import AsyncClient, Client
-from serve_app.retries import Timing
+from serve_app.client.chunks import cut_chunks, guess_tokens
+from serve_app.client.retries import Timing
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, ServiceError
 from t5enc.text_encoder import TextEncoder

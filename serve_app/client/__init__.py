@@ -15,7 +15,7 @@ import httpx2
 import numpy as np
 from torch import Tensor
 
-from serve_app.answers import (
+from serve_app.client.answers import (
     MEDIA_TYPE,
     Answer,
     add_null,
@@ -25,10 +25,10 @@ from serve_app.answers import (
     read_answer,
     read_nothing,
 )
-from serve_app.chunks import cut_chunks, guess_tokens
-from serve_app.client_options import ClientOptions
-from serve_app.event_loop import LoopThread
-from serve_app.retries import PassingFailureError, Retries
+from serve_app.client.chunks import cut_chunks, guess_tokens
+from serve_app.client.event_loop import LoopThread
+from serve_app.client.options import ClientOptions
+from serve_app.client.retries import PassingFailureError, Retries
 from t5enc.embeddings import Embeddings
 from t5enc.errors import InputError, PrecisionError, ServiceError
 from t5enc.options import NO_RECIPE

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from serve_app.retries import PassingFailureError
+from serve_app.client.retries import PassingFailureError
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError, T5encError
 from t5enc.recipes.conditioning import Conditioning
