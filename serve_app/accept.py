@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from serve_app.refused import RefusedError
+from serve_app.served.refusals import RefusedError
 
 
 def pick_media_type(accept: Sequence[str], offered: Iterable[str]) -> str:

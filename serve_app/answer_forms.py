@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.refused import RefusedError, refuse_value
-from serve_app.served_recipes import PreparedRequest
-from serve_app.service import ModelService
+from serve_app.served.recipes import PreparedRequest
+from serve_app.served.refusals import RefusedError, refuse_value
+from serve_app.served.service import ModelService
 from serve_app.wire import describe_recipe
 from t5enc.recipes.conditioning import Conditioning, build_inputs
 

@@ -24,9 +24,9 @@ from serve_app.config import DEPLOYMENT, MAX_ONGOING_REQUESTS, ServeConfig, chec
 from serve_app.http import make_http
 from serve_app.meter import MeterRequests
 from serve_app.metrics import Metrics
-from serve_app.models import Models
-from serve_app.scaling import LOAD, choose_target, make_scaling
-from serve_app.service import ModelService
+from serve_app.served.models import Models
+from serve_app.served.scaling import LOAD, choose_target, make_scaling
+from serve_app.served.service import ModelService
 
 # Seconds between two reports of what the batchers did.
 REPORT_PERIOD = 5.0

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.models import Models
-from serve_app.refused import RefusedError
-from serve_app.room import hold_until_answered
 from serve_app.schema import MAX_TEXTS
+from serve_app.served.memory import hold_until_answered
+from serve_app.served.models import Models
+from serve_app.served.refusals import RefusedError
 
 # What takes a millisecond or so to parse is not worth a thread.
 LARGEST_INLINE = 64 << 10

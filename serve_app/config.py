@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from serve_app.service import ServiceLimits
+from serve_app.served.service import ServiceLimits
 from t5enc.errors import ConfigError
 from t5enc.options import DEFAULT_LENGTH, EncoderOptions
 from t5enc.recipes.families import is_recipe_file, open_recipe

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from serve_app.account import Work, find_account
 from serve_app.answer_forms import AnswerForm, hold_answer
-from serve_app.refused import RefusedError, refuse_count, refuse_empty, refuse_value
 from serve_app.schema import Batch, Input, as_batch
-from serve_app.served_recipes import PreparedRequest
-from serve_app.service import ModelService
+from serve_app.served.notes import Work, find_account
+from serve_app.served.recipes import PreparedRequest
+from serve_app.served.refusals import RefusedError, refuse_count, refuse_empty, refuse_value
+from serve_app.served.service import ModelService
 from t5enc.errors import PrecisionError
 from t5enc.online.waiting import Served
 from t5enc.recipes.recipe import Recipe

@@ -13,9 +13,9 @@ from starlette.responses import PlainTextResponse, Response
 from serve_app import routes_encode, routes_openai, routes_recipes, routes_tei
 from serve_app.heads import AnswerHeads
 from serve_app.metrics import Metrics
-from serve_app.models import Models
 from serve_app.page import page_router
 from serve_app.replies import add_handlers
+from serve_app.served.models import Models
 
 DESCRIPTION = """T5-family text encoders: the embedding of every token by `/encode` and `/embed_all`; one vector a
 text, the mean of its tokens' embeddings, of unit length (Sentence-T5), by `/embed`, `/similarity` and

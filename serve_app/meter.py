@@ -6,8 +6,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.account import CURRENT, Account
 from serve_app.metrics import Metrics
+from serve_app.served.notes import CURRENT, Account
 
 
 class MeterRequests:

@@ -15,8 +15,8 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import metrics as prometheus
 
-from serve_app.account import Account
-from serve_app.models import Models
+from serve_app.served.models import Models
+from serve_app.served.notes import Account
 from t5enc.online.batcher import BatcherSnapshot
 
 # Adds to a counter, sets a gauge, or observes for a histogram: a value with its tags.

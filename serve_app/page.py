@@ -18,9 +18,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.accept import pick_media_type
-from serve_app.models import Models
 from serve_app.routes_tei import check_health
-from serve_app.service import ModelService
+from serve_app.served.models import Models
+from serve_app.served.service import ModelService
 from t5enc.errors import InputError
 
 HTML = "text/html"

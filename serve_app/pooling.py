@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from serve_app.encoding import Encoded
-from serve_app.refused import refuse_value
-from serve_app.service import ModelService
+from serve_app.served.refusals import refuse_value
+from serve_app.served.service import ModelService
 
 
 def pool_texts(service: ModelService, encoded: Encoded, *, normalize: bool = True) -> Tensor:

@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from serve_app.account import find_account
-from serve_app.refused import RefusedError
 from serve_app.routing import list_methods
 from serve_app.schema import describe
+from serve_app.served.notes import find_account
+from serve_app.served.refusals import RefusedError
 from t5enc.errors import InputError, OverloadedError, PrecisionError
 
 # OpenAI's error types where "invalid_request_error" is not one.

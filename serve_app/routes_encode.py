@@ -14,11 +14,11 @@ from serve_app.accept import pick_media_type
 from serve_app.answer_forms import JSON_NUMBER_BYTES, AnswerForm, measure_number
 from serve_app.bodies import make_route_class
 from serve_app.encoding import Encoded, encode_batch, encode_captions
-from serve_app.models import Models
-from serve_app.refused import RefusedError, refuse_empty, refuse_value
 from serve_app.routing import add_route
 from serve_app.schema import EncodeBody, TeiError
-from serve_app.service import ModelService
+from serve_app.served.models import Models
+from serve_app.served.refusals import RefusedError, refuse_empty, refuse_value
+from serve_app.served.service import ModelService
 from serve_app.wire import JSON, NPY, NPZ, SAFETENSORS, WRITERS, TokenEmbeddings, check_single, choose_dtype, join_texts
 from t5enc.options import NO_RECIPE
 from t5enc.recipes.conditioning import Conditioning

@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 from serve_app.bodies import make_route_class
 from serve_app.encoding import take_batch
-from serve_app.models import Models
-from serve_app.refused import refuse_value
 from serve_app.routing import add_route
 from serve_app.schema import PrepareBody, TeiError
-from serve_app.served_recipes import ShownCaption
+from serve_app.served.models import Models
+from serve_app.served.recipes import ShownCaption
+from serve_app.served.refusals import refuse_value
 
 
 def make_router(models: Models) -> APIRouter:

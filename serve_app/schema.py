@@ -17,8 +17,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from serve_app.account import find_account
-from serve_app.refused import refuse_count, refuse_value
+from serve_app.served.notes import find_account
+from serve_app.served.refusals import refuse_count, refuse_value
 from t5enc.options import NO_RECIPE
 from t5enc.text.tokenizer import Cut
 

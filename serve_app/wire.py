@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 from torch import Tensor
 
-from serve_app.refused import RefusedError, refuse_value
+from serve_app.served.refusals import RefusedError, refuse_value
 from t5enc.embeddings import Embeddings
 from t5enc.errors import PrecisionError
 from t5enc.recipes.recipe import Recipe

@@ -10,8 +10,8 @@ import httpx2
 from fastapi import FastAPI
 
 from serve_app.http import make_http
-from serve_app.models import Models
-from serve_app.service import ModelService, ServiceLimits
+from serve_app.served.models import Models
+from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.options import EncoderOptions
 
 NAME = "tiny"

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from serve_app import answer_forms
 from serve_app.http import make_http
-from serve_app.models import Models
-from serve_app.service import ModelService, ServiceLimits
+from serve_app.served.models import Models
+from serve_app.served.service import ModelService, ServiceLimits
 from serve_app.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
 from t5enc.online.waiting import Served
 from t5enc.options import EncoderOptions

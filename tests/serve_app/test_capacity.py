@@ -12,9 +12,9 @@ import torch
 from serve_app import wire
 from serve_app.answer_forms import JSON_NUMBER_BYTES
 from serve_app.http import make_http
-from serve_app.models import Models
-from serve_app.room import Room, hold_until_answered
-from serve_app.service import LARGEST_WAITING, ModelService, ServiceLimits
+from serve_app.served.memory import Room, hold_until_answered
+from serve_app.served.models import Models
+from serve_app.served.service import LARGEST_WAITING, ModelService, ServiceLimits
 from t5enc.errors import ConfigError, OverloadedError
 from t5enc.options import EncoderOptions
 from tests.serve_app.in_process import post

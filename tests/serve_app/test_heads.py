@@ -6,7 +6,7 @@ import pytest
 
 from serve_app.http import make_http
 from serve_app.metrics import Metrics
-from serve_app.models import Models
+from serve_app.served.models import Models
 from tests.serve_app.in_process import ask, load_app, load_service
 
 MODELS = Models([load_service()])

@@ -21,8 +21,8 @@ from serve_app.body_limits import LimitBodies
 from serve_app.http import make_http
 from serve_app.meter import MeterRequests
 from serve_app.metrics import DEFINITIONS, Metrics
-from serve_app.models import Models
-from serve_app.service import ModelService, ServiceLimits
+from serve_app.served.models import Models
+from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.errors import PrecisionError
 from t5enc.options import EncoderOptions
 from tests.serve_app.in_process import LONG, ask

@@ -18,10 +18,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.auth import KeyRing, RequireKeys
 from serve_app.http import make_http
-from serve_app.models import Models
 from serve_app.page import load_page
 from serve_app.replies import Failure, make_reply
-from serve_app.service import ModelService, ServiceLimits
+from serve_app.served.models import Models
+from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.options import EncoderOptions
 from t5enc.recipes import Recipe
 from t5enc.text_encoder import TextEncoder

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 
 from serve_app.http import make_http
-from serve_app.models import Models
-from serve_app.service import ModelService, ServiceLimits
+from serve_app.served.models import Models
+from serve_app.served.service import ModelService, ServiceLimits
 from serve_app.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, PrecisionError

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from serve_app.http import make_http
-from serve_app.models import Models
-from serve_app.service import ModelService, ServiceLimits
+from serve_app.served.models import Models
+from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.errors import OverloadedError, PrecisionError
 from t5enc.options import EncoderOptions
 from tests.serve_app.in_process import LONG, NAME, ask, load_service, post

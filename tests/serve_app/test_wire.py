@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from serve_app.accept import pick_media_type
-from serve_app.refused import RefusedError
+from serve_app.served.refusals import RefusedError
 from serve_app.wire import (
     ARROW,
     JSON,

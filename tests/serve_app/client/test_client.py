@@ -485,8 +485,8 @@ def test_a_forked_process_is_told_to_make_its_own_client(client: Client) -> None
 def real() -> Iterator[str]:
     """The address of the real application, with two models of different limits."""
     from serve_app.http import make_http
-    from serve_app.models import Models
-    from serve_app.service import ModelService, ServiceLimits
+    from serve_app.served.models import Models
+    from serve_app.served.service import ModelService, ServiceLimits
     from t5enc.options import EncoderOptions
     from tests.serve_app.serving import serve
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from serve_app.refused import RefusedError
-from serve_app.service import ModelService
+from serve_app.served.refusals import RefusedError
+from serve_app.served.service import ModelService
 from t5enc.errors import ConfigError
 
 

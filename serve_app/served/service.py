@@ -15,9 +15,9 @@ from typing import Any, ParamSpec, TypeVar
 import pyarrow as pa
 from torch import Tensor
 
-from serve_app.refused import refuse_value
-from serve_app.room import Room
-from serve_app.served_recipes import PreparedRequest, ServedRecipes, ShownCaption, prepare_request, show_captions
+from serve_app.served.memory import Room
+from serve_app.served.recipes import PreparedRequest, ServedRecipes, ShownCaption, prepare_request, show_captions
+from serve_app.served.refusals import refuse_value
 from t5enc.actor import EncoderActor
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.repository import infer_options

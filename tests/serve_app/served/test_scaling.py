@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.scaling import LOAD, LOOK_BACK, POLICY, choose_target, count_replicas, follow_load, make_scaling
+from serve_app.served.scaling import LOAD, LOOK_BACK, POLICY, choose_target, count_replicas, follow_load, make_scaling
 
 LOADS = st.lists(st.integers(0, 10**9).map(lambda tokens: tokens / 4096), min_size=1, max_size=8)
 RANGES = st.tuples(st.integers(1, 50), st.integers(1, 50)).map(sorted)

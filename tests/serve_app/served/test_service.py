@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from serve_app.service import ModelService, ServiceLimits
+from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.checkpoint.builtin import open_builtin
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, TooLongError
@@ -52,7 +52,7 @@ def test_a_model_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
         opened.append(options)
         return open_model(options)
 
-    monkeypatch.setattr("serve_app.service.open_model", note)
+    monkeypatch.setattr("serve_app.served.service.open_model", note)
     monkeypatch.setattr("t5enc.text_encoder.open_model", note)
     ModelService("tiny", OPTIONS, LIMITS)
     assert opened == [OPTIONS]

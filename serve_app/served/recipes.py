@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from serve_app.refused import RefusedError, refuse_value
+from serve_app.served.refusals import RefusedError, refuse_value
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.repository import open_projection
 from t5enc.errors import ConfigError, TooLongError

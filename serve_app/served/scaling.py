@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-POLICY = "serve_app.scaling:follow_load"
+POLICY = "serve_app.served.scaling:follow_load"
 LOAD = "load"
 # One batch that runs and one that waits: the model never pauses, and a request waits for no more than one batch.
 BATCHES_IN_FLIGHT = 2
