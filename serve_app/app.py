@@ -18,10 +18,10 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.context import _get_global_client
 from starlette.middleware import Middleware
 
+from serve_app.api.application import make_http
 from serve_app.auth import KeyRing, RequireKeys
 from serve_app.body_limits import LimitBodies
 from serve_app.config import DEPLOYMENT, MAX_ONGOING_REQUESTS, ServeConfig, check_exposure
-from serve_app.http import make_http
 from serve_app.meter import MeterRequests
 from serve_app.metrics import Metrics
 from serve_app.served.models import Models

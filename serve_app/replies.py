@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from serve_app.routing import list_methods
-from serve_app.schema import describe
+from serve_app.api.routing import list_methods
+from serve_app.api.schema import describe
 from serve_app.served.notes import find_account
 from serve_app.served.refusals import RefusedError
 from t5enc.errors import InputError, OverloadedError, PrecisionError

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 
-from serve_app.http import make_http
+from serve_app.api.application import make_http
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.options import EncoderOptions

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from serve_app import wire
-from serve_app.answer_forms import JSON_NUMBER_BYTES
-from serve_app.http import make_http
+from serve_app.api import wire
+from serve_app.api.answer_size import JSON_NUMBER_BYTES
+from serve_app.api.application import make_http
 from serve_app.served.memory import Room, hold_until_answered
 from serve_app.served.models import Models
 from serve_app.served.service import LARGEST_WAITING, ModelService, ServiceLimits

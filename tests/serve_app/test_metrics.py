@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.middleware import Middleware
 from starlette.types import Message, Send
 
+from serve_app.api.application import make_http
 from serve_app.auth import KeyRing, RequireKeys
 from serve_app.body_limits import LimitBodies
-from serve_app.http import make_http
 from serve_app.meter import MeterRequests
 from serve_app.metrics import DEFINITIONS, Metrics
 from serve_app.served.models import Models

@@ -23,15 +23,15 @@ from safetensors.torch import load
 from torch import Tensor
 from typer.testing import CliRunner
 
+from serve_app.api.application import make_http
+from serve_app.api.wire import ARROW, JSON, NPY, NPZ
 from serve_app.app import load_models
 from serve_app.client import AsyncClient, Client
 from serve_app.client.answers import Answer, check_same, read_answer
 from serve_app.config import ServeConfig
-from serve_app.http import make_http
 from serve_app.served.models import Models
 from serve_app.served.recipes import LONGEST_KEY, MOST_CHARACTERS, MOST_PREPARERS
 from serve_app.served.service import ModelService, ServiceLimits
-from serve_app.wire import ARROW, JSON, NPY, NPZ
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError
 from t5enc.options import EncoderOptions

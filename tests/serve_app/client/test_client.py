@@ -484,7 +484,7 @@ def test_a_forked_process_is_told_to_make_its_own_client(client: Client) -> None
 @pytest.fixture(scope="module")
 def real() -> Iterator[str]:
     """The address of the real application, with two models of different limits."""
-    from serve_app.http import make_http
+    from serve_app.api.application import make_http
     from serve_app.served.models import Models
     from serve_app.served.service import ModelService, ServiceLimits
     from t5enc.options import EncoderOptions

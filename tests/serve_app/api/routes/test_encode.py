@@ -19,10 +19,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
 
-from serve_app.http import make_http
+from serve_app.api.application import make_http
+from serve_app.api.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits
-from serve_app.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, PrecisionError
 from t5enc.options import EncoderOptions

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.schema import MAX_TEXTS
+from serve_app.api.schema import MAX_TEXTS
 from serve_app.served.memory import hold_until_answered
 from serve_app.served.models import Models
 from serve_app.served.refusals import RefusedError

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from serve_app.answer_forms import AnswerForm, hold_answer
-from serve_app.schema import Batch, Input, as_batch
+from serve_app.api.answer_size import AnswerForm, hold_answer
+from serve_app.api.schema import Batch, Input, as_batch
 from serve_app.served.notes import Work, find_account
 from serve_app.served.recipes import PreparedRequest
 from serve_app.served.refusals import RefusedError, refuse_count, refuse_empty, refuse_value

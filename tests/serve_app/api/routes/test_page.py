@@ -16,9 +16,9 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.api.application import make_http
+from serve_app.api.routes.page import load_page
 from serve_app.auth import KeyRing, RequireKeys
-from serve_app.http import make_http
-from serve_app.page import load_page
 from serve_app.replies import Failure, make_reply
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits

@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serve_app.bodies import make_route_class
-from serve_app.encoding import take_batch
-from serve_app.routing import add_route
-from serve_app.schema import PrepareBody, TeiError
+from serve_app.api.bodies import make_route_class
+from serve_app.api.encoding import take_batch
+from serve_app.api.routing import add_route
+from serve_app.api.schema import PrepareBody, TeiError
 from serve_app.served.models import Models
 from serve_app.served.recipes import ShownCaption
 from serve_app.served.refusals import refuse_value

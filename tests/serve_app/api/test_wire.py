@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from serve_app.accept import pick_media_type
-from serve_app.served.refusals import RefusedError
-from serve_app.wire import (
+from serve_app.api.media_types import pick_media_type
+from serve_app.api.wire import (
     ARROW,
     JSON,
     NPY,
@@ -38,6 +37,7 @@ from serve_app.wire import (
     write_npz,
     write_safetensors,
 )
+from serve_app.served.refusals import RefusedError
 from t5enc.errors import PrecisionError
 from t5enc.storage import column_format, read_column
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from serve_app.api.wire import describe_recipe
 from serve_app.served.recipes import PreparedRequest
 from serve_app.served.refusals import RefusedError, refuse_value
 from serve_app.served.service import ModelService
-from serve_app.wire import describe_recipe
 from t5enc.recipes.conditioning import Conditioning, build_inputs
 
 # A float32 as JSON: sign, up to nineteen digits and more of an exponent, comma.

@@ -10,10 +10,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 
-from serve_app import routes_encode, routes_openai, routes_recipes, routes_tei
+from serve_app.api.routes import encode as routes_encode
+from serve_app.api.routes import openai as routes_openai
+from serve_app.api.routes import recipes as routes_recipes
+from serve_app.api.routes import tei as routes_tei
+from serve_app.api.routes.page import page_router
 from serve_app.heads import AnswerHeads
 from serve_app.metrics import Metrics
-from serve_app.page import page_router
 from serve_app.replies import add_handlers
 from serve_app.served.models import Models
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from serve_app.encoding import Encoded
+from serve_app.api.encoding import Encoded
 from serve_app.served.refusals import refuse_value
 from serve_app.served.service import ModelService
 

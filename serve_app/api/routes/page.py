@@ -17,8 +17,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from serve_app.accept import pick_media_type
-from serve_app.routes_tei import check_health
+from serve_app.api.media_types import pick_media_type
+from serve_app.api.routes.tei import check_health
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService
 from t5enc.errors import InputError
@@ -67,7 +67,7 @@ def describe_load(service: ModelService) -> dict[str, Any]:
 @cache
 def load_page() -> tuple[bytes, str]:
     """The page with its style and script inside, and the policy that allows these two and nothing more."""
-    folder = files("serve_app") / "static"
+    folder = files("serve_app.api") / "static"
     page, style, script = ((folder / name).read_text("utf-8") for name in ("page.html", "page.css", "page.js"))
     content = page.replace("/* page.css */", style).replace("/* page.js */", script)
     policy = (

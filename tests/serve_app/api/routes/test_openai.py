@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from serve_app.http import make_http
+from serve_app.api.application import make_http
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.errors import OverloadedError, PrecisionError

@@ -10,16 +10,26 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from torch import Tensor
 
-from serve_app.accept import pick_media_type
-from serve_app.answer_forms import JSON_NUMBER_BYTES, AnswerForm, measure_number
-from serve_app.bodies import make_route_class
-from serve_app.encoding import Encoded, encode_batch, encode_captions
-from serve_app.routing import add_route
-from serve_app.schema import EncodeBody, TeiError
+from serve_app.api.answer_size import JSON_NUMBER_BYTES, AnswerForm, measure_number
+from serve_app.api.bodies import make_route_class
+from serve_app.api.encoding import Encoded, encode_batch, encode_captions
+from serve_app.api.media_types import pick_media_type
+from serve_app.api.routing import add_route
+from serve_app.api.schema import EncodeBody, TeiError
+from serve_app.api.wire import (
+    JSON,
+    NPY,
+    NPZ,
+    SAFETENSORS,
+    WRITERS,
+    TokenEmbeddings,
+    check_single,
+    choose_dtype,
+    join_texts,
+)
 from serve_app.served.models import Models
 from serve_app.served.refusals import RefusedError, refuse_empty, refuse_value
 from serve_app.served.service import ModelService
-from serve_app.wire import JSON, NPY, NPZ, SAFETENSORS, WRITERS, TokenEmbeddings, check_single, choose_dtype, join_texts
 from t5enc.options import NO_RECIPE
 from t5enc.recipes.conditioning import Conditioning
 

@@ -10,8 +10,9 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from serve_app import bodies, replies
-from serve_app.schema import IdLists, Ids, Input, Texts
+from serve_app import replies
+from serve_app.api import bodies
+from serve_app.api.schema import IdLists, Ids, Input, Texts
 from tests.serve_app.in_process import ask, post
 
 MANY = 200_000

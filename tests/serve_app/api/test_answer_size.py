@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app import answer_forms
-from serve_app.http import make_http
+from serve_app.api import answer_size as answer_forms
+from serve_app.api.application import make_http
+from serve_app.api.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits
-from serve_app.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
 from t5enc.online.waiting import Served
 from t5enc.options import EncoderOptions
 from t5enc.recipes import RECIPES

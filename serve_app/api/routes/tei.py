@@ -15,12 +15,12 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serve_app.answer_forms import NESTED, POOLED, AnswerForm
-from serve_app.bodies import make_route_class
-from serve_app.encoding import Encoded, encode_batch, take_batch
-from serve_app.pooling import check_dimensions, pool_texts
-from serve_app.routing import Handler, add_route
-from serve_app.schema import (
+from serve_app.api.answer_size import NESTED, POOLED, AnswerForm
+from serve_app.api.bodies import make_route_class
+from serve_app.api.encoding import Encoded, encode_batch, take_batch
+from serve_app.api.pooling import check_dimensions, pool_texts
+from serve_app.api.routing import Handler, add_route
+from serve_app.api.schema import (
     DecodeBody,
     EmbedAllBody,
     EmbedBody,
@@ -30,10 +30,10 @@ from serve_app.schema import (
     TokenizeBody,
     TruncateBody,
 )
+from serve_app.api.wire import write_nested
 from serve_app.served.models import Models
 from serve_app.served.refusals import RefusedError, refuse_value
 from serve_app.served.service import TOKENIZER_THREADS, ModelService
-from serve_app.wire import write_nested
 from t5enc.text.token_spans import Piece
 
 

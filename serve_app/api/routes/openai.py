@@ -18,16 +18,16 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from torch import Tensor
 
-from serve_app.answer_forms import POOLED
-from serve_app.bodies import make_route_class
-from serve_app.encoding import Encoded, encode_batch
-from serve_app.pooling import check_dimensions, pool_texts
-from serve_app.routing import add_route
-from serve_app.schema import EmbeddingsBody, OpenAIError
+from serve_app.api.answer_size import POOLED
+from serve_app.api.bodies import make_route_class
+from serve_app.api.encoding import Encoded, encode_batch
+from serve_app.api.pooling import check_dimensions, pool_texts
+from serve_app.api.routing import add_route
+from serve_app.api.schema import EmbeddingsBody, OpenAIError
+from serve_app.api.wire import to_raw
 from serve_app.served.models import Models
 from serve_app.served.refusals import refuse_value
 from serve_app.served.service import ModelService
-from serve_app.wire import to_raw
 
 # Proxies drop answers with larger headers.
 LARGEST_HEADER = 7168

@@ -1,0 +1,1 @@
+"""The HTTP application: routes, what they take, and what they answer."""
