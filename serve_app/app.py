@@ -19,11 +19,11 @@ from ray.serve.context import _get_global_client
 from starlette.middleware import Middleware
 
 from serve_app.api.application import make_http
-from serve_app.auth import KeyRing, RequireKeys
-from serve_app.body_limits import LimitBodies
 from serve_app.config import DEPLOYMENT, MAX_ONGOING_REQUESTS, ServeConfig, check_exposure
-from serve_app.meter import MeterRequests
-from serve_app.metrics import Metrics
+from serve_app.http.body_limits import LimitBodies
+from serve_app.http.keys import KeyRing, RequireKeys
+from serve_app.http.meter import MeterRequests
+from serve_app.http.metrics import Metrics
 from serve_app.served.models import Models
 from serve_app.served.scaling import LOAD, choose_target, make_scaling
 from serve_app.served.service import ModelService

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
-from serve_app.auth import KeyRing
 from serve_app.config import ServeConfig, check_exposure
 from serve_app.haproxy import make_environment
+from serve_app.http.keys import KeyRing
 from t5enc.errors import ConfigError, ServiceError
 from t5enc.options import resolve_device
 from t5enc.text_encoder import open_model

@@ -15,9 +15,9 @@ from serve_app.api.routes import openai as routes_openai
 from serve_app.api.routes import recipes as routes_recipes
 from serve_app.api.routes import tei as routes_tei
 from serve_app.api.routes.page import page_router
-from serve_app.heads import AnswerHeads
-from serve_app.metrics import Metrics
-from serve_app.replies import add_handlers
+from serve_app.http.head_requests import AnswerHeads
+from serve_app.http.metrics import Metrics
+from serve_app.http.replies import add_handlers
 from serve_app.served.models import Models
 
 DESCRIPTION = """T5-family text encoders: the embedding of every token by `/encode` and `/embed_all`; one vector a

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from pipelines.progress.metrics import COUNTERS
-from serve_app.metrics import DEFINITIONS
-from serve_app.replies import REASONS
+from serve_app.http.metrics import DEFINITIONS
+from serve_app.http.replies import REASONS
 from serve_app.served.service import ServiceLimits
 from tests.cluster.allocation import wait_until
 from tests.cluster.prometheus import Prometheus, find_program, run_prometheus

@@ -10,9 +10,9 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from serve_app import replies
 from serve_app.api import bodies
 from serve_app.api.schema import IdLists, Ids, Input, Texts
+from serve_app.http import replies
 from tests.serve_app.in_process import ask, post
 
 MANY = 200_000

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.application import make_http
 from serve_app.api.routes.page import load_page
-from serve_app.auth import KeyRing, RequireKeys
-from serve_app.replies import Failure, make_reply
+from serve_app.http.keys import KeyRing, RequireKeys
+from serve_app.http.replies import Failure, make_reply
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.options import EncoderOptions

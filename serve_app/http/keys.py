@@ -11,7 +11,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.replies import Failure, make_reply
+from serve_app.http.replies import Failure, make_reply
 from t5enc.errors import ConfigError
 
 LOG = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import asyncio
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.replies import Failure, make_reply
+from serve_app.http.replies import Failure, make_reply
 
 
 class BodyTooLargeError(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.body_limits import LimitBodies
+from serve_app.http.body_limits import LimitBodies
 
 CAP = 10
 

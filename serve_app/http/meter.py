@@ -6,7 +6,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.metrics import Metrics
+from serve_app.http.metrics import Metrics
 from serve_app.served.notes import CURRENT, Account
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.auth import KeyRing, is_public
+from serve_app.http.keys import KeyRing, is_public
 from t5enc.errors import ConfigError
 
 OLD, NEW, THIRD = "old-key-0123456789", "new-key-0123456789", "env-key-0123456789"

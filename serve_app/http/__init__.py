@@ -1,0 +1,1 @@
+"""Around the application: keys, limits, heads and metrics."""
