@@ -26,7 +26,7 @@ import yaml
 from safetensors.torch import load
 from torch import Tensor
 
-from serve_app.haproxy import find_port
+from serve_app.deploy.haproxy import find_port
 
 SAFETENSORS = "application/vnd.safetensors"
 MODULES = "sentence_transformers.models"

@@ -98,14 +98,14 @@ def serve(
     if write_deploy_file is not None:
         _write(asked, write_deploy_file)
         return
-    from serve_app.running import run_service
+    from serve_app.deploy.running import run_service
 
     run_service(asked)
 
 
 def serve_check(file: Annotated[Path, typer.Argument(help="YAML file for `serve deploy`.")]) -> None:
     """Refuse a file for `serve deploy` that says what Ray Serve or t5enc does not know, at any level; start nothing."""
-    from serve_app.deploy_file import check_deploy_file
+    from serve_app.deploy.deploy_file import check_deploy_file
     from t5enc.commands.option_files import read_yaml
 
     check_deploy_file(read_yaml(file))
@@ -113,8 +113,8 @@ def serve_check(file: Annotated[Path, typer.Argument(help="YAML file for `serve 
 
 
 def _write(asked: ServeConfig, path: Path) -> None:
-    from serve_app.deploy_file import format_deploy_file
-    from serve_app.running import require_known_keys
+    from serve_app.deploy.deploy_file import format_deploy_file
+    from serve_app.deploy.running import require_known_keys
 
     content = format_deploy_file(require_known_keys(asked))
     if str(path) == "-":

@@ -20,7 +20,7 @@ from pipelines import EncodeJob, encode_parquet
 from pipelines import encode as encode_module
 from pipelines.nodes.cluster import start_local
 from serve_app.app import build
-from serve_app.haproxy import find_port
+from serve_app.deploy.haproxy import find_port
 from t5enc.checkpoint.builtin import sample_captions
 from tests.pipelines.killing import POISON, PoisonedWorker
 

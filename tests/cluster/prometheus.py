@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 
-from serve_app.haproxy import find_ports
+from serve_app.deploy.haproxy import find_ports
 from tests.cluster.allocation import wait_until
 
 Series = list[tuple[dict[str, str], list[float]]]

@@ -15,7 +15,7 @@ import httpx2
 import psutil
 import ray
 
-from serve_app.haproxy import find_ports
+from serve_app.deploy.haproxy import find_ports
 from tests.cluster.allocation import wait_until
 from tests.cluster.growth import ENVIRONMENT, write_growth
 

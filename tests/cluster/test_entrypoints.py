@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from serve_app.haproxy import find_ports
+from serve_app.deploy.haproxy import find_ports
 from t5enc import TextEncoder, load_embeddings
 from tests.cluster.allocation import wait_until
 from tests.cluster.manifests import find_all, find_manifest

@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from pipelines.job import EncodeJob
-from serve_app.deploy_file import check_deploy_file
+from serve_app.deploy.deploy_file import check_deploy_file
 from t5enc.commands.option_files import read_options
 from t5enc.errors import ConfigError
 from tests.cluster.manifests import (

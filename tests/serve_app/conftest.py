@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serve_app.haproxy import find_port
+from serve_app.deploy.haproxy import find_port
 
 KEY = "test-key-0123456789abcdef"
 MAX_BODY_BYTES = 200_000

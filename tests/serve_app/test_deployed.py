@@ -14,8 +14,8 @@ import yaml
 
 from serve_app.client import Client
 from serve_app.config import ServeConfig
-from serve_app.deploy_file import check_deploy_file, make_deploy_file
-from serve_app.haproxy import find_port
+from serve_app.deploy.deploy_file import check_deploy_file, make_deploy_file
+from serve_app.deploy.haproxy import find_port
 from t5enc.text_encoder import TextEncoder
 from tests.serve_app.conftest import RAY_KEY, Running, Service
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.haproxy import has_haproxy, make_environment, write_launcher
+from serve_app.deploy.haproxy import has_haproxy, make_environment, write_launcher
 
 pytestmark = pytest.mark.skipif(not has_haproxy(), reason="needs HAProxy, which ray[serve] brings on Linux")
 FILE = """global

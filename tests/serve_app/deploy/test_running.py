@@ -18,7 +18,7 @@ import pytest
 
 from serve_app.client import Client
 from serve_app.config import ServeConfig
-from serve_app.running import LOST_SECONDS, WATCH_PERIOD, count_cpus, interrupts, share_threads, watch
+from serve_app.deploy.running import LOST_SECONDS, WATCH_PERIOD, count_cpus, interrupts, share_threads, watch
 from t5enc.errors import ServiceError
 from tests.serve_app.conftest import MAX_BODY_BYTES, Service
 

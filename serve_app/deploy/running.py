@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.console import Console
 
 from serve_app.config import ServeConfig, check_exposure
-from serve_app.haproxy import make_environment
+from serve_app.deploy.haproxy import make_environment
 from serve_app.http.keys import KeyRing
 from t5enc.errors import ConfigError, ServiceError
 from t5enc.options import resolve_device

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from serve_app.config import ServeConfig
-from serve_app.deploy_file import check_deploy_file, format_deploy_file, make_deploy_file
+from serve_app.deploy.deploy_file import check_deploy_file, format_deploy_file, make_deploy_file
 from t5enc.errors import ConfigError
 
 pytest.importorskip("ray.serve", reason="needs ray[serve]")

@@ -1,0 +1,1 @@
+"""Starting Ray Serve and HAProxy, and the deploy file."""
