@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from t5enc.errors import ConfigError
-from t5enc.text_encoder import TextEncoder, TokenIds
+from t5enc.text.prompts import TokenIds
+from t5enc.text_encoder import TextEncoder
 
 BATCH = 16
 PADDED = 512

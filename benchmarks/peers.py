@@ -43,8 +43,8 @@ from t5enc.checkpoint.checkpoint import open_checkpoint
 from t5enc.checks.bench import SEGMENTS, clock, make_products
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
+from t5enc.text.prompts import TokenIds
 from t5enc.text.tokenizer import load_tokenizer
-from t5enc.text_encoder import TokenIds
 
 # Relative error to transformers in float32 beyond which a candidate computes something else.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}

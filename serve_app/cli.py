@@ -106,7 +106,7 @@ def serve(
 def serve_check(file: Annotated[Path, typer.Argument(help="YAML file for `serve deploy`.")]) -> None:
     """Refuse a file for `serve deploy` that says what Ray Serve or t5enc does not know, at any level; start nothing."""
     from serve_app.deploy.deploy_file import check_deploy_file
-    from t5enc.commands.option_files import read_yaml
+    from t5enc.recipes.yaml_files import read_yaml
 
     check_deploy_file(read_yaml(file))
     typer.echo(f"{file}: good")

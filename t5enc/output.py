@@ -22,7 +22,7 @@ from t5enc.errors import OutputError, UnfinishedError
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.storage import PREFIX, column_format, read_column
-from t5enc.storage.filesystems import hide_credentials, open_filesystem
+from t5enc.storage.filesystems import find_filesystem, hide_credentials
 from t5enc.storage.null_prompt import NULL, deserialize_null
 
 JOB = "_job.json"
@@ -141,15 +141,6 @@ def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> 
     for name in wanted:
         if name not in present:
             raise OutputError(f"{path}: no column {name!r}; expected one of {', '.join(present)}")
-
-
-def find_filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
-    """The pyarrow filesystem of a path or URI, and the path on it; OutputError where there is none."""
-    try:
-        return open_filesystem(os.fspath(path))
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        told = hide_credentials(f"{os.fspath(path)}: expected a filesystem that can be opened, got: {error}")
-        raise OutputError(told) from error
 
 
 def read_manifest_names(filesystem: Any, root: str) -> list[str] | None:

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t5enc.checkpoint.builtin import is_builtin, open_builtin
-from t5enc.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import infer_options, open_projection
 from t5enc.checkpoint.weights import load_encoder
 from t5enc.config import EncoderConfig
 from t5enc.embeddings import Embeddings
-from t5enc.errors import ConfigError, InputError, PrecisionError
+from t5enc.errors import InputError, PrecisionError
 from t5enc.model.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
 from t5enc.model.compile_cache import CompileCache, open_cache
 from t5enc.model.encoder import Encoder
@@ -35,11 +35,9 @@ from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.finishing import finish
 from t5enc.text.placement import PlacedDocument, group_identical, place_documents, scatter
-from t5enc.text.preparer import PreparedTexts, Preparer, check_fit
+from t5enc.text.preparer import PreparedTexts, Preparer, open_preparer
 from t5enc.text.prompts import Document, Prompt, TokenIds, count_tokens
-from t5enc.text.tokenizer import TokenizedTexts, Tokenizer, load_tokenizer
-
-__all__ = ["EncodedTexts", "EncoderCounters", "TextEncoder", "TokenIds", "open_model", "open_tokenizer"]
+from t5enc.text.tokenizer import TokenizedTexts, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -342,43 +340,6 @@ def _open_cache(options: EncoderOptions, device: torch.device) -> CompileCache |
 @functools.cache
 def _tell_unused(attention: str) -> None:
     logger.warning("compile_cache: expected attention flex, got %s, which compiles nothing: it is not used", attention)
-
-
-def open_model(options: EncoderOptions, *, with_weights: bool = True) -> Checkpoint:
-    """The checkpoint that options name, its weights not yet read; without them they are not even fetched."""
-    if is_builtin(options.model):
-        return open_builtin(options.model)
-    return open_checkpoint(
-        options.model,
-        subfolder=options.subfolder,
-        revision=options.revision,
-        variant=options.variant,
-        token=options.token,
-        local_files_only=options.local_files_only,
-        with_weights=with_weights,
-    )
-
-
-def open_tokenizer(options: EncoderOptions, checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer that options name, or the checkpoint's own."""
-    return load_tokenizer(
-        options.tokenizer or checkpoint.tokenizer_source,
-        max_length=options.length,
-        token=options.token,
-        local_files_only=options.local_files_only,
-    )
-
-
-def open_preparer(options: EncoderOptions, checkpoint: Checkpoint) -> Preparer:
-    """The tokenizer under the recipe that options name; ConfigError where the checkpoint does not fit it."""
-    tokenizer = open_tokenizer(options, checkpoint)
-    recipe = options.find_recipe()
-    if recipe is None:
-        if options.recipe_options:
-            raise ConfigError(f"recipe_options: expected a recipe with them, got {dict(options.recipe_options)} alone")
-        return Preparer(tokenizer=tokenizer)
-    check_fit(recipe, checkpoint.config, tokenizer)
-    return Preparer.under(recipe, tokenizer)
 
 
 def _as_array(index: int, text: Sequence[int] | TokenIds) -> NDArray[Any]:

@@ -13,10 +13,10 @@ from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.actors.worker import SpanWorker
 from pipelines.progress.places import find_place
 from pipelines.progress.tracing import flush_traces
+from t5enc.checkpoint.opening import open_model
 from t5enc.errors import T5encError
 from t5enc.options import EncoderOptions
-from t5enc.text.preparer import Preparer
-from t5enc.text_encoder import open_model, open_preparer
+from t5enc.text.preparer import Preparer, open_preparer
 
 
 class TokenizerActor:

@@ -20,17 +20,16 @@ from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
 from pipelines.run.survey import survey
 from t5enc.checkpoint.checkpoint import Checkpoint, hash_tensors
+from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import find_inferred, infer_options, open_projection
 from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
-from t5enc.output import find_filesystem
 from t5enc.recipes.inference import InferredRecipe
 from t5enc.storage import token_bytes
-from t5enc.storage.filesystems import hide_credentials
-from t5enc.text.preparer import Preparer
-from t5enc.text_encoder import open_model, open_preparer
+from t5enc.storage.filesystems import find_filesystem, hide_credentials
+from t5enc.text.preparer import Preparer, open_preparer
 
 SHARD_BYTES = 256 << 20
 SHARD_SECONDS = 20.0

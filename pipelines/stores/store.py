@@ -22,7 +22,8 @@ import pyarrow.fs
 
 from pipelines.stores.remote_store import RemoteStore
 from t5enc.errors import OutputError
-from t5enc.output import MANIFEST, PLAN, TEMPORARY, find_filesystem
+from t5enc.output import MANIFEST, PLAN, TEMPORARY
+from t5enc.storage.filesystems import find_filesystem
 
 BUCKETS = ("s3", "gs", "gcs")
 

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 
+from serve_app.api.error_handlers import add_handlers
 from serve_app.api.routes import encode as routes_encode
 from serve_app.api.routes import openai as routes_openai
 from serve_app.api.routes import recipes as routes_recipes
@@ -17,7 +18,6 @@ from serve_app.api.routes import tei as routes_tei
 from serve_app.api.routes.page import page_router
 from serve_app.http.head_requests import AnswerHeads
 from serve_app.http.metrics import Metrics
-from serve_app.http.replies import add_handlers
 from serve_app.served.models import Models
 
 DESCRIPTION = """T5-family text encoders: the embedding of every token by `/encode` and `/embed_all`; one vector a

@@ -32,8 +32,8 @@ from serve_app.client.retries import PassingFailureError, Retries
 from t5enc.embeddings import Embeddings
 from t5enc.errors import InputError, PrecisionError, ServiceError
 from t5enc.options import NO_RECIPE
+from t5enc.text.prompts import TokenIds
 from t5enc.text.tokenizer import check_texts
-from t5enc.text_encoder import TokenIds
 
 R = TypeVar("R")
 

@@ -19,9 +19,9 @@ from rich.console import Console
 from serve_app.config import ServeConfig, check_exposure
 from serve_app.deploy.haproxy import make_environment
 from serve_app.http.keys import KeyRing
+from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, ServiceError
 from t5enc.options import resolve_device
-from t5enc.text_encoder import open_model
 
 if TYPE_CHECKING:
     from ray.serve.schema import ApplicationStatusOverview

@@ -20,6 +20,7 @@ from serve_app.served.recipes import PreparedRequest, ServedRecipes, ShownCaptio
 from serve_app.served.refusals import refuse_value
 from t5enc.actor import EncoderActor
 from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import infer_options
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, TooLongError
@@ -27,11 +28,11 @@ from t5enc.online.batcher import Batcher, BatcherSnapshot
 from t5enc.online.waiting import Served
 from t5enc.options import DEFAULT_LENGTH, NO_RECIPE, EncoderOptions
 from t5enc.recipes.recipe import Recipe
-from t5enc.text.preparer import Preparer
-from t5enc.text.prompts import Prompt
+from t5enc.text.preparer import Preparer, open_preparer
+from t5enc.text.prompts import Prompt, TokenIds
 from t5enc.text.token_spans import Piece
 from t5enc.text.tokenizer import Cut
-from t5enc.text_encoder import TextEncoder, TokenIds, open_model, open_preparer
+from t5enc.text_encoder import TextEncoder
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -32,13 +32,13 @@ from t5enc.checkpoint.builtin import write_tokenizer
 from t5enc.checkpoint.checkpoint import TOKENIZER_FILES, Checkpoint
 from t5enc.checkpoint.fingerprint import hash_files
 from t5enc.checkpoint.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD, describe_config
+from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.tensor_writer import StreamedTensor, plan_shards, write_safetensors
 from t5enc.checkpoint.weights import find_tensor, has_fused_norms, match_tensors, name_fused, split_rows
 from t5enc.errors import CheckpointError, ConfigError, OutputError
 from t5enc.model.norm_fusion import FUSIONS
 from t5enc.model.precision import COMPUTE_DTYPES, resolve_dtype
 from t5enc.options import EncoderOptions
-from t5enc.text_encoder import open_model
 
 KEEP = "keep"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(i?)B?", re.IGNORECASE)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.weights import load_encoder
 from t5enc.checks.printing import read_versions
 from t5enc.errors import PrecisionError
@@ -25,7 +26,8 @@ from t5enc.model.layers import Block
 from t5enc.model.packing import pack_sorted
 from t5enc.model.precision import input_scale, resolve_dtype
 from t5enc.options import EncoderOptions
-from t5enc.text_encoder import TokenIds, open_model, open_tokenizer
+from t5enc.text.preparer import open_tokenizer
+from t5enc.text.prompts import TokenIds
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from t5enc.errors import ConfigError
-
-
-def read_options(path: Path) -> dict[str, Any]:
-    """The options of a YAML file, their names as the command line or as Python spells them."""
-    return {name.replace("-", "_"): value for name, value in read_yaml(path).items()}
+from t5enc.recipes.yaml_files import read_options
 
 
 def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
@@ -51,18 +47,3 @@ def _parse_scalar(value: str) -> str | int | bool:
         return int(value)
     is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
     return value[1:-1] if is_quoted else value
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """What a YAML file of names and values says; ConfigError where it is none."""
-    try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise ConfigError('config needs PyYAML, which is not installed: pip install "t5enc[data]"') from error
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: expected a YAML file of options, got: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected `option: value` lines, got {type(content).__name__}")
-    return {str(name): value for name, value in content.items()}

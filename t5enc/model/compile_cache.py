@@ -35,8 +35,7 @@ import pyarrow.fs as pafs
 import torch
 
 from t5enc.errors import ConfigError
-from t5enc.output import find_filesystem
-from t5enc.storage.filesystems import hide_credentials
+from t5enc.storage.filesystems import find_filesystem, hide_credentials
 
 logger = logging.getLogger(__name__)
 

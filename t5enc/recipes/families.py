@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from t5enc.commands.option_files import read_options
 from t5enc.errors import ConfigError
 from t5enc.recipes.overrides import override
 from t5enc.recipes.recipe import Recipe
+from t5enc.recipes.yaml_files import read_options
 
 # Cosmos' own negative prompt: what its pipelines encode where they are given none.
 COSMOS_NEGATIVE = (

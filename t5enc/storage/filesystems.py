@@ -11,6 +11,8 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
+from t5enc.errors import OutputError
+
 # `?` is also a wildcard, so only a tail of options is read as a query: s3://bucket/captions?region=eu-west-1
 QUERY = re.compile(r"\?\w+=[^/?*]*$")
 # Arrow gives up after three, which a throttled bucket outlasts.
@@ -53,6 +55,15 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None) -> tuple
         return pafs.LocalFileSystem(), Path(os.path.abspath(uri)).as_posix()
     openers = {"file": _open_file_uri, "s3": _open_native, "gs": _open_native, "gcs": _open_native, "hdfs": _open_hdfs}
     return openers.get(scheme, _open_fsspec)(scheme, rest, options or {})
+
+
+def find_filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
+    """The pyarrow filesystem of a path or URI, and the path on it; OutputError where there is none."""
+    try:
+        return open_filesystem(os.fspath(path))
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        told = hide_credentials(f"{os.fspath(path)}: expected a filesystem that can be opened, got: {error}")
+        raise OutputError(told) from error
 
 
 def hide_credentials(uri: str) -> str:

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
+from t5enc.options import EncoderOptions
 from t5enc.recipes.cleaning.repair import check_libraries
 from t5enc.recipes.forms import make_null_texts, make_texts
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.prompts import Document, Prompt, TokenIds
-from t5enc.text.tokenizer import Tokenizer, check_texts
+from t5enc.text.tokenizer import Tokenizer, check_texts, load_tokenizer
 
 # T5's vocabularies have 32 thousand tokens, mT5's 250 thousand.
 LARGE_VOCABULARY = 200_000
@@ -129,3 +131,25 @@ def _may_be_mt5(config: EncoderConfig) -> bool:
 
 
 NAMES = {"t5": "a T5", "umt5": "a UMT5", "mt5": "an mT5", "byt5": "a ByT5"}
+
+
+def open_tokenizer(options: EncoderOptions, checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that options name, or the checkpoint's own."""
+    return load_tokenizer(
+        options.tokenizer or checkpoint.tokenizer_source,
+        max_length=options.length,
+        token=options.token,
+        local_files_only=options.local_files_only,
+    )
+
+
+def open_preparer(options: EncoderOptions, checkpoint: Checkpoint) -> Preparer:
+    """The tokenizer under the recipe that options name; ConfigError where the checkpoint does not fit it."""
+    tokenizer = open_tokenizer(options, checkpoint)
+    recipe = options.find_recipe()
+    if recipe is None:
+        if options.recipe_options:
+            raise ConfigError(f"recipe_options: expected a recipe with them, got {dict(options.recipe_options)} alone")
+        return Preparer(tokenizer=tokenizer)
+    check_fit(recipe, checkpoint.config, tokenizer)
+    return Preparer.under(recipe, tokenizer)

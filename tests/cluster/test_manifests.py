@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from pipelines.job import EncodeJob
 from serve_app.deploy.deploy_file import check_deploy_file
-from t5enc.commands.option_files import read_options
 from t5enc.errors import ConfigError
+from t5enc.recipes.yaml_files import read_options
 from tests.cluster.manifests import (
     FOLDER,
     REPOSITORY,

@@ -7,7 +7,8 @@ from functools import cache
 
 from torch import Tensor
 
-from t5enc.text_encoder import TextEncoder, TokenIds
+from t5enc.text.prompts import TokenIds
+from t5enc.text_encoder import TextEncoder
 
 MODEL = "builtin:tiny"
 

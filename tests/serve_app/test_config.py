@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from serve_app.config import ServeConfig, check_exposure, is_loopback
-from t5enc.commands.option_files import read_options
 from t5enc.errors import ConfigError
+from t5enc.recipes.yaml_files import read_options
 
 
 def make(**options: Any) -> ServeConfig:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import infer_options
 from t5enc.checks.pipeline.runs import PLACES, Pass, PipelineRun, check_diffusers, load_pipeline, record_runs
 from t5enc.errors import ConfigError
@@ -26,7 +27,7 @@ from t5enc.recipes.describe import describe_line
 from t5enc.recipes.forms import make_null_texts, make_texts
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.prompts import Prompt
-from t5enc.text_encoder import TextEncoder, open_model
+from t5enc.text_encoder import TextEncoder
 
 # Attention kernels differ by up to 2e-5 where rows are of size one.
 TOLERANCE = 1e-4

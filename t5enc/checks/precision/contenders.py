@@ -17,12 +17,13 @@ from typing import Any
 import torch
 
 from t5enc.checkpoint.builtin import is_builtin, write_builtin
+from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.weights import is_fused
 from t5enc.errors import ConfigError
 from t5enc.hf import FAMILIES
 from t5enc.options import EncoderOptions
+from t5enc.text.preparer import open_tokenizer
 from t5enc.text.tokenizer import Tokenizer
-from t5enc.text_encoder import open_model, open_tokenizer
 
 FUSED = "t5enc, norms fused"
 PEER = "nai-t5-wrapper"

@@ -10,9 +10,8 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 
-from serve_app.api import bodies
+from serve_app.api import bodies, error_handlers
 from serve_app.api.schema import IdLists, Ids, Input, Texts
-from serve_app.http import replies
 from tests.serve_app.in_process import ask, post
 
 MANY = 200_000
@@ -55,7 +54,7 @@ def test_wrong_elements_without_number_make_a_handful_of_problems(
     answer = post(path, body)
     assert answer.status_code == 422, answer.text
     assert len(answer.text) < 1000
-    assert all(number <= replies.MOST_PROBLEMS for number in made)
+    assert all(number <= error_handlers.MOST_PROBLEMS for number in made)
 
 
 @pytest.mark.parametrize("kind", [Texts, Ids, IdLists, Input])

@@ -13,10 +13,11 @@ import torch
 from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.checkpoint.builtin import open_builtin
 from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, TooLongError
 from t5enc.online.waiting import Served
 from t5enc.options import EncoderOptions
-from t5enc.text_encoder import TextEncoder, open_model
+from t5enc.text_encoder import TextEncoder
 
 OPTIONS = EncoderOptions(model="builtin:tiny", max_length=32, token_budget=64)
 LIMITS = ServiceLimits(max_length=24, max_texts=8, queue_tokens=4096, queue_texts=256)

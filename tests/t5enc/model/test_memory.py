@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.memory_table import XXL, make_memory_table
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
-from t5enc.memory_table import XXL, make_memory_table
 from t5enc.model import precision
 from t5enc.model.attention import plan_flex, plan_sdpa
 from t5enc.model.encoder import Encoder

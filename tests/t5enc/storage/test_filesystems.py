@@ -10,8 +10,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from t5enc.errors import OutputError
-from t5enc.output import find_filesystem
-from t5enc.storage.filesystems import PatientS3, hide_credentials, open_filesystem
+from t5enc.storage.filesystems import PatientS3, find_filesystem, hide_credentials, open_filesystem
 
 HERE = "region=eu-west-1&scheme=http&endpoint_override=127.0.0.1:9"
 
