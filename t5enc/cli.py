@@ -10,7 +10,7 @@ from rich.console import Console
 
 from t5enc.errors import T5encError
 
-GROUP = "t5enc.commands.library"
+GROUP = "t5enc.commands"
 
 
 def build_app() -> typer.Typer:
