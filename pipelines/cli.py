@@ -11,13 +11,14 @@ import typer
 from t5enc.commands.library import RecipeOptions
 from t5enc.commands.option_files import merge_options
 from t5enc.errors import ConfigError
+from t5enc.storage import STORAGE_DTYPES
 
 Text = str | None
 Inputs = Annotated[list[str] | None, typer.Argument(help="Parquet files, folders or globs; URIs too.")]
 ModelOption = Annotated[Text, typer.Option(help="Hub id, folder, single file, diffusers repository or builtin:NAME.")]
 ColumnOption = Annotated[Text, typer.Option(help="Column of captions (default: caption).")]
 ChoiceOption = Annotated[Text, typer.Option(help="Of several captions a row: all or first.")]
-StorageOption = Annotated[Text, typer.Option(help="float16, bfloat16, float32 or int8 (default: float16).")]
+StorageOption = Annotated[Text, typer.Option(help=f"One of {', '.join(STORAGE_DTYPES)} (default: float16).")]
 LengthOption = Annotated[int | None, typer.Option(help="Longest caption in tokens (default: the recipe's, or 512).")]
 SubfolderOption = Annotated[Text, typer.Option(help="Folder of the model within a repository.")]
 RevisionOption = Annotated[Text, typer.Option(help="Branch, tag or commit of a hub repository.")]

@@ -1,172 +1,56 @@
-"""How embeddings lie in Parquet: the schema of one output row, and the codecs of its bytes.
+"""Embeddings in Parquet: the schema of an output row, and the codecs of its bytes.
 
-N captions, T tokens of all of them, M model dim.
-
-A caption's embedding is one value of a `large_binary` column beside its shape and dtype. Nested lists of floats
-write eight times slower, read ten times slower, and overflow 32-bit offsets after a few thousand captions.
+Names load on first use: the command line lists the codecs, and neither torch nor pyarrow is loaded for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+if TYPE_CHECKING:
+    from t5enc.storage.codecs import (
+        CODECS,
+        SCALE_BYTES,
+        STORAGE_DTYPES,
+        check_storage_dtype,
+        from_bytes,
+        to_bytes,
+        token_bytes,
+        working_dtype,
+    )
+    from t5enc.storage.schema import (
+        METADATA_KEY,
+        PREFIX,
+        SCHEMA,
+        CaptionKeys,
+        build_table,
+        column_format,
+        read_column,
+    )
 
-from t5enc.embeddings import Embeddings
-from t5enc.errors import ConfigError, OutputError
+__all__ = [
+    "CODECS",
+    "METADATA_KEY",
+    "PREFIX",
+    "SCALE_BYTES",
+    "SCHEMA",
+    "STORAGE_DTYPES",
+    "CaptionKeys",
+    "build_table",
+    "check_storage_dtype",
+    "column_format",
+    "from_bytes",
+    "read_column",
+    "to_bytes",
+    "token_bytes",
+    "working_dtype",
+]
 
-PREFIX = "text_embedding_"
-METADATA_KEY = b"t5enc"
-STORAGE_DTYPES = ("float16", "bfloat16", "float32", "int8")
-SCHEMA = pa.schema(
-    [
-        pa.field(f"{PREFIX}source", pa.string(), nullable=False),
-        pa.field(f"{PREFIX}row", pa.int64(), nullable=False),
-        pa.field(f"{PREFIX}caption_index", pa.int32(), nullable=False),
-        pa.field(f"{PREFIX}bytes", pa.large_binary()),
-        pa.field(f"{PREFIX}shape", pa.list_(pa.int32())),
-        pa.field(f"{PREFIX}dtype", pa.string(), nullable=False),
-        pa.field(f"{PREFIX}num_tokens", pa.int32(), nullable=False),
-        pa.field(f"{PREFIX}truncated", pa.bool_(), nullable=False),
-        pa.field(f"{PREFIX}error", pa.string()),
-    ]
-)
-# int8 stores a token as its float32 scale followed by M integers.
-SCALE_BYTES = 4
-
-
-def check_storage_dtype(dtype: str) -> None:
-    """ConfigError unless embeddings can be stored as `dtype`."""
-    if dtype not in STORAGE_DTYPES:
-        raise ConfigError(f"storage_dtype: expected one of {', '.join(STORAGE_DTYPES)}, got {dtype!r}")
-
-
-def working_dtype(storage: str) -> torch.dtype:
-    """The dtype that embeddings have in memory before they are stored and after they are read."""
-    return torch.float32 if storage == "int8" else getattr(torch, storage)
-
-
-def token_bytes(storage: str, dim: int) -> int:
-    """Bytes that one token takes on disk."""
-    return dim + SCALE_BYTES if storage == "int8" else dim * working_dtype(storage).itemsize
+_OF_SCHEMA = ("METADATA_KEY", "PREFIX", "SCHEMA", "CaptionKeys", "build_table", "column_format", "read_column")
 
 
-def to_bytes(values: Tensor, storage: str) -> NDArray[np.uint8]:
-    """(T, M) in the working dtype -> (T, bytes a token), without a copy unless quantized."""
-    if storage != "int8":
-        return values.contiguous().view(torch.uint8).numpy()
-    scale = values.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    quantized = (values / scale).round().to(torch.int8)
-    # Flat first: a column of no rows cannot be viewed as bytes.
-    scale_bytes = scale.flatten().view(torch.uint8).view(-1, SCALE_BYTES)
-    return torch.cat([scale_bytes, quantized.view(torch.uint8)], dim=1).numpy()
-
-
-def from_bytes(data: NDArray[np.uint8], storage: str, dim: int) -> Tensor:
-    """(T, bytes a token) -> (T, M) in the working dtype, without a copy unless quantized or read-only."""
-    raw = torch.from_numpy(data if data.flags.writeable else data.copy())
-    if storage != "int8":
-        return raw.view(working_dtype(storage))
-    scale = raw[:, :SCALE_BYTES].contiguous().view(torch.float32)
-    return raw[:, SCALE_BYTES:].view(torch.int8).float() * scale
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaptionKeys:
-    """Where each of N captions stands in the input."""
-
-    source: str
-    rows: NDArray[np.int64]
-    caption_indices: NDArray[np.int32]
-
-
-def build_table(
-    kept: pa.Table,
-    keys: CaptionKeys,
-    embeddings: Embeddings,
-    *,
-    storage: str,
-    truncated: NDArray[np.bool_],
-    errors: Sequence[str | None],
-) -> pa.Table:
-    """One row a caption: its kept columns, its key, its embedding, and the reason where it has none."""
-    count = len(errors)
-    reasons = pa.array(errors, pa.string())
-    is_null = np.array([error is not None for error in errors], dtype=bool)
-    lengths = np.where(is_null, 0, embeddings.lengths.numpy()).astype(np.int32)
-    columns = [
-        pa.array([keys.source], pa.string()).take(pa.array(np.zeros(count, np.int64))),
-        pa.array(keys.rows),
-        pa.array(keys.caption_indices),
-        _binary_column(to_bytes(embeddings.values, storage), embeddings.offsets.numpy(), is_null),
-        _shape_column(lengths, embeddings.dim, is_null),
-        pa.array([storage], pa.string()).take(pa.array(np.zeros(count, np.int64))),
-        pa.array(lengths),
-        pa.array(truncated & ~is_null),
-        reasons,
-    ]
-    return pa.Table.from_arrays([*kept.columns, *columns], schema=_join_schemas(kept.schema))
-
-
-def _join_schemas(kept: pa.Schema) -> pa.Schema:
-    return pa.schema([*kept, *SCHEMA])
-
-
-def _binary_column(data: NDArray[np.uint8], offsets: NDArray[np.int64], is_null: NDArray[np.bool_]) -> pa.Array:
-    """large_binary over the values as they lie in memory."""
-    buffers = [
-        pa.py_buffer(np.packbits(~is_null, bitorder="little")),
-        pa.py_buffer(offsets * data.shape[1]),
-        pa.py_buffer(data),
-    ]
-    return pa.Array.from_buffers(pa.large_binary(), len(is_null), buffers)
-
-
-def _shape_column(lengths: NDArray[np.int32], dim: int, is_null: NDArray[np.bool_]) -> pa.Array:
-    shapes = np.stack([lengths, np.full_like(lengths, dim)], axis=1)[~is_null]
-    offsets = np.concatenate([[0], np.cumsum(2 * ~is_null)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(shapes.ravel()), mask=pa.array(is_null))
-
-
-def read_column(column: pa.ChunkedArray, storage: str, dim: int) -> Embeddings:
-    """Embeddings of a `text_embedding_bytes` column; a column of one chunk is not copied."""
-    parts = [_read_chunk(chunk, storage, dim) for chunk in column.chunks if len(chunk)]
-    empty = Embeddings(torch.empty(0, dim, dtype=working_dtype(storage)), torch.zeros(1, dtype=torch.int64))
-    return Embeddings.concatenate(parts) if parts else empty
-
-
-def _read_chunk(chunk: pa.Array, storage: str, dim: int) -> Embeddings:
-    _, starts, data = chunk.cast(pa.large_binary()).buffers()
-    size = token_bytes(storage, dim)
-    offsets = np.frombuffer(starts, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-    if chunk.null_count:
-        return _read_with_nulls(chunk, storage, dim)
-    tokens, remainder = np.divmod(offsets - offsets[0], size)
-    if remainder.any():
-        raise OutputError(f"{PREFIX}bytes: expected multiples of {size} bytes ({storage}, {dim} wide), got others")
-    raw = np.frombuffer(data or bytearray(), np.uint8)[offsets[0] : offsets[-1]].reshape(-1, size)
-    return Embeddings(from_bytes(raw, storage, dim), torch.from_numpy(tokens))
-
-
-def _read_with_nulls(chunk: pa.Array, storage: str, dim: int) -> Embeddings:
-    """Null rows get no tokens, whatever their offsets say."""
-    present = _read_chunk(chunk.drop_null(), storage, dim)
-    lengths = torch.zeros(len(chunk), dtype=torch.int64)
-    lengths[torch.from_numpy(chunk.is_valid().to_numpy(zero_copy_only=False))] = present.lengths
-    return Embeddings.from_lengths(present.values, lengths)
-
-
-def column_format(schema: pa.Schema) -> Mapping[str, Any]:
-    """What a shard's metadata says of its embeddings: `storage_dtype`, `dim` and the rest of its job."""
-    import json
-
-    metadata = schema.metadata or {}
-    if METADATA_KEY not in metadata:
-        raise OutputError("this Parquet file was not written by t5enc: its metadata has no t5enc entry")
-    return json.loads(metadata[METADATA_KEY])  # type: ignore[no-any-return]
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 't5enc.storage' has no attribute {name!r}")
+    return getattr(import_module(f"t5enc.storage.{'schema' if name in _OF_SCHEMA else 'codecs'}"), name)

@@ -13,6 +13,7 @@ from pipelines.job import EncodeJob
 from pipelines.stores.store import open_store
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, OutputError, T5encError
+from t5enc.storage import STORAGE_DTYPES
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
@@ -40,6 +41,11 @@ def test_options_become_a_job(handed_over: list[EncodeJob]) -> None:
     assert (list(job.inputs), job.output, job.model) == (["a", "b"], "out", "m")
     assert job.keep_columns == ["id", "url"]
     assert job.actor_range() == (1, 4)
+
+
+def test_the_help_of_encode_lists_every_codec() -> None:
+    shown = " ".join(run("encode", "--help")[1].replace("│", " ").split())
+    assert f"One of {', '.join(STORAGE_DTYPES)} (default: float16)." in shown
 
 
 def test_the_command_line_wins_over_the_job_file(handed_over: list[EncodeJob], tmp_path: Path) -> None:

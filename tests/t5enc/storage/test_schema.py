@@ -1,4 +1,4 @@
-"""Embeddings to Parquet columns and back: exact where the dtype holds them, bounded where it does not."""
+"""Embeddings to Parquet columns and back, and what a row says of them."""
 
 from __future__ import annotations
 
@@ -11,47 +11,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from t5enc.embeddings import Embeddings
-from t5enc.errors import ConfigError, OutputError
+from t5enc.errors import OutputError
 from t5enc.storage import (
     PREFIX,
     SCHEMA,
-    STORAGE_DTYPES,
-    check_storage_dtype,
     column_format,
-    from_bytes,
     read_column,
-    to_bytes,
-    token_bytes,
-    working_dtype,
 )
+from tests.t5enc.storage.exactness import assert_reads, every_dtype, exact_dtype
 from tests.t5enc.written import DIM, FAILED, make_embeddings, make_table
 
 BYTES = f"{PREFIX}bytes"
 lengths = st.lists(st.integers(1, 4), max_size=6)
-every_dtype = pytest.mark.parametrize("storage", STORAGE_DTYPES)
-exact_dtype = pytest.mark.parametrize("storage", ["float16", "bfloat16", "float32"])
 
 
 def through_parquet(table: pa.Table, *, row_group_size: int | None = None) -> pa.Table:
     stream = io.BytesIO()
     pq.write_table(table, stream, row_group_size=row_group_size)
     return pq.read_table(pa.BufferReader(stream.getvalue()))
-
-
-def allowed_error(values: Tensor, storage: str) -> Tensor:
-    """(T, 1): nothing, or half a step of the largest value of a token."""
-    half_step = values.abs().amax(1, keepdim=True) / 127 / 2
-    return half_step * 1.001 if storage == "int8" else torch.zeros_like(half_step)
-
-
-def assert_reads(found: Embeddings, expected: Embeddings, storage: str) -> None:
-    assert found.lengths.tolist() == expected.lengths.tolist()
-    assert found.values.dtype == working_dtype(storage)
-    assert found.values.shape == expected.values.shape
-    assert ((found.values - expected.values).abs() <= allowed_error(expected.values, storage)).all()
 
 
 @every_dtype
@@ -99,29 +78,6 @@ def test_nothing_is_copied_between_memory_and_column(storage: str) -> None:
     assert found.values.data_ptr() == embeddings.values.data_ptr()
     second = read_column(table[BYTES].slice(1), storage, DIM)
     assert second.values.data_ptr() == embeddings[1].data_ptr()
-
-
-@exact_dtype
-def test_values_beyond_a_dtype_are_rounded_as_torch_rounds_them(storage: str) -> None:
-    values = torch.tensor([[1 / 3, -2.7182817, 1e-3, 0.0]]).to(working_dtype(storage))
-    assert torch.equal(from_bytes(to_bytes(values, storage), storage, DIM), values)
-
-
-@given(st.lists(st.lists(st.floats(-(2.0**90), 2.0**90, width=32), min_size=DIM, max_size=DIM), min_size=1, max_size=5))
-def test_int8_is_off_by_half_a_step_at_most(rows: list[list[float]]) -> None:
-    values = torch.tensor(rows)
-    found = from_bytes(to_bytes(values, "int8"), "int8", DIM)
-    # Below 1e-36 a step is itself subnormal.
-    assert ((found - values).abs() <= allowed_error(values, "int8") + 1e-38).all()
-
-
-def test_int8_holds_tokens_of_zeros() -> None:
-    assert not from_bytes(to_bytes(torch.zeros(2, DIM), "int8"), "int8", DIM).any()
-
-
-@every_dtype
-def test_a_token_takes_the_bytes_that_it_says(storage: str) -> None:
-    assert to_bytes(make_embeddings([3], storage=storage).values, storage).shape == (3, token_bytes(storage, DIM))
 
 
 def test_memory_that_may_not_be_written_is_read_all_the_same() -> None:
@@ -184,10 +140,3 @@ def test_a_file_says_how_its_bytes_are_to_be_read() -> None:
     assert column_format(table.schema) == {"storage_dtype": "float32", "dim": DIM}
     with pytest.raises(OutputError, match="was not written by t5enc"):
         column_format(pa.schema([]))
-
-
-def test_a_storage_dtype_that_is_none_is_refused() -> None:
-    for storage in STORAGE_DTYPES:
-        check_storage_dtype(storage)
-    with pytest.raises(ConfigError, match=r"^storage_dtype: expected one of float16, .*, got 'float64'"):
-        check_storage_dtype("float64")
