@@ -19,7 +19,7 @@ from serve_app.served.recipes import PreparedRequest
 from serve_app.served.refusals import RefusedError, refuse_count, refuse_empty, refuse_value
 from serve_app.served.service import ModelService
 from t5enc.errors import PrecisionError
-from t5enc.online.waiting import Served
+from t5enc.online.calls import Served
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.prompts import Prompt, count_tokens
 from t5enc.text.tokenizer import Cut, cut_ids

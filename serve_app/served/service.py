@@ -25,7 +25,7 @@ from t5enc.checkpoint.repository import infer_options
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, TooLongError
 from t5enc.online.batcher import Batcher, BatcherSnapshot
-from t5enc.online.waiting import Served
+from t5enc.online.calls import Served
 from t5enc.options import DEFAULT_LENGTH, NO_RECIPE, EncoderOptions
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.preparer import Preparer, open_preparer

@@ -22,15 +22,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from t5enc.errors import InputError, OverloadedError
-from t5enc.online.outcomes import Outcome, compute_outcomes, is_failing
+from t5enc.online.calls import Call, Served, WaitingText
+from t5enc.online.fault_isolation import TextResult, encode_isolating_faults, is_model_at_fault
 from t5enc.online.prompt_cache import PromptCache
-from t5enc.online.waiting import Call, Served, WaitingText
 from t5enc.text.prompts import Prompt, count_tokens
 from t5enc.text_encoder import TextEncoder
 
 Submit = Callable[[Callable[[TextEncoder], None]], Future[None]]
 # Seconds to come back after, while nothing is known of the model's speed.
-SHORTEST_RETRY = 1.0
+SHORTEST_RETRY_AFTER = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class BatcherSnapshot:
     A text asked for is a hit or a miss; a miss joins an equal one in flight (`coalesced`) or is queued. `texts` and
     `tokens` are those that batches were made of, `seconds_queued` what they waited, summed over them. Pads that are
     computed are tokens. `delivered` are the texts whose callers got their embeddings. `failures_in_a_row` are batches
-    in which every text failed, and the canary of `is_failing` too, or whose embeddings could not be kept: the model or
-    its machine is at fault, and not what it was asked.
+    in which every text failed, and the canary of `is_model_at_fault` too, or whose embeddings could not be kept: the
+    model or its machine is at fault, and not what it was asked.
     """
 
     queued_texts: int = 0
@@ -168,7 +168,9 @@ class Batcher:
                 f"got {texts} texts and {tokens} tokens"
             )
         if self._is_draining:
-            raise OverloadedError("the model is being closed: expected another replica to take this", SHORTEST_RETRY)
+            raise OverloadedError(
+                "the model is being closed: expected another replica to take this", SHORTEST_RETRY_AFTER
+            )
         counts = self._counts
         if counts.queued_texts + texts > self._max_texts or counts.queued_tokens + tokens > self._max_tokens:
             raise OverloadedError(
@@ -181,7 +183,7 @@ class Batcher:
         """Seconds until all that is in flight is done, at the speed so far."""
         counts = self._counts
         pace = counts.seconds_computing / counts.tokens if counts.tokens else 0.0
-        return max(SHORTEST_RETRY, pace * (counts.queued_tokens + counts.running_tokens))
+        return max(SHORTEST_RETRY_AFTER, pace * (counts.queued_tokens + counts.running_tokens))
 
     def _release(self, call: Call) -> None:
         """Forget a call; texts that nobody else waits for leave the queue."""
@@ -203,17 +205,17 @@ class Batcher:
         with self._lock:
             batch = self._take_batch()
         if batch:
-            outcomes, kept, has_failed = self._compute(encoder, batch)
+            results, kept, has_failed = self._compute(encoder, batch)
             with self._lock:
-                self._finish(batch, outcomes, kept, self._counts.failures_in_a_row + 1 if has_failed else 0)
+                self._finish(batch, results, kept, self._counts.failures_in_a_row + 1 if has_failed else 0)
 
     def _compute(
         self, encoder: TextEncoder, batch: Sequence[WaitingText]
-    ) -> tuple[Sequence[Outcome], dict[bytes, Tensor], bool]:
-        """Outcomes of a batch, what the cache will keep of it, and whether it failed by no fault of its texts."""
+    ) -> tuple[Sequence[TextResult], dict[bytes, Tensor], bool]:
+        """Results of a batch, what the cache will keep of it, and whether it failed by no fault of its texts."""
         try:
-            outcomes = compute_outcomes(encoder, [text.prompt for text in batch])
-            return outcomes, self._copy_kept(batch, outcomes), is_failing(encoder, outcomes)
+            results = encode_isolating_faults(encoder, [text.prompt for text in batch])
+            return results, self._copy_kept(batch, results), is_model_at_fault(encoder, results)
         except Exception as error:  # as when the host's memory is full: those who wait raise it
             return [error] * len(batch), {}, True
 
@@ -260,14 +262,14 @@ class Batcher:
         )
         self._counts = replace(begun, last_batch_texts=len(batch), last_batch_tokens=tokens)
 
-    def _copy_kept(self, batch: Sequence[WaitingText], outcomes: Sequence[Outcome]) -> dict[bytes, Tensor]:
+    def _copy_kept(self, batch: Sequence[WaitingText], results: Sequence[TextResult]) -> dict[bytes, Tensor]:
         """What the cache will keep of a batch: a view of it would keep all of the batch in memory."""
-        pairs = zip(batch, outcomes, strict=True)
-        finished = {text.key: outcome for text, outcome in pairs if isinstance(outcome, Tensor)}
+        pairs = zip(batch, results, strict=True)
+        finished = {text.key: result for text, result in pairs if isinstance(result, Tensor)}
         return {key: finished[key].clone() for key in self._cache.choose(finished)}
 
     def _finish(
-        self, batch: Sequence[WaitingText], outcomes: Sequence[Outcome], kept: dict[bytes, Tensor], failures: int
+        self, batch: Sequence[WaitingText], results: Sequence[TextResult], kept: dict[bytes, Tensor], failures: int
     ) -> None:
         """Callers get what is kept, or a view that lives as long as they answer with it."""
         assert self._batch_since is not None
@@ -278,8 +280,8 @@ class Batcher:
         self._running.clear()
         for key, hidden in kept.items():
             self._cache.put(key, hidden)
-        for text, outcome in zip(batch, outcomes, strict=True):
-            text.deliver(kept.get(text.key, outcome), now)
+        for text, result in zip(batch, results, strict=True):
+            text.deliver(kept.get(text.key, result), now)
 
     def _add(self, **amounts: float) -> None:
         self._counts = self._counts.plus(**amounts)

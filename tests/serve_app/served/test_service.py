@@ -15,7 +15,7 @@ from t5enc.checkpoint.builtin import open_builtin
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, TooLongError
-from t5enc.online.waiting import Served
+from t5enc.online.calls import Served
 from t5enc.options import EncoderOptions
 from t5enc.text_encoder import TextEncoder
 

@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from t5enc.online.batcher import Batcher
-from t5enc.online.waiting import Served
+from t5enc.online.calls import Served
 from t5enc.text.prompts import Prompt
 from tests.t5enc.hf.gate import DIM, PATIENCE, Gate, Ids
 

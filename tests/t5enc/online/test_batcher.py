@@ -17,7 +17,7 @@ from torch import Tensor
 from t5enc.actor import EncoderActor
 from t5enc.errors import InputError, OverloadedError, PrecisionError
 from t5enc.online.batcher import Batcher
-from t5enc.online.waiting import Served, copy_error
+from t5enc.online.calls import Served, copy_error
 from t5enc.options import EncoderOptions
 from t5enc.text.prompts import Document, Prompt
 from t5enc.text_encoder import TextEncoder
@@ -224,7 +224,7 @@ async def test_a_model_that_fails_whatever_it_is_asked_is_counted_until_it_answe
     assert batcher.snapshot().failures_in_a_row == 0
 
 
-@pytest.mark.parametrize("broken", ["Batcher._copy_kept", "is_failing"])
+@pytest.mark.parametrize("broken", ["Batcher._copy_kept", "is_model_at_fault"])
 @in_loop
 async def test_a_batch_that_fails_after_the_model_is_told_to_its_callers_and_counted(
     broken: str, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from t5enc.errors import PrecisionError
-from t5enc.online.outcomes import Outcome
+from t5enc.online.fault_isolation import TextResult
 from t5enc.text.prompts import Prompt
 
 
@@ -63,17 +63,17 @@ class Call:
         if self.begun is None:
             self.begun = now
 
-    def settle(self, text: WaitingText, outcome: Outcome, now: float) -> None:
+    def settle(self, text: WaitingText, result: TextResult, now: float) -> None:
         """One of its texts is through; the caller wakes after the last, or when the model failed."""
         self.ended = now
         self.awaited.discard(text)
         for place in text.callers[self]:
-            if isinstance(outcome, Tensor):
-                self.hidden[place] = outcome
-            elif isinstance(outcome, str):
-                self.failed[place] = outcome
+            if isinstance(result, Tensor):
+                self.hidden[place] = result
+            elif isinstance(result, str):
+                self.failed[place] = result
             else:
-                self.error = outcome
+                self.error = result
         if not self.awaited or self.error is not None:
             with contextlib.suppress(RuntimeError):  # in an event loop that was closed nobody waits
                 self.done.get_loop().call_soon_threadsafe(self._wake)
@@ -106,10 +106,10 @@ class WaitingText:
         for call in self.callers:
             call.begin(now)
 
-    def deliver(self, outcome: Outcome, now: float) -> None:
+    def deliver(self, result: TextResult, now: float) -> None:
         """Tell all calls."""
         for call in self.callers:
-            call.settle(self, outcome, now)
+            call.settle(self, result, now)
 
 
 def copy_error(error: Exception) -> Exception:
