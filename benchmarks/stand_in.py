@@ -34,4 +34,4 @@ class WaitingWorker(SpanWorker):
             encoder.counters.stream_tokens += tokens
             return torch.zeros(sum(len(document.ids) for document in documents), encoder.dim, dtype=dtype), {}
 
-        encoder._encode_stream = wait  # type: ignore[method-assign, assignment]
+        encoder.streams.encode = wait  # type: ignore[method-assign, assignment]

@@ -1,6 +1,7 @@
-"""Where the rows of documents go: each prompt's end to end, and equal documents computed once for all their places.
+"""Rows of documents on their way to the texts they are of: finished as a recipe says, and put where they are wanted.
 
-N texts, T rows of all of them, M model dim.
+Each prompt's lie end to end; equal documents are computed once for all their places. N texts, T rows of all of them or
+tokens of a stream, M model dim.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from t5enc.recipes.recipe import Finish
 from t5enc.text.prompts import Document, Prompt
+
+NORM_EPS = 1e-6
 
 
 class PlacedDocument(NamedTuple):
@@ -48,3 +54,32 @@ def scatter(hidden: Tensor, groups: Sequence[Sequence[PlacedDocument]], values: 
         for document, _, place in group:
             values[place : place + document.kept] = hidden[start : start + document.kept]
         start += len(group[0].document.ids)
+
+
+def finish_rows(
+    documents: Sequence[Document], hidden: Tensor, embedded: Tensor, projection: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """(T, M) hidden states of documents end to end, whose tokens' embeddings were (T, M) -> what pipelines pass on."""
+    if all(document.finish == "none" for document in documents):
+        return hidden
+    lengths = [len(document.ids) for document in documents]
+    parts = zip(documents, torch.split(hidden, lengths), torch.split(embedded, lengths), strict=True)
+    return torch.cat([_finish(document.finish, rows, before, projection) for document, rows, before in parts])
+
+
+def _finish(kind: Finish, hidden: Tensor, embedded: Tensor, projection: tuple[Tensor, Tensor] | None) -> Tensor:
+    """What two families do to hidden states before they are anyone's embeddings.
+
+    "add_norms" (LongCat) adds both, each normed over M without weights. "project" (Stable Audio) is a linear layer
+    with a bias, where the pipeline has one: it has none where the widths are equal.
+    """
+    if kind == "add_norms":
+        return _norm(hidden) + _norm(embedded)
+    if kind == "project" and projection is not None:
+        weight, bias = projection
+        return F.linear(hidden, weight, bias)
+    return hidden
+
+
+def _norm(rows: Tensor) -> Tensor:
+    return F.layer_norm(rows, rows.shape[-1:], eps=NORM_EPS)

@@ -29,7 +29,7 @@ class PacedWorker(SpanWorker):
     def started(self, actor: EncoderActor) -> None:
         super().started(actor)
         marks = Path(self.output).parent / "in-hand"
-        encode_stream = actor.encoder._encode_stream
+        encode_stream = actor.encoder.streams.encode
 
         def encode(texts: Any, dtype: Any) -> Any:
             mark = marks / str(os.getpid())
@@ -39,7 +39,7 @@ class PacedWorker(SpanWorker):
             mark.unlink()
             return encoded
 
-        actor.encoder._encode_stream = encode  # type: ignore[method-assign]
+        actor.encoder.streams.encode = encode  # type: ignore[method-assign]
 
 
 def main(folder: Path, options: dict[str, Any]) -> None:

@@ -24,14 +24,14 @@ class PoisonedWorker(SpanWorker):
     def started(self, actor: EncoderActor) -> None:
         super().started(actor)
         poison = actor.encoder.tokenize([POISON]).ids[0]
-        encode_stream = actor.encoder._encode_stream
+        encode_stream = actor.encoder.streams.encode
 
         def encode(documents: Any, dtype: Any) -> Any:
             if any(np.array_equal(document.ids, poison) for document in documents):
                 os.kill(os.getpid(), signal.SIGKILL)
             return encode_stream(documents, dtype)
 
-        actor.encoder._encode_stream = encode  # type: ignore[method-assign]
+        actor.encoder.streams.encode = encode  # type: ignore[method-assign]
 
 
 class DyingWorker(SpanWorker):
@@ -43,7 +43,7 @@ class DyingWorker(SpanWorker):
         super().started(actor)
         marks = Path(self.output).parent / "deaths"
         marks.mkdir(exist_ok=True)
-        encode_stream = actor.encoder._encode_stream
+        encode_stream = actor.encoder.streams.encode
         calls = 0
 
         def encode(texts: Any, dtype: Any) -> Any:
@@ -54,7 +54,7 @@ class DyingWorker(SpanWorker):
                 os.kill(os.getpid(), signal.SIGKILL)
             return encode_stream(texts, dtype)
 
-        actor.encoder._encode_stream = encode  # type: ignore[method-assign]
+        actor.encoder.streams.encode = encode  # type: ignore[method-assign]
 
 
 class BrokenWorker(DyingWorker):

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, InputError, PrecisionError
-from t5enc.text.placement import PlacedDocument, group_identical
-from t5enc.text.prompts import Document
-from t5enc.text_encoder import EncoderCounters, TextEncoder, _tell_unused
+from t5enc.text.streams import EncoderCounters
+from t5enc.text_encoder import TextEncoder, _tell_unused
 from tests.families import FAMILIES, make_checkpoint
 from tests.t5enc.conftest import Make
 from tests.t5enc.reference import ROUNDING, distance, random_ids, reference
@@ -100,19 +99,6 @@ def test_identical_texts_are_encoded_once_and_stored_for_each(tiny: TextEncoder)
     assert counters.useful_tokens == len(embeddings[0]) + len(embeddings[1])
     for copy, original in ((2, 0), (3, 0), (4, 1)):
         assert torch.equal(embeddings[copy], embeddings[original])
-
-
-def test_equal_documents_are_grouped_in_order_of_appearance() -> None:
-    a, b, c = (np.array(ids, dtype=np.int32) for ids in ([1], [1, 2], [2]))
-    documents = [
-        Document.of(b),
-        Document.of(a),
-        Document(b, keys=2, kept=1),
-        Document(b, keys=1, kept=2),
-        Document.of(c),
-    ]
-    placed = [PlacedDocument(document, text, 0) for text, document in enumerate(documents)]
-    assert [[one.text for one in group] for group in group_identical(placed)] == [[0, 2], [1], [3], [4]]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -13,7 +13,8 @@ import torch
 from t5enc.embeddings import Embeddings
 from t5enc.text.preparer import PreparedTexts
 from t5enc.text.prompts import Prompt
-from t5enc.text_encoder import EncodedTexts, EncoderCounters
+from t5enc.text.streams import EncoderCounters
+from t5enc.text_encoder import EncodedTexts
 
 DIM = 2
 MAX_LENGTH = 40
