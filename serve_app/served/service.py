@@ -30,7 +30,7 @@ from t5enc.options import DEFAULT_LENGTH, NO_RECIPE, EncoderOptions
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.preparer import Preparer, open_preparer
 from t5enc.text.prompts import Prompt, TokenIds
-from t5enc.text.token_spans import Piece
+from t5enc.text.token_spans import TokenSpan
 from t5enc.text.tokenizer import Cut
 from t5enc.text_encoder import TextEncoder
 
@@ -191,7 +191,7 @@ class ModelService:
         self._take_texts(sum(map(len, lists)), "ids", "ids")
         return await self._beside_loop(lambda: [self.decode(ids, skip_special_tokens) for ids in lists])
 
-    async def split_texts(self, texts: Sequence[str]) -> list[list[Piece]]:
+    async def split_texts(self, texts: Sequence[str]) -> list[list[TokenSpan]]:
         """The pieces of texts, as `pieces` has them, for a request that is being answered.
 
         Raises RefusedError for more characters than a request may have, OverloadedError where too many wait.
@@ -207,8 +207,8 @@ class ModelService:
                 raise InputError(f"ids: expected ids from 0 to {size - 1}, got {token}")
         return self._actor.encoder.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
-    def pieces(self, text: str) -> list[Piece]:
-        """What the tokenizer makes of a whole text, never cut: (id, piece, special, start, stop) a token.
+    def pieces(self, text: str) -> list[TokenSpan]:
+        """What the tokenizer makes of a whole text, never cut: (id, token, special, start, stop) a token.
 
         `text[start:stop]` is what the token was read from; None and None for tokens that were added.
         """

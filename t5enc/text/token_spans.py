@@ -12,52 +12,52 @@ BYTE_END = 1
 BYTE_CONTROLS = ("<pad>", "</s>", "<unk>")
 
 
-class Piece(NamedTuple):
+class TokenSpan(NamedTuple):
     """A token, read from `text[start:stop]`; None and None where it was added (special) or nothing tells."""
 
     id: int
-    piece: str
+    token: str
     special: bool
     start: int | None
     stop: int | None
 
 
-def split_with_transformers(tokenizer: Any, text: str) -> list[Piece]:
-    """Pieces as a tokenizer of transformers makes them."""
+def split_with_transformers(tokenizer: Any, text: str) -> list[TokenSpan]:
+    """Tokens as a tokenizer of transformers makes them."""
     told = {"return_special_tokens_mask": True, "return_offsets_mapping": tokenizer.is_fast}
     encoded = tokenizer(text, return_attention_mask=False, return_token_type_ids=False, verbose=False, **told)
     ids = encoded["input_ids"]
-    spans = encoded["offset_mapping"] if tokenizer.is_fast else [(None, None)] * len(ids)
+    places = encoded["offset_mapping"] if tokenizer.is_fast else [(None, None)] * len(ids)
     return [
-        Piece(token, piece, bool(special), *((None, None) if special else span))
-        for token, piece, special, span in zip(
-            ids, tokenizer.convert_ids_to_tokens(ids), encoded["special_tokens_mask"], spans, strict=True
+        TokenSpan(token_id, token, bool(special), *((None, None) if special else place))
+        for token_id, token, special, place in zip(
+            ids, tokenizer.convert_ids_to_tokens(ids), encoded["special_tokens_mask"], places, strict=True
         )
     ]
 
 
-def split_with_sentencepiece(processor: Any, text: str) -> list[Piece]:
-    """Pieces as sentencepiece makes them, and the end token."""
+def split_with_sentencepiece(processor: Any, text: str) -> list[TokenSpan]:
+    """Tokens as sentencepiece makes them, and the end token."""
     from sentencepiece.sentencepiece_pb2 import SentencePieceText
 
     content = text.encode()
     found = SentencePieceText.FromString(processor.encode(text, out_type="serialized_proto"))
     firsts, lasts = _characters_of_bytes(content)
-    pieces = [
-        Piece(token.id, token.piece, False, firsts[token.begin], max(firsts[token.begin], lasts[token.end]))
-        for token in found.pieces
+    spans = [
+        TokenSpan(piece.id, piece.piece, False, firsts[piece.begin], max(firsts[piece.begin], lasts[piece.end]))
+        for piece in found.pieces
     ]
     end = processor.eos_id()
-    return [*pieces, Piece(end, processor.id_to_piece(end), True, None, None)]
+    return [*spans, TokenSpan(end, processor.id_to_piece(end), True, None, None)]
 
 
-def split_bytes(text: str) -> list[Piece]:
+def split_bytes(text: str) -> list[TokenSpan]:
     """A token a byte, each read from the character that its byte is part of, and the end token."""
     content = text.encode()
     firsts, _ = _characters_of_bytes(content)
     places = zip(content, firsts, strict=False)
-    pieces = [Piece(byte + BYTE_OFFSET, f"<0x{byte:02X}>", False, first, first + 1) for byte, first in places]
-    return [*pieces, Piece(BYTE_END, BYTE_CONTROLS[BYTE_END], True, None, None)]
+    spans = [TokenSpan(byte + BYTE_OFFSET, f"<0x{byte:02X}>", False, first, first + 1) for byte, first in places]
+    return [*spans, TokenSpan(BYTE_END, BYTE_CONTROLS[BYTE_END], True, None, None)]
 
 
 def _characters_of_bytes(content: bytes) -> tuple[list[int], list[int]]:

@@ -25,7 +25,7 @@ from t5enc.text.token_spans import (
     BYTE_CONTROLS,
     BYTE_END,
     BYTE_OFFSET,
-    Piece,
+    TokenSpan,
     split_bytes,
     split_with_sentencepiece,
     split_with_transformers,
@@ -60,7 +60,7 @@ class Tokenizer:
     fingerprint: str
     to_ids: Callable[[list[str]], list[list[int]]]
     to_text: Callable[[list[int], bool], str]
-    to_pieces: Callable[[str], list[Piece]]
+    to_spans: Callable[[str], list[TokenSpan]]
     limit: int | None = None
     is_bytes: bool = False
 
@@ -78,9 +78,9 @@ class Tokenizer:
         """The text that ids stand for; ids beyond the tokenizer's own, which many models have, stand for nothing."""
         return self.to_text([int(token) for token in ids], skip_special_tokens)
 
-    def split(self, text: str) -> list[Piece]:
+    def split(self, text: str) -> list[TokenSpan]:
         """The tokens of one whole text and where in it they were read; their ids are those of `encode`, uncut."""
-        return self.to_pieces(check_texts([text])[0])
+        return self.to_spans(check_texts([text])[0])
 
     def _cut(self, ids: list[int], cut: Cut) -> NDArray[np.int32]:
         return np.array(cut_ids(ids, self.max_length, cut), dtype=np.int32)
@@ -159,7 +159,7 @@ def _load_transformers(folder: Path, max_length: int) -> Tokenizer:
         fingerprint=_hash_folder(type(tokenizer).__name__, folder),
         to_ids=to_ids,
         to_text=lambda ids, skip: str(tokenizer.decode(ids, skip_special_tokens=skip)),
-        to_pieces=partial(split_with_transformers, tokenizer),
+        to_spans=partial(split_with_transformers, tokenizer),
     )
 
 
@@ -204,7 +204,7 @@ def _load_sentencepiece(model: bytes, max_length: int) -> Tokenizer:
         fingerprint=hashlib.sha256(b"sentencepiece" + model).hexdigest(),
         to_ids=lambda texts: processor.encode(texts, add_eos=True),
         to_text=partial(_join_sentencepiece, processor),
-        to_pieces=partial(split_with_sentencepiece, processor),
+        to_spans=partial(split_with_sentencepiece, processor),
     )
 
 
@@ -235,5 +235,5 @@ def _load_bytes(max_length: int) -> Tokenizer:
         fingerprint=hashlib.sha256(b"bytes").hexdigest(),
         to_ids=to_ids,
         to_text=to_text,
-        to_pieces=split_bytes,
+        to_spans=split_bytes,
     )

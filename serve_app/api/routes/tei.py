@@ -34,7 +34,7 @@ from serve_app.api.wire import write_nested
 from serve_app.served.models import Models
 from serve_app.served.refusals import RefusedError, refuse_value
 from serve_app.served.service import TOKENIZER_THREADS, ModelService
-from t5enc.text.token_spans import Piece
+from t5enc.text.token_spans import TokenSpan
 
 
 def make_router(models: Models) -> APIRouter:
@@ -167,7 +167,7 @@ def check_prompt(name: str | None) -> None:
         raise refuse_value("prompt_name", f"expected none, since the model has no prompts, got {name!r}")
 
 
-def _describe(texts: Sequence[Sequence[Piece]], with_special: bool) -> list[list[dict[str, Any]]]:
+def _describe(texts: Sequence[Sequence[TokenSpan]], with_special: bool) -> list[list[dict[str, Any]]]:
     names = ("id", "text", "special", "start", "stop")
     pieces = [[dict(zip(names, piece, strict=True)) for piece in text] for text in texts]
     return [[piece for piece in text if with_special or not piece["special"]] for text in pieces]

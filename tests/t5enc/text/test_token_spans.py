@@ -29,24 +29,23 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @given(text=TEXT)
-def test_pieces_have_the_ids_that_are_encoded_and_spans_in_order(tokenizer: Tokenizer, text: str) -> None:
-    pieces = tokenizer.split(text)
-    assert [piece.id for piece in pieces] == tokenizer.encode([text]).ids[0].tolist()
-    read = [piece for piece in pieces if not piece.special]
-    spans = [(piece.start or 0, piece.stop or 0) for piece in read]
+def test_tokens_have_the_ids_that_are_encoded_and_spans_in_order(tokenizer: Tokenizer, text: str) -> None:
+    tokens = tokenizer.split(text)
+    assert [token.id for token in tokens] == tokenizer.encode([text]).ids[0].tolist()
+    spans = [(token.start or 0, token.stop or 0) for token in tokens if not token.special]
     assert all(0 <= start <= stop <= len(text) for start, stop in spans)
     assert [start for start, _ in spans] == sorted(start for start, _ in spans)
 
 
 def test_the_end_token_is_special_and_read_from_nothing(tokenizer: Tokenizer) -> None:
     *read, end = tokenizer.split("a bird")
-    assert (end.id, end.piece, end.special, end.start, end.stop) == (1, "</s>", True, None, None)
-    assert not any(piece.special for piece in read)
+    assert (end.id, end.token, end.special, end.start, end.stop) == (1, "</s>", True, None, None)
+    assert not any(token.special for token in read)
 
 
 def find_unread(tokenizer: Tokenizer, text: str) -> set[int]:
     """Places of characters, spaces apart, that no token was read from."""
-    spans = [(piece.start, piece.stop) for piece in tokenizer.split(text)]
+    spans = [(token.start, token.stop) for token in tokenizer.split(text)]
     read = {place for start, stop in spans if start is not None and stop is not None for place in range(start, stop)}
     return {place for place, character in enumerate(text) if not character.isspace()} - read
 
@@ -55,10 +54,10 @@ def test_spans_count_characters_and_not_bytes(tokenizer: Tokenizer) -> None:
     text = "Üüß 🐦 bird"
     assert find_unread(tokenizer, text) == set()
     assert tokenizer.split(text)[-2].stop == len(text)
-    assert any(text[piece.start : piece.stop] == "🐦" for piece in tokenizer.split(text) if not piece.special)
+    assert any(text[token.start : token.stop] == "🐦" for token in tokenizer.split(text) if not token.special)
 
 
-def test_half_a_surrogate_pair_has_no_pieces(tokenizer: Tokenizer) -> None:
+def test_half_a_surrogate_pair_has_no_tokens(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="lone surrogate"):
         tokenizer.split("a \ud800")
 
@@ -78,9 +77,9 @@ def test_ids_beyond_the_tokenizers_own_stand_for_nothing(tokenizer: Tokenizer) -
 def test_real_tokenizers_read_every_character(name: str, shared: Path) -> None:
     folder = shared / "data" / "tokenizers" / name
     tokenizers = [load_tokenizer(folder, max_length=512)]
-    if (folder / "spiece.model").is_file():
+    if (folder / "stoken.model").is_file():
         tokenizers.append(load_tokenizer(folder, max_length=512, kind="sentencepiece"))
     text = "Zwei Vögel fliegen 🐦 over the sea"
     for tokenizer in tokenizers:
-        assert [piece.id for piece in tokenizer.split(text)] == tokenizer.encode([text]).ids[0].tolist()
+        assert [token.id for token in tokenizer.split(text)] == tokenizer.encode([text]).ids[0].tolist()
         assert find_unread(tokenizer, text) == set()
