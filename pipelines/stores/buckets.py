@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 
 from pipelines.stores.object_store import ObjectStore
 from t5enc.errors import OutputError
-from t5enc.storage.filesystems import read_options
+from t5enc.storage.filesystems import recover_options
 
 # Of one request, its body included: a shard is one put, and a slow line is not a broken one.
 TIMEOUT = "300s"
@@ -28,7 +28,7 @@ def open_bucket(filesystem: Any, root: str) -> ObjectStore:
     bucket, _, prefix = root.partition("/")
     scheme, opener = ("s3", _open_s3) if isinstance(filesystem, pafs.S3FileSystem) else ("gs", _open_gcs)
     client = {"timeout": os.environ.get("AWS_TIMEOUT", TIMEOUT), "allow_http": True}
-    open_as = partial(opener, bucket, prefix, read_options(filesystem))
+    open_as = partial(opener, bucket, prefix, recover_options(filesystem))
     return ObjectStore(open_as(client | {"read_timeout": SILENCE}), f"{scheme}://{root}", sender=open_as(client))
 
 

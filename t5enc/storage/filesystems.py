@@ -32,14 +32,14 @@ class PatientS3(pafs.S3FileSystem):  # type: ignore[misc]
     @property
     def options(self) -> dict[str, Any]:
         """Credentials, region, endpoint and the rest, as S3FileSystem takes them."""
-        return read_options(super())
+        return recover_options(super())
 
 
 def _make_patient(options: Mapping[str, Any]) -> PatientS3:
     return PatientS3(**options)
 
 
-def read_options(filesystem: Any) -> dict[str, Any]:
+def recover_options(filesystem: Any) -> dict[str, Any]:
     """What Arrow's S3 or Google filesystem was opened with, or found out, as it takes it; only explicit credentials."""
     return dict(filesystem.__reduce__()[1][0])
 
@@ -88,7 +88,7 @@ def _open_native(scheme: str, rest: str, options: Mapping[str, Any]) -> tuple[An
     else:
         filesystem, bucket = pafs.FileSystem.from_uri(f"{scheme}://{authority}{query[0] if query else ''}")
     if isinstance(filesystem, pafs.S3FileSystem) and not isinstance(filesystem, PatientS3):
-        filesystem = PatientS3(**read_options(filesystem))
+        filesystem = PatientS3(**recover_options(filesystem))
     return filesystem, f"{bucket}/{key}".rstrip("/")
 
 
