@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from serve_app.served.service import ServiceLimits
 from t5enc.errors import ConfigError
 from t5enc.options import DEFAULT_LENGTH, EncoderOptions
-from t5enc.recipes.families import is_recipe_file, open_recipe
+from t5enc.recipes.opening import is_recipe_file, open_recipe
 from t5enc.recipes.recipe import Recipe
 
 # The name of our deployment in Serve, and what of our options it must be told itself: an application cannot say it.

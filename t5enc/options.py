@@ -13,7 +13,7 @@ from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
 from t5enc.model.memory import choose_budget, find_free_bytes
 from t5enc.model.precision import resolve_dtype
-from t5enc.recipes.families import open_recipe
+from t5enc.recipes.opening import open_recipe
 from t5enc.recipes.overrides import override
 from t5enc.recipes.recipe import Recipe
 

@@ -119,7 +119,7 @@ def change_recipe(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
     from dataclasses import replace
 
     changed = {**RECIPES, "pixart_sigma": replace(RECIPES["pixart_sigma"], **fields)}
-    monkeypatch.setattr("t5enc.recipes.families.RECIPES", changed)
+    monkeypatch.setattr("t5enc.recipes.opening.RECIPES", changed)
 
 
 @pytest.mark.parametrize(
