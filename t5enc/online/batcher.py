@@ -113,7 +113,7 @@ class Batcher:
         return served
 
     def snapshot(self) -> BatcherSnapshot:
-        """The figures of one moment."""
+        """What waits and runs, and what was done, at one moment."""
         return self._counts
 
     def is_stuck(self, seconds: float) -> bool:

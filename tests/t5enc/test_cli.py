@@ -33,8 +33,9 @@ def run_python(code: str) -> tuple[str, list[str]]:
     return done.stdout, done.stderr.split()
 
 
-def test_importing_the_command_line_loads_nothing_heavy() -> None:
-    assert run_python("import t5enc.cli") == ("", [])
+@pytest.mark.parametrize("module", ["t5enc", "t5enc.cli", "t5enc.storage", "t5enc.storage.codecs"])
+def test_what_the_command_line_imports_loads_nothing_heavy(module: str) -> None:
+    assert run_python(f"import {module}") == ("", [])
 
 
 @pytest.mark.parametrize("command", ["", "inspect", "bench", "encode"])
