@@ -113,10 +113,11 @@ def verify(
         raise ConfigError("model: expected one, or --pipeline with a diffusers repository, got neither")
     from rich.console import Console
 
+    from t5enc.checks.json_report import write_json
     from t5enc.checks.precision.plot import make_figure, plot_report
     from t5enc.checks.precision.table import describe_report, print_report
     from t5enc.checks.precision.verify import verify as run_verify
-    from t5enc.checks.printing import show_progress, write_json
+    from t5enc.checks.terminal import show_progress
     from t5enc.options import EncoderOptions
 
     captions = _read_captions(texts)
@@ -159,9 +160,9 @@ def _verify_pipeline(
 
     from rich.console import Console
 
+    from t5enc.checks.json_report import write_json
     from t5enc.checks.pipeline.table import print_comparison
     from t5enc.checks.pipeline.verify import TOLERANCE, verify_pipeline
-    from t5enc.checks.printing import write_json
     from t5enc.commands.option_files import parse_pairs
 
     if model is not None:
@@ -196,9 +197,9 @@ def calibrate(
     """Show the largest activations of every layer, and the room that float16 leaves them."""
     from rich.console import Console
 
-    from t5enc.checks.headroom import calibrate as run_calibrate
-    from t5enc.checks.headroom_table import describe_calibration, print_calibration
-    from t5enc.checks.printing import write_json
+    from t5enc.checks.headroom.calibrate import calibrate as run_calibrate
+    from t5enc.checks.headroom.table import describe_calibration, print_calibration
+    from t5enc.checks.json_report import write_json
     from t5enc.options import EncoderOptions
 
     fields = {"model": model, "subfolder": subfolder, "revision": revision, "device": device, "max_length": max_length}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from t5enc.checks.pipeline.verify import Comparison
-from t5enc.checks.printing import format_small, print_table, start_table
+from t5enc.checks.terminal import format_small, print_table, start_table
 
 
 def print_comparison(found: Comparison, console: Console) -> None:

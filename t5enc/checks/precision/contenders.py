@@ -30,7 +30,7 @@ PEER = "nai-t5-wrapper"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Contender:
     """Something to measure, and how to load it; an optional one may raise CheckpointError there."""
 
     name: str
@@ -80,7 +80,7 @@ def open_source(options: EncoderOptions, scratch: Path) -> tuple[Source, Tokeniz
     return source, open_tokenizer(named, checkpoint), resolved
 
 
-def list_candidates(source: Source, dtypes: Sequence[str], *, peers: bool) -> list[Candidate]:
+def list_contenders(source: Source, dtypes: Sequence[str], *, peers: bool) -> list[Contender]:
     """What is measured in each dtype; transformers in float32 is the reference itself.
 
     Raises ConfigError where peers are asked for and not installed.
@@ -91,7 +91,7 @@ def list_candidates(source: Source, dtypes: Sequence[str], *, peers: bool) -> li
         loaders[PEER] = load_peer
     pairs = [(dtype, name) for dtype in dtypes for name in loaders]
     return [
-        Candidate(
+        Contender(
             name=name,
             dtype=dtype,
             is_ours=name.startswith("t5enc"),

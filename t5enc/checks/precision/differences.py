@@ -98,7 +98,7 @@ def _check_finite(hidden: Tensor, batch: Batch) -> None:
         raise PrecisionError({batch.first + row: "transformers' states in float32 are not finite" for row in bad})
 
 
-class Distance:
+class Differences:
     """Differences of hidden states to the reference's, gathered batch by batch."""
 
     def __init__(self) -> None:
@@ -143,5 +143,5 @@ def _sum_squares(values: Tensor) -> float:
 
 
 def describe(values: StreamQuantiles) -> Difference:
-    """The figures of one group of elements."""
+    """Quantiles and the largest of one group of elements."""
     return Difference(values.count, values.quantiles(LEVELS), values.largest, values.is_exact)

@@ -1,4 +1,4 @@
-"""The picture of `t5enc verify`: quantiles to the right, absolute difference upwards, one line a candidate."""
+"""The picture of `t5enc verify`: quantiles to the right, absolute difference upwards, one line a contender."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from t5enc.checks.precision.differences import LEVELS, Difference
 from t5enc.checks.precision.verify import Report, Result
-from t5enc.checks.printing import format_small, print_table, start_table
+from t5enc.checks.terminal import format_small, print_table, start_table
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -44,8 +44,8 @@ def _describe_success(report: Report) -> str:
 
 
 def _quantile_table(title: str, results: Sequence[Result], select: Callable[[Result], Difference | None]) -> Table:
-    """A row a candidate, a column a quantile; the smallest of a dtype in bold."""
-    table = start_table(f"{title}: quantiles of all elements", "dtype", "candidate")
+    """A row a contender, a column a quantile; the smallest of a dtype in bold."""
+    table = start_table(f"{title}: quantiles of all elements", "dtype", "contender")
     for level in LEVELS:
         table.add_column(str(level), justify="right", no_wrap=True)
     for dtype, group in _group(results):
@@ -59,7 +59,7 @@ def _quantile_table(title: str, results: Sequence[Result], select: Callable[[Res
 
 
 def _summary_table(results: Sequence[Result]) -> Table:
-    table = start_table("everything, and the worst real token", "dtype", "candidate")
+    table = start_table("everything, and the worst real token", "dtype", "contender")
     table.add_column("relative L2", justify="right", no_wrap=True)
     table.add_column("not finite", justify="right", no_wrap=True)
     table.add_column("error", justify="right", no_wrap=True)
@@ -93,5 +93,5 @@ def _emphasise(value: float, is_best: bool) -> str:
 
 
 def describe_report(report: Report) -> dict[str, Any]:
-    """All figures under their names, for `write_json`; `pads` is None where there are none."""
+    """All numbers under their names, for `write_json`; `pads` is None where there are none."""
     return asdict(report) | {"levels": LEVELS}

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import torch
 
-from t5enc.checks.precision.contenders import Candidate, list_candidates, load_transformers, open_source
+from t5enc.checks.json_report import read_versions
+from t5enc.checks.precision.contenders import Contender, list_contenders, load_transformers, open_source
 from t5enc.checks.precision.differences import (
     LEVELS,
     Difference,
-    Distance,
+    Differences,
     Reference,
     WorstToken,
     describe,
     encode_batch,
     make_batches,
 )
-from t5enc.checks.printing import read_versions
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
@@ -39,7 +39,7 @@ FLOAT32_TOLERANCE = 2e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How far one candidate is from the reference; `pads` is None where no batch had any."""
+    """How far one contender is from the reference; `pads` is None where no batch had any."""
 
     name: str
     dtype: str
@@ -53,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All results, and in `failures` what of ours is past the tolerance; `skipped` maps candidates to reasons."""
+    """All results, and in `failures` what of ours is past the tolerance; `skipped` maps contenders to reasons."""
 
     model: str
     device: str
@@ -80,7 +80,7 @@ def verify(
     peers: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Measure every candidate on these texts, in padded batches of mixed lengths.
+    """Measure every contender on these texts, in padded batches of mixed lengths.
 
     `tolerance` is the relative L2 distance that ours may have in any dtype; without it, 2e-5 in float32, and in 16 bit
     no quantile of real tokens above that of transformers in the same dtype.
@@ -93,11 +93,11 @@ def verify(
     names = [str(resolve_dtype(dtype, torch.device("cpu"))).removeprefix("torch.") for dtype in dtypes]
     with tempfile.TemporaryDirectory(prefix="t5enc-verify-") as scratch:
         source, tokenizer, options = open_source(options, Path(scratch))
-        candidates = list_candidates(source, names, peers=peers)
+        contenders = list_contenders(source, names, peers=peers)
         batches = make_batches(tokenizer, texts, batch_size)
         progress("transformers float32, the reference")
         reference = Reference(Path(scratch), load_transformers(source, "float32"), batches, source.device)
-        results, skipped = measure_all(candidates, reference, tokenizer, progress)
+        results, skipped = measure_all(contenders, reference, tokenizer, progress)
     return Report(
         model=options.model,
         device=source.device,
@@ -116,19 +116,19 @@ def verify(
 
 
 def measure_all(
-    candidates: Sequence[Candidate], reference: Reference, tokenizer: Tokenizer, progress: Callable[[str], None]
+    contenders: Sequence[Contender], reference: Reference, tokenizer: Tokenizer, progress: Callable[[str], None]
 ) -> tuple[list[Result], dict[str, str]]:
     """Results of those that can be had, and why the others cannot: norms whose scales cannot be fused."""
     results, skipped = [], {}
-    for candidate in candidates:
+    for contender in contenders:
         free_memory()
-        progress(f"{candidate.name} {candidate.dtype}")
+        progress(f"{contender.name} {contender.dtype}")
         try:
-            results.append(measure(candidate, reference, tokenizer))
+            results.append(measure(contender, reference, tokenizer))
         except CheckpointError as error:
-            if not candidate.is_optional:
+            if not contender.is_optional:
                 raise
-            skipped[f"{candidate.name} {candidate.dtype}"] = str(error)
+            skipped[f"{contender.name} {contender.dtype}"] = str(error)
     return results, skipped
 
 
@@ -139,21 +139,21 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def measure(candidate: Candidate, reference: Reference, tokenizer: Tokenizer) -> Result:
-    """One candidate over all batches; CheckpointError where it cannot be made of these weights."""
-    model = candidate.load()
-    distance = Distance()
+def measure(contender: Contender, reference: Reference, tokenizer: Tokenizer) -> Result:
+    """One contender over all batches; CheckpointError where it cannot be made of these weights."""
+    model = contender.load()
+    differences = Differences()
     for batch, expected in reference:
-        distance.add(encode_batch(model, batch, reference.device).float(), expected, batch)
+        differences.add(encode_batch(model, batch, reference.device).float(), expected, batch)
     return Result(
-        name=candidate.name,
-        dtype=candidate.dtype,
-        is_ours=candidate.is_ours,
-        real=describe(distance.real),
-        pads=describe(distance.pads) if distance.pads.count else None,
-        relative_l2=distance.relative_l2,
-        non_finite=distance.non_finite,
-        worst=distance.find_worst(reference.batches, tokenizer),
+        name=contender.name,
+        dtype=contender.dtype,
+        is_ours=contender.is_ours,
+        real=describe(differences.real),
+        pads=describe(differences.pads) if differences.pads.count else None,
+        relative_l2=differences.relative_l2,
+        non_finite=differences.non_finite,
+        worst=differences.find_worst(reference.batches, tokenizer),
     )
 
 

@@ -21,11 +21,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from t5enc.checkpoint.builtin import sample_captions, write_builtin
+from t5enc.checks.json_report import write_json
 from t5enc.checks.precision.differences import LEVELS
 from t5enc.checks.precision.plot import plot_report
 from t5enc.checks.precision.table import describe_report, print_report
 from t5enc.checks.precision.verify import Report, Result, verify
-from t5enc.checks.printing import format_small, write_json
+from t5enc.checks.terminal import format_small
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, OutputError, PrecisionError
 from t5enc.hf.stack import FusedStack

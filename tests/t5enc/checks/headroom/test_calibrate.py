@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from t5enc import TextEncoder
 from t5enc.checkpoint.builtin import sample_captions, write_builtin
-from t5enc.checks.headroom import SITES, Calibration, Peak, add_headroom, calibrate
-from t5enc.checks.headroom_table import describe_calibration, describe_verdict, format_large, print_calibration
-from t5enc.checks.printing import write_json
+from t5enc.checks.headroom.calibrate import SITES, Calibration, Peak, add_headroom, calibrate
+from t5enc.checks.headroom.table import describe_calibration, describe_verdict, format_large, print_calibration
+from t5enc.checks.json_report import write_json
 from t5enc.cli import build_app
 from t5enc.errors import PrecisionError
 from t5enc.options import EncoderOptions

@@ -1,4 +1,4 @@
-"""What `t5enc calibrate` found, as a table for the terminal and as figures for JSON."""
+"""What `t5enc calibrate` found, as a table for the terminal and as numbers for JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from t5enc.checks.headroom import SITES, Calibration, Peak
-from t5enc.checks.printing import print_table, start_table
+from t5enc.checks.headroom.calibrate import SITES, Calibration, Peak
+from t5enc.checks.terminal import print_table, start_table
 
 
 def print_calibration(found: Calibration, console: Console) -> None:
@@ -78,6 +78,6 @@ def describe_verdict(found: Calibration) -> str:
 
 
 def describe_calibration(found: Calibration) -> dict[str, Any]:
-    """All figures under their names, for `write_json`."""
+    """All numbers under their names, for `write_json`."""
     layer, site = found.tightest
     return asdict(found) | {"tightest": {"layer": layer, "site": site, "headroom": found.headroom}}
