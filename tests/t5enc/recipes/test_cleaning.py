@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from types import SimpleNamespace
@@ -49,9 +50,10 @@ TEXTS = st.lists(
     ),
     max_size=14,
 ).map("".join)
+IS_ALL = os.environ.get("T5ENC_TEST_PROFILE") == "all"
 FUZZ = settings(
-    max_examples=10_000,
-    derandomize=True,
+    max_examples=10_000 if IS_ALL else 500,
+    derandomize=not IS_ALL,
     database=None,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -65,7 +67,7 @@ def _silent(caplog: pytest.LogCaptureFixture) -> None:
 
 @cache
 def draw_texts() -> list[str]:
-    """10,000 texts, the same ones at every run and for every routine: to draw them takes longer than to clean them."""
+    """The same texts for every routine, 500 or, under the profile `all`, 10,000: to draw takes longer than to clean."""
     drawn: list[str] = []
 
     @FUZZ
@@ -95,7 +97,7 @@ def find_classes(*names: str) -> list[Any]:
 DEEPFLOYDS = ("PixArtAlphaPipeline", "IFPipeline", "LattePipeline")
 
 
-@pytest.mark.slow
+@pytest.mark.hypothesis
 @pytest.mark.filterwarnings("ignore::bs4.MarkupResemblesLocatorWarning")
 def test_texts_are_cleaned_as_deepfloyds_pipelines_do() -> None:
     theirs = [
@@ -105,14 +107,14 @@ def test_texts_are_cleaned_as_deepfloyds_pipelines_do() -> None:
     fuzz(theirs, CLEANERS["if"])
 
 
-@pytest.mark.slow
+@pytest.mark.hypothesis
 def test_texts_are_lowered_as_deepfloyds_pipelines_do_without_cleaning() -> None:
     theirs = [lambda text, it=it: it._text_preprocessing(text)[0] for it in find_classes(*DEEPFLOYDS)]
 
     fuzz(theirs, CLEANERS["lower"])
 
 
-@pytest.mark.slow
+@pytest.mark.hypothesis
 def test_texts_are_cleaned_as_wans_pipelines_do() -> None:
     pytest.importorskip("diffusers", reason="needs diffusers: pip install 't5enc[diffusers]'")
     from diffusers.pipelines.chronoedit import pipeline_chronoedit
@@ -122,7 +124,7 @@ def test_texts_are_cleaned_as_wans_pipelines_do() -> None:
     fuzz([pipeline_wan.prompt_clean, pipeline_chronoedit.prompt_clean], CLEANERS["wan"])
 
 
-@pytest.mark.slow
+@pytest.mark.hypothesis
 def test_texts_are_cleaned_as_longcat_does() -> None:
     pytest.importorskip("diffusers", reason="needs diffusers: pip install 't5enc[diffusers]'")
     from diffusers.pipelines.longcat_audio_dit.pipeline_longcat_audio_dit import _normalize_text
@@ -130,14 +132,14 @@ def test_texts_are_cleaned_as_longcat_does() -> None:
     fuzz([_normalize_text], CLEANERS["longcat"])
 
 
-@pytest.mark.slow
+@pytest.mark.hypothesis
 def test_quotes_are_found_as_glm_image_does() -> None:
     (pipeline,) = find_classes("GlmImagePipeline")
 
     fuzz([lambda text: pipeline.get_glyph_texts(text)[0] or [""]], lambda text: make_texts(RECIPES["glm_image"], text))
 
 
-@pytest.mark.slow
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", ["hunyuan_image", "hunyuan_video1_5"])
 def test_quotes_are_named_as_hunyuans_pipelines_do(name: str) -> None:
     pytest.importorskip("diffusers", reason="needs diffusers: pip install 't5enc[diffusers]'")
@@ -148,7 +150,7 @@ def test_quotes_are_named_as_hunyuans_pipelines_do(name: str) -> None:
     fuzz([lambda text: [named] if (named := extract(text)) else []], lambda text: make_texts(RECIPES[name], text))
 
 
-@pytest.mark.slow
+@pytest.mark.hypothesis
 def test_the_template_is_filled_as_visualcloze_does() -> None:
     (pipeline,) = find_classes("VisualClozeGenerationPipeline")
     reached: list[str] = []

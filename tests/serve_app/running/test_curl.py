@@ -17,11 +17,11 @@ import torch
 from safetensors.numpy import load_file
 
 from t5enc.storage import PREFIX
-from tests.serve_app.conftest import KEY, Service
-from tests.serve_app.real_serve import MODEL, load_encoder, pool_alone, tokenize
+from tests.serve_app.running.real_serve import MODEL, load_encoder, pool_alone, tokenize
+from tests.serve_app.running.service import KEY, Service
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
     pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl (apt-get install curl)"),
 ]
 TEXTS = ["a red fox in the snow", "two boats at dawn"]

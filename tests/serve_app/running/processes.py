@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 
 from tests import waiting
-from tests.serve_app.conftest import Service
+from tests.serve_app.running.service import Service
 
 # Only for a test that would otherwise never end.
 PATIENCE = 120.0

@@ -17,10 +17,10 @@ from serve_app.config import ServeConfig
 from serve_app.deploy.deploy_file import check_deploy_file, make_deploy_file
 from serve_app.deploy.haproxy import find_port
 from t5enc.text_encoder import TextEncoder
-from tests.serve_app.conftest import RAY_KEY, Running, Service
+from tests.serve_app.running.service import RAY_KEY, Running, Service
 
 pytest.importorskip("ray.serve", reason="needs ray[serve]")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.xdist_group("ray")
 # The command `serve`, and SIGINT ends it also where a shell has it ignored, as in its background jobs.
 SERVE_COMMAND = """
 import signal
@@ -83,6 +83,7 @@ def check_words(url: str) -> None:
     assert len(Client(url).encode(["a cat"])) == 1
 
 
+@pytest.mark.own_service
 def test_a_written_file_deploys_several_models_and_applications(tmp_path: Path) -> None:
     port = find_port()
     url = f"http://127.0.0.1:{port}"
@@ -132,6 +133,7 @@ def check_two_models(url: str) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
+@pytest.mark.own_service
 def test_a_host_for_all_is_refused_without_keys_under_serve_run(tmp_path: Path) -> None:
     """The replica asks Serve where it listens: nothing in the application's own options tells."""
     content = make_deploy_file(ServeConfig.from_mapping({"model": "builtin:tiny", "port": find_port()}))

@@ -20,10 +20,10 @@ from serve_app.client import Client
 from t5enc import load_embeddings
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.embeddings import Embeddings
-from tests.serve_app.conftest import KEY, Service
-from tests.serve_app.real_serve import MODEL
+from tests.serve_app.running.real_serve import MODEL
+from tests.serve_app.running.service import KEY, Service
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.xdist_group("ray")
 # Two sets, so that nothing asked for under load is answered from what was asked for before.
 QUIET = sample_captions()
 BUSY = [f"Seen in a busy hour: {caption}" for caption in QUIET]
@@ -112,6 +112,7 @@ def test_texts_under_mixed_load_have_the_numbers_that_were_stored(service: Servi
     assert_same(encode_busily(service, BUSY), stored["busy"])
 
 
+@pytest.mark.own_service
 def test_deterministic_texts_have_the_bits_that_were_stored(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:

@@ -14,10 +14,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.serve_app.conftest import KEY, Service
 from tests.serve_app.in_process import post
-from tests.serve_app.load import steady_load
-from tests.serve_app.processes import (
+from tests.serve_app.running.load import steady_load
+from tests.serve_app.running.processes import (
     HAPROXY,
     MANAGER,
     PATIENCE,
@@ -26,9 +25,10 @@ from tests.serve_app.processes import (
     kill_and_await_another,
     wait_until,
 )
-from tests.serve_app.real_serve import MODEL
+from tests.serve_app.running.real_serve import MODEL
+from tests.serve_app.running.service import KEY, Service
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.xdist_group("ray")
 HUGE = 100_000_000
 MEBIBYTE = 1 << 20
 # Above what a replica's memory moves by itself: arenas of the allocator, finished prompts that are kept.
@@ -232,6 +232,7 @@ def read_requests(service: Service) -> Counter[str]:
     return sums
 
 
+@pytest.mark.own_service
 def test_requests_counted_are_those_answered_and_those_refused(start_service: Callable[..., Service]) -> None:
     service = start_service()
     post_all(service, "/embed", [b'{"inputs": "counted"}'] * 7 + [b'{"inputs": 5}'] * 4)

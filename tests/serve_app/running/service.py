@@ -1,4 +1,4 @@
-"""A real service for the whole session: `t5enc serve` in a process of its own, as people run it."""
+"""A real service: `t5enc serve` in a process of its own, as people run it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -129,28 +129,3 @@ class Service:
 def name_actor(process: psutil.Process) -> str:
     """A process's name without what Ray puts behind it: the method that it is at."""
     return process.name().partition(".")[0]
-
-
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service that the tests of a session share, with a key."""
-    pytest.importorskip("ray.serve", reason="needs ray[serve]")
-    folder = tmp_path_factory.mktemp("service")
-    (folder / "keys").write_text(f"# of the tests\n{KEY}\n")
-    started = Service(folder, "--keys-file", str(folder / "keys"))
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Start a service of one's own, with options of `t5enc serve`; it ends with the test at the latest."""
-    started: list[Service] = []
-
-    def start(*options: str, settings: str = "", environment: Mapping[str, str] | None = None) -> Service:
-        started.append(Service(tmp_path, *options, settings=settings, environment=environment))
-        return started[-1]
-
-    yield start
-    for service in started:
-        service.stop()

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 
 from serve_app.client import Client
-from tests.serve_app.conftest import KEY, Service
-from tests.serve_app.processes import PATIENCE
-from tests.serve_app.real_serve import load_encoder
+from tests.serve_app.running.processes import PATIENCE
+from tests.serve_app.running.real_serve import load_encoder
+from tests.serve_app.running.service import KEY, Service
 
 
 @dataclass

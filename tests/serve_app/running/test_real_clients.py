@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.serve_app.conftest import KEY, Service
-from tests.serve_app.real_serve import MODEL, load_encoder, pool_alone, tokenize
+from tests.serve_app.running.real_serve import MODEL, load_encoder, pool_alone, tokenize
+from tests.serve_app.running.service import KEY, Service
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.xdist_group("ray")
 TEXTS = ["a red fox in the snow", "two boats at dawn", "Ein Café, 日本", "word " * 20]
 LONG = "word " * 100
 
