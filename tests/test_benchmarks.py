@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import pytest
 
 from t5enc.recipes.cleaning import CLEANERS
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
+NAMED = re.findall(r"^python -m (benchmarks\.\w+)", (ROOT / "benchmarks" / "README.md").read_text(), re.MULTILINE)
 
 
 def run_quickly(name: str, folder: Path) -> dict[str, Any]:
@@ -26,6 +28,13 @@ def run_quickly(name: str, folder: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+def test_every_benchmark_that_is_told_of_finds_what_it_measures() -> None:
+    assert len(NAMED) >= 10
+    for name in NAMED:
+        assert callable(import_module(name).main)
+
+
+@pytest.mark.long
 def test_every_peer_gives_the_embeddings_of_transformers(tmp_path: Path) -> None:
     figures = run_quickly("peers", tmp_path)
     rows = {row["name"]: row for row in figures["rows"]}
@@ -36,12 +45,14 @@ def test_every_peer_gives_the_embeddings_of_transformers(tmp_path: Path) -> None
     assert rows["plain products alone"]["ratio"] > 0
 
 
+@pytest.mark.long
 def test_every_loader_loads_and_is_watched(tmp_path: Path) -> None:
     figures = run_quickly("load", tmp_path)
     assert [row["name"] for row in figures["rows"]][:2] == ["t5enc, packed", "t5enc"]
     assert all(row["bytes_peak"] >= row["bytes_before"] > 0 for row in figures["rows"])
 
 
+@pytest.mark.long
 def test_one_text_at_a_time_is_timed_with_and_without_pads(tmp_path: Path) -> None:
     rows = run_quickly("single", tmp_path)["rows"]
     ran = {(row["name"], row["real"]): row for row in rows if "ms" in row}
@@ -49,6 +60,7 @@ def test_one_text_at_a_time_is_timed_with_and_without_pads(tmp_path: Path) -> No
     assert all(row["error"] < 1e-5 and row["flops_per_second"] > 0 for row in ran.values())
 
 
+@pytest.mark.long
 def test_every_cleaning_is_timed_beside_the_tokenizer_alone(tmp_path: Path) -> None:
     figures = run_quickly("recipes", tmp_path)
     alone, *rows = figures["rows"]
@@ -58,6 +70,7 @@ def test_every_cleaning_is_timed_beside_the_tokenizer_alone(tmp_path: Path) -> N
     assert all(row["cores"]["base"] > row["cores"]["T5-XXL"] > 0 for row in rows)
 
 
+@pytest.mark.long
 def test_every_step_of_the_driver_is_measured(tmp_path: Path) -> None:
     rows = {row["step"]: row for row in run_quickly("driver", tmp_path)["rows"]}
     assert (rows["begin"]["left"], rows["resume"]["left"]) == (300, 150)
@@ -65,6 +78,8 @@ def test_every_step_of_the_driver_is_measured(tmp_path: Path) -> None:
     assert all(row["bytes_peak"] > 0 for row in rows.values())
 
 
+@pytest.mark.long
+@pytest.mark.xdist_group("ray")
 def test_actors_that_only_wait_are_counted_and_a_thousand_gpus_are_worked_out(tmp_path: Path) -> None:
     figures = run_quickly("scaling", tmp_path)
     assert [row["actors"] for row in figures["rows"]] == [1, 2]
@@ -73,6 +88,8 @@ def test_actors_that_only_wait_are_counted_and_a_thousand_gpus_are_worked_out(tm
     assert figures["limits"] == sorted(figures["limits"], key=lambda limit: limit["cards"])
 
 
+@pytest.mark.long
+@pytest.mark.xdist_group("ray")
 def test_the_service_is_asked_in_every_way_and_gives_the_embeddings_of_the_engine(tmp_path: Path) -> None:
     pytest.importorskip("ray.serve", reason="needs ray[serve]")
     figures = run_quickly("serve", tmp_path)
