@@ -19,6 +19,6 @@ LEFT_OUT = [
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=50, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=min(settings.default.max_examples, 200), database=None, suppress_health_check=list(HealthCheck))
 def test_made_up_requests_are_answered_as_described(case: Any) -> None:
     case.call_and_validate(excluded_checks=LEFT_OUT)

@@ -20,6 +20,8 @@ class Made(NamedTuple):
 
 
 Make = Callable[..., Made]
+# Compiled Flex where another quick test compiles it, too.
+FLEX = pytest.param("flex_attention", marks=pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

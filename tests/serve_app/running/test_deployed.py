@@ -61,6 +61,7 @@ def get(url: str, **options: Any) -> httpx2.Response:
     return httpx2.get(url, timeout=60, **options)
 
 
+@pytest.mark.long
 def test_serve_run_takes_words_and_serves_beside_others_under_a_path_of_its_own(service: Service) -> None:
     address = ["--address", service.ray_address, "--non-blocking"]
     service.join(*SERVE, *address, "--name", "words", "--route-prefix", "/m/words", *WORDS)
@@ -143,6 +144,7 @@ def test_a_host_for_all_is_refused_without_keys_under_serve_run(tmp_path: Path) 
     started.stop(signal.SIGINT)
 
 
+@pytest.mark.long
 def test_a_model_that_hangs_is_replaced(service: Service) -> None:
     url = service.url + "/m/hanging"
     service.join(sys.executable, "-c", HANGING, service.ray_address)

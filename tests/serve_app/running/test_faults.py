@@ -83,6 +83,7 @@ def read_status(connection: socket.socket) -> int:
         return int(answer.readline().split()[1])
 
 
+@pytest.mark.long
 def test_a_replica_killed_under_load_is_no_error_to_clients_that_retry(service: Service) -> None:
     with steady_load(service) as load:
         for _ in range(2):
@@ -90,6 +91,7 @@ def test_a_replica_killed_under_load_is_no_error_to_clients_that_retry(service: 
             load.wait_for(20)
 
 
+@pytest.mark.long
 def test_haproxy_killed_under_load_is_no_error_to_clients_that_retry(service: Service) -> None:
     needs_process(service, HAPROXY)
     with steady_load(service) as load:
@@ -98,6 +100,7 @@ def test_haproxy_killed_under_load_is_no_error_to_clients_that_retry(service: Se
             load.wait_for(20)
 
 
+@pytest.mark.long
 def test_a_proxy_actor_killed_under_load_is_no_error_to_clients_that_retry(service: Service) -> None:
     needs_process(service, MANAGER)
     with steady_load(service) as load:
@@ -105,6 +108,7 @@ def test_a_proxy_actor_killed_under_load_is_no_error_to_clients_that_retry(servi
         load.wait_for(20)
 
 
+@pytest.mark.long
 def test_hundreds_that_hang_up_leave_nothing_behind(service: Service) -> None:
     body = json.dumps({"inputs": [f"{count} herons that nobody waits for" for count in range(64)]})
     head = f"Content-Length: {len(body)}"
@@ -116,6 +120,7 @@ def test_hundreds_that_hang_up_leave_nothing_behind(service: Service) -> None:
         load.wait_for(20)
 
 
+@pytest.mark.long
 def test_slow_senders_by_the_dozen_hold_up_nobody(service: Service) -> None:
     with ExitStack() as stack:
         slow = [stack.enter_context(closing(open_request(service, "Content-Length: 1000"))) for _ in range(60)]

@@ -1,4 +1,4 @@
-"""What `/encode` answers is what `t5enc encode` wrote for the same texts, however busy the service is."""
+"""What `/encode` answers is what the library and `t5enc encode` make of the same texts, however busy the service is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from serve_app.client import Client
 from t5enc import load_embeddings
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.embeddings import Embeddings
-from tests.serve_app.running.real_serve import MODEL
+from tests.serve_app.running.real_serve import MODEL, load_encoder
 from tests.serve_app.running.service import KEY, Service
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -39,11 +39,6 @@ def write_stored(folder: Path, *options: str) -> Stored:
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     _, embeddings = load_embeddings(folder / "out")
     return {"quiet": embeddings[: len(QUIET)], "busy": embeddings[len(QUIET) :]}
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    return write_stored(tmp_path_factory.mktemp("stored"))
 
 
 def encode_alone(client: Client, texts: Sequence[str]) -> Embeddings:
@@ -103,13 +98,13 @@ def assert_same(found: Embeddings, expected: Embeddings) -> None:
     torch.testing.assert_close(found.values, expected.values, rtol=0, atol=1e-5)
 
 
-def test_texts_one_by_one_have_the_numbers_that_were_stored(service: Service, stored: Stored) -> None:
+def test_texts_one_by_one_have_the_numbers_of_the_library(service: Service) -> None:
     with Client(service.url, key=KEY) as client:
-        assert_same(encode_alone(client, QUIET), stored["quiet"])
+        assert_same(encode_alone(client, QUIET), load_encoder().encode(QUIET))
 
 
-def test_texts_under_mixed_load_have_the_numbers_that_were_stored(service: Service, stored: Stored) -> None:
-    assert_same(encode_busily(service, BUSY), stored["busy"])
+def test_texts_under_mixed_load_have_the_numbers_of_the_library(service: Service) -> None:
+    assert_same(encode_busily(service, BUSY), load_encoder().encode(BUSY))
 
 
 @pytest.mark.own_service

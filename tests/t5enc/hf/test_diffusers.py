@@ -131,7 +131,7 @@ def test_pipelines_move_to_a_dtype(make_pipeline: MakePipeline, kind: str, dtype
     assert encoder_of(pipeline.to(torch.float32), kind).dtype == torch.float32
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("to_theirs", [False, True], ids=["import t5enc.hf", "to_transformers"])
 def test_saved_pipelines_load_in_a_fresh_process(make_pipeline: MakePipeline, tmp_path: Path, to_theirs: bool) -> None:
     pipelines = {kind: make_pipeline(kind) for kind in WHOLE}

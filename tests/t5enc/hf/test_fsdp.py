@@ -14,7 +14,7 @@ import torch.distributed
 from tests.t5enc.conftest import Make
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed"),
 ]
 

@@ -22,7 +22,7 @@ from t5enc.checkpoint.weights import fuse_tensors
 from t5enc.errors import CheckpointError, ConfigError, InputError
 from t5enc.hf import AutoT5EncoderModel, FusedEncoder
 from tests.families import FAMILIES
-from tests.t5enc.conftest import Make
+from tests.t5enc.conftest import FLEX, Make
 from tests.t5enc.reference import ROUNDING
 
 Model = Any
@@ -242,7 +242,7 @@ def test_autocast_is_no_worse_than_transformers(dtype: torch.dtype, pair: Pair) 
     assert relative(found[0], expected) < 2 * ours
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("implementation", ["sdpa", FLEX])
 def test_it_survives_pickle_deepcopy_and_torch_save(implementation: str, make: Make, compiler: None) -> None:
     model = load("umt5", make("umt5").folder, attn_implementation=implementation).compile()
     ids, mask = draw_batch()
@@ -466,7 +466,7 @@ def test_a_norm_of_zero_is_not_fused(make: Make) -> None:
 # Compilation
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("implementation", ["sdpa", FLEX])
 def test_batches_of_any_shape_compile_few_graphs(implementation: str, make: Make, compiler: None) -> None:
     folder, theirs = make("t5_v1_1")
     model = load("t5_v1_1", folder, attn_implementation=implementation).compile()
@@ -510,7 +510,7 @@ def test_compile_returns_the_model_and_takes_options_of_torch(make: Make, compil
 # Pads that are not computed
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("implementation", ["sdpa", FLEX])
 @pytest.mark.parametrize("pads", ["zero", "skip"])
 def test_pads_can_be_left_out(pads: str, implementation: str, pair: Pair, compiler: None) -> None:
     ids, mask = draw_batch(5, 40)

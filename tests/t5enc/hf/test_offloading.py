@@ -18,7 +18,7 @@ from torch import Tensor
 from t5enc import hf
 from t5enc.errors import ConfigError
 from t5enc.hf import stack
-from tests.t5enc.conftest import Make
+from tests.t5enc.conftest import FLEX, Make
 from tests.t5enc.reference import ROUNDING, distance
 
 accelerate = pytest.importorskip("accelerate", reason="needs accelerate (pip install t5enc[diffusers])")
@@ -125,7 +125,7 @@ def test_hooks_inside_blocks_run_eager_and_say_so_once(
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", FLEX])
 def test_hooks_on_blocks_leave_them_compiled(make: Make, tmp_path: Path, attention: str) -> None:
     model = hf.T5EncoderModel.from_pretrained(make().folder, attn_implementation=attention).compile()
     group_blocks(model, tmp_path)

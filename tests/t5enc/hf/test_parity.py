@@ -20,7 +20,7 @@ def test_every_cell_with_sdpa(family: str, dtype: str) -> None:
     assert find_losses(figures) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_cell_with_compiled_flex(family: str, dtype: str, compiler: None) -> None:

@@ -24,7 +24,7 @@ from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
 from t5enc.hf import T5EncoderModel, UMT5EncoderModel
 from tests.families import make_checkpoint
-from tests.t5enc.conftest import Make
+from tests.t5enc.conftest import FLEX, Make
 from tests.t5enc.reference import ROUNDING
 
 LAYER = "encoder.block.{}.layer.1.DenseReluDense.{}.weight"
@@ -48,7 +48,7 @@ def right_padded(lengths: Sequence[int], length: int) -> Tensor:
     return (torch.arange(length) < torch.tensor(lengths)[:, None]).long()
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", FLEX])
 def test_01_float16_stays_finite_past_its_range(attention: str, tmp_path: Path, compiler: None) -> None:
     """An FFN output past 65504 [half of the values not finite]."""
     theirs = make_checkpoint("t5_v1_1", tmp_path, num_layers=8)
@@ -81,7 +81,7 @@ def test_02_flex_never_runs_uncompiled(make: Make, compiler: None) -> None:
     assert model.compiled_graphs == 1
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", FLEX])
 def test_03_pads_equal_transformers(attention: str, make: Make, compiler: None) -> None:
     """[0.7 to 1.15 away]"""
     folder, theirs = make("umt5")
@@ -91,7 +91,7 @@ def test_03_pads_equal_transformers(attention: str, make: Make, compiler: None) 
     assert distance(encode(model, ids, mask)[pads], encode(theirs, ids, mask)[pads]) < ROUNDING
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", FLEX])
 @pytest.mark.parametrize("length", [511, 513, 700])
 def test_04_any_length_works(length: int, attention: str, make: Make, compiler: None) -> None:
     """[IndexError, or a read out of bounds on a GPU, past max_seq_len]"""
@@ -173,7 +173,7 @@ def test_24_the_interface_has_no_gaps(make: Make) -> None:
     assert model.train().training
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", FLEX])
 def test_26_the_ninth_length_compiles(attention: str, make: Make, compiler: None) -> None:
     """[FailOnRecompileLimitHit, and the model is unusable for it] Flex: rungs of 16 tokens here."""
     folder, theirs = make("t5_v1_1")

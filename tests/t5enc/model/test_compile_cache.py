@@ -216,7 +216,7 @@ def test_what_is_packed_comes_out_as_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "deep" / "kernel.so").read_bytes() == bytes(range(256))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_second_process_compiles_nothing(tmp_path: Path, compiler: None) -> None:
     runs = []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TORCHINDUCTOR")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
@@ -38,7 +38,6 @@ def in_blocks(dense: Tensor) -> Tensor:
     return dense[grid][:, grid].view(count, BLOCK, count, BLOCK).transpose(1, 2)
 
 
-@settings(max_examples=100)
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12), padding=st.integers(0, 40))
 def test_blocks_are_full_partial_or_absent_as_the_dense_mask_says(lengths: list[int], padding: int) -> None:
     total = sum(lengths) + padding
@@ -51,7 +50,6 @@ def test_blocks_are_full_partial_or_absent_as_the_dense_mask_says(lengths: list[
     assert (full + partial).max() <= 1
 
 
-@settings(max_examples=50)
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8), padding=st.integers(0, 20))
 def test_the_mask_function_is_the_dense_mask(lengths: list[int], padding: int) -> None:
     total = sum(lengths) + padding
@@ -82,7 +80,6 @@ def padded_masks(draw: st.DrawFn) -> Tensor:
     return (numbers[:, :, None] == numbers[:, None, :]) & (numbers[:, None, :] >= 0)
 
 
-@settings(max_examples=200)
 @given(mask=padded_masks(), padding=st.integers(0, 30))
 def test_batches_are_masked_as_their_own_mask_says(mask: Tensor, padding: int) -> None:
     """A query that sees nothing sees its whole row, with equal scores."""

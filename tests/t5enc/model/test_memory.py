@@ -89,7 +89,7 @@ def test_a_token_on_paper_is_a_token_of_an_eager_forward(
     assert peaks[1] <= 768 * count_token_bytes(config, dtype, "sdpa") + count_fixed_bytes(config, dtype, "sdpa", 512)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("shape", "dtype"), [("as T5-XXL", torch.bfloat16), ("wide attention", torch.float32)])
 @torch.no_grad()
 def test_a_token_on_paper_is_a_token_of_a_compiled_forward(shape: str, dtype: torch.dtype, compiler: None) -> None:

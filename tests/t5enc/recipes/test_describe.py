@@ -74,7 +74,7 @@ def test_a_padded_wan_caption_takes_what_trainers_know() -> None:
     assert "| 8.39 MB |" in make_table(dict.fromkeys(RECIPES, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_readmes_rows_are_those_of_real_prompts(shared: Path) -> None:
     from benchmarks.corpus import draw_prompts
     from benchmarks.recipes import find_medians, load_tokenizers

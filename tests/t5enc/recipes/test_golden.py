@@ -113,7 +113,7 @@ def test_the_tensors_are_those_of_the_pipeline(name: str) -> None:
         assert_agree(encoder.encode(prompts).to_pipeline(), golden.read(prefix))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("name", ["flux_schnell_256", "wan_226", "chroma", "pixart_alpha"])
 def test_compiled_flex_makes_the_same_tensors(name: str) -> None:

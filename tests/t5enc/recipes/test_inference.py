@@ -57,7 +57,7 @@ def test_every_family_is_some_pipelines() -> None:
     assert set(PIPELINES.values()) == set(RECIPES)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of pipelines without T5
 def test_no_class_of_diffusers_with_a_t5_is_forgotten() -> None:
     diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 't5enc[diffusers]'")

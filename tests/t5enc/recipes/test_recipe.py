@@ -23,6 +23,8 @@ from tests.t5enc.recipes.agreement import TOLERANCE, find_kept
 MODELS = {"t5": "builtin:tiny", "umt5": "builtin:tiny-umt5", "mt5": "builtin:tiny-mt5", "byt5": "builtin:tiny-byt5"}
 # Families whose tensors are as wide as a batch needs, or whose batch is unlike a batch of one.
 WIDE_AS_NEEDED = [name for name, recipe in RECIPES.items() if recipe.width != "max_length"]
+# Of a law that is cheap; those that encode captions are tried on fewer.
+EXAMPLES = settings.default.max_examples
 CAPTIONS = st.lists(
     st.one_of(st.sampled_from(["", '"Open" and “shut”', "'a' \"b\" 「c」"]), st.sampled_from(sample_captions())),
     min_size=1,
@@ -130,7 +132,7 @@ def test_a_checkpoint_of_another_kind_is_refused(name: str, model: str, reason: 
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES // 2)
 @given(captions=CAPTIONS)
 def test_prompts_keep_to_the_recipes_length(name: str, captions: list[str]) -> None:
     encoder = load(name)
@@ -145,7 +147,7 @@ def test_prompts_keep_to_the_recipes_length(name: str, captions: list[str]) -> N
 
 
 @pytest.mark.parametrize("name", RECIPES)
-@settings(max_examples=6)
+@settings(max_examples=EXAMPLES // 10)
 @given(captions=CAPTIONS)
 def test_tensors_have_the_shapes_that_masks_and_widths_say(name: str, captions: list[str]) -> None:
     encoder = load(name)
@@ -192,7 +194,7 @@ def test_a_mask_marks_the_rows_on_whichever_side_the_zeros_stand(mask: str, widt
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in WIDE_AS_NEEDED])
-@settings(max_examples=4)
+@settings(max_examples=EXAMPLES // 20)
 @given(captions=CAPTIONS)
 def test_a_caption_alone_is_its_row_of_a_batch(name: str, captions: list[str]) -> None:
     encoder = load(name)

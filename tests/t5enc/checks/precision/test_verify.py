@@ -211,7 +211,7 @@ def test_a_diffusers_repository_is_read_where_the_encoder_lies(tmp_path: Path) -
     assert measure(tmp_path, FEW, dtypes=["float32"]).failures == ()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("compiler")
 def test_flex_attention_is_measured_on_request(tmp_path: Path) -> None:
     make_model(tmp_path, "t5_v1_1")
