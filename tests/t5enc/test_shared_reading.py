@@ -39,6 +39,7 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+@pytest.mark.long
 def test_the_second_process_reads_nothing_from_the_disk(tmp_path: Path) -> None:
     if not Path("/proc/self/io").is_file():
         pytest.skip("needs /proc/self/io to count what is read from disks")
