@@ -17,50 +17,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from rich.table import Table
 
-from benchmarks.corpus import make_parser
-from benchmarks.machine import Machine, publish
+from benchmarks.conditions.corpus import make_parser
+from benchmarks.conditions.machine import Machine, publish
+from benchmarks.conditions.workloads import QUICK, SHARD_BYTES, WORKLOADS, Workload, lay_out, link_files
 from benchmarks.memory import read_peak
 
 if TYPE_CHECKING:
     from pipelines.plan.units import Unit
     from pipelines.run.state import Run
 
-# Some filesystems allow no more names of a file.
-MOST_LINKS = 50_000
-FILES_A_FOLDER = 1_000
-ROWS_A_GROUP = 100_000
-SHARD_BYTES = 1_000
 NOTED = 10_000
 STEPS = ("idle", "list", "begin", "resume", "dispatch", "conclude")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """An input: how many files of how many rows, and rows of a unit."""
-
-    name: str
-    files: int
-    rows: int
-    rows_per_shard: int
-
-
-WORKLOADS = (
-    Workload(name="files", files=100_000, rows=8, rows_per_shard=8),
-    Workload(name="units", files=1_000, rows=1_000_000, rows_per_shard=1_000),
-)
-QUICK = (Workload(name="units", files=30, rows=100, rows_per_shard=10),)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,27 +76,6 @@ def measure(workload: Workload, options: argparse.Namespace) -> Iterator[dict[st
             command += ["--step", step, folder, "--seconds", str(options.seconds), *["--quick"] * options.quick]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             yield {"workload": workload.name, "step": step} | json.loads(done.stdout.splitlines()[-1])
-
-
-def lay_out(folder: Path, workload: Workload) -> None:
-    """Files that are links to one: each path is a source of its own."""
-    original = folder / "captions.parquet"
-    texts = pa.array(["a cat"] * workload.rows).dictionary_encode()
-    pq.write_table(pa.table({"caption": texts}), original, compression="zstd", row_group_size=ROWS_A_GROUP)
-    link_files(
-        original, (folder / "in" / f"{n // FILES_A_FOLDER:04d}" / f"{n:06d}.parquet" for n in range(workload.files))
-    )
-    folder.joinpath("shard").write_bytes(bytes(SHARD_BYTES))
-
-
-def link_files(original: Path, names: Iterable[Path]) -> None:
-    """Other names of a file, or of copies of it where it has too many."""
-    for number, name in enumerate(names):
-        if number % MOST_LINKS == 0:
-            source = original.with_suffix(f".{time.monotonic_ns()}")
-            shutil.copyfile(original, source)
-        name.parent.mkdir(parents=True, exist_ok=True)
-        os.link(source, name)
 
 
 def measure_step(step: str, workload: Workload, folder: Path, seconds: float) -> dict[str, Any]:

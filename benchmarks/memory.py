@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.table import Table
 
-from benchmarks.corpus import add_prompts, make_parser, make_short_texts
-from benchmarks.machine import Machine, judge, publish
+from benchmarks.conditions.corpus import add_prompts, make_parser, make_short_texts
+from benchmarks.conditions.machine import Machine, judge, publish
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress

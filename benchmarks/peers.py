@@ -19,16 +19,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.candidates import (
-    Batching,
-    Candidate,
-    Settings,
-    encode_padded,
-    leave_out_compiled,
-    list_candidates,
-    load_transformers,
-)
-from benchmarks.corpus import (
+from benchmarks.conditions.corpus import (
     add_prompts,
     add_tokenizer,
     draw_prompts,
@@ -38,7 +29,16 @@ from benchmarks.corpus import (
     quieten,
     relative_error,
 )
-from benchmarks.machine import Machine, judge, publish
+from benchmarks.conditions.machine import Machine, judge, publish
+from benchmarks.encoders.candidates import (
+    Batching,
+    Candidate,
+    Settings,
+    encode_padded,
+    leave_out_compiled,
+    list_candidates,
+    load_transformers,
+)
 from t5enc.checkpoint.checkpoint import open_checkpoint
 from t5enc.checks.bench import SEGMENTS, clock, make_products
 from t5enc.model.precision import resolve_dtype

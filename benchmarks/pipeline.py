@@ -26,8 +26,15 @@ import pyarrow.parquet as pq
 import torch
 from rich.table import Table
 
-from benchmarks.corpus import add_prompts, add_tokenizer, draw_prompts, find_tokenizer, make_checkpoint, make_parser
-from benchmarks.machine import Machine, publish
+from benchmarks.conditions.corpus import (
+    add_prompts,
+    add_tokenizer,
+    draw_prompts,
+    find_tokenizer,
+    make_checkpoint,
+    make_parser,
+)
+from benchmarks.conditions.machine import Machine, publish
 from t5enc.checks.bench import clock
 from t5enc.text_encoder import TextEncoder
 

@@ -17,8 +17,16 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.corpus import DATA, add_prompts, add_tokenizer, draw_prompts, find_tokenizer, make_parser, quieten
-from benchmarks.machine import Machine, publish
+from benchmarks.conditions.corpus import (
+    DATA,
+    add_prompts,
+    add_tokenizer,
+    draw_prompts,
+    find_tokenizer,
+    make_parser,
+    quieten,
+)
+from benchmarks.conditions.machine import Machine, publish
 from pipelines.run.prepare import flops_per_token
 from t5enc.config import EncoderConfig
 from t5enc.recipes import RECIPES

@@ -26,11 +26,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.corpus import make_parser
-from benchmarks.frontier import Card, describe_limits, find_limits
-from benchmarks.machine import Machine, judge, publish
+from benchmarks.conditions.corpus import make_parser
+from benchmarks.conditions.machine import Machine, judge, publish
+from benchmarks.encoders.stand_in import TOKENS_PER_SECOND
 from benchmarks.memory import read_peak
-from benchmarks.stand_in import TOKENS_PER_SECOND
+from benchmarks.paper.frontier import Card, describe_limits, find_limits
 from t5enc.checkpoint.builtin import sample_captions
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def run_window(actors: int, folder: Path, seconds: float) -> None:
     """A driver in this process, until its window is over."""
     import ray
 
-    from benchmarks.stand_in import WaitingWorker
+    from benchmarks.encoders.stand_in import WaitingWorker
     from pipelines import EncodeJob, encode_parquet
     from pipelines import encode as encode_module
 

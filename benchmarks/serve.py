@@ -23,7 +23,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.corpus import (
+from benchmarks.conditions.corpus import (
     add_prompts,
     add_tokenizer,
     draw_prompts,
@@ -33,9 +33,9 @@ from benchmarks.corpus import (
     quieten,
     relative_error,
 )
-from benchmarks.machine import Machine, judge, publish
-from benchmarks.servers import INFINITY, PLAIN, T5ENC, T5ENC_POOLED, Server, run_infinity, run_plain, run_t5enc
-from benchmarks.traffic import Ask, Run, run_closed, run_open
+from benchmarks.conditions.machine import Machine, judge, publish
+from benchmarks.service.servers import INFINITY, PLAIN, T5ENC, T5ENC_POOLED, Server, run_infinity, run_plain, run_t5enc
+from benchmarks.service.traffic import Ask, Run, run_closed, run_open
 from t5enc.checks.bench import clock
 from t5enc.embeddings import Embeddings
 from t5enc.text_encoder import TextEncoder

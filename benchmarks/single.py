@@ -22,8 +22,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.corpus import SHAPES, make_parser, quieten
-from benchmarks.machine import Machine, publish
+from benchmarks.conditions.corpus import SHAPES, make_parser, quieten
+from benchmarks.conditions.machine import Machine, publish
 from t5enc.checks.bench import clock
 from t5enc.model.precision import resolve_dtype
 

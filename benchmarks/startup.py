@@ -19,8 +19,15 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.corpus import add_prompts, add_tokenizer, find_tokenizer, make_checkpoint, make_parser, make_short_texts
-from benchmarks.machine import Machine, publish
+from benchmarks.conditions.corpus import (
+    add_prompts,
+    add_tokenizer,
+    find_tokenizer,
+    make_checkpoint,
+    make_parser,
+    make_short_texts,
+)
+from benchmarks.conditions.machine import Machine, publish
 
 SHORT_TEXTS = 5000
 MOST_TEXTS_A_CALL = 64

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.memory_table import XXL, make_memory_table
+from benchmarks.paper.memory_table import XXL, make_memory_table
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
 from t5enc.model import precision

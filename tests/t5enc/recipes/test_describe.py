@@ -76,7 +76,7 @@ def test_a_padded_wan_caption_takes_what_trainers_know() -> None:
 
 @pytest.mark.long
 def test_the_readmes_rows_are_those_of_real_prompts(shared: Path) -> None:
-    from benchmarks.corpus import draw_prompts
+    from benchmarks.conditions.corpus import draw_prompts
     from benchmarks.recipes import find_medians, load_tokenizers
 
     names = ("wan", "flux", "chroma", "hunyuandit", "cosmos", "glm_image", "hunyuan_image")

@@ -88,7 +88,7 @@ def run_t5enc(model: str, tokenizer: str, threads: int, **options: object) -> It
 def run_plain(model: str, tokenizer: str, threads: int) -> Iterator[str]:
     """Ray Serve as its pages have it, around transformers."""
     port = find_port()
-    command = [sys.executable, "-m", "benchmarks.plain_serve", model, tokenizer, str(threads), str(port)]
+    command = [sys.executable, "-m", "benchmarks.service.plain_serve", model, tokenizer, str(threads), str(port)]
     with run_server(command, f"http://127.0.0.1:{port}", "ready") as address:
         yield address
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from t5enc.checkpoint.builtin import ASSETS, sample_captions, write_tokenizer
 from t5enc.checks.bench import read_lines
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 PROMPT_FILES = tuple(DATA / "prompts" / f"{name}.txt" for name in ("parti_prompts", "dpg_bench", "vbench_long_wan_en"))
 TOKENIZER = DATA / "tokenizers" / "t5"
 WORKPLACE = Path(tempfile.gettempdir()) / "t5enc-benchmarks"

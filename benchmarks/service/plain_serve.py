@@ -1,6 +1,6 @@
 """A peer: transformers' encoder behind Ray Serve as its pages have it, with `@serve.batch` and padding.
 
-`python -m benchmarks.plain_serve MODEL TOKENIZER THREADS PORT` serves until SIGTERM.
+`python -m benchmarks.service.plain_serve MODEL TOKENIZER THREADS PORT` serves until SIGTERM.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Encoders that are compared, and one that only waits."""

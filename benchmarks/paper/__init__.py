@@ -1,0 +1,1 @@
+"""What is worked out on paper, without a run."""

@@ -1,0 +1,1 @@
+"""Servers that are compared, and the clients that load them."""
