@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from serve_app.api.wire import describe_recipe
-from serve_app.served.recipes import PreparedRequest
+from serve_app.served.prepared import Prepared
 from serve_app.served.refusals import RefusedError, refuse_value
 from serve_app.served.service import ModelService
 from t5enc.recipes.conditioning import Conditioning, build_inputs
@@ -33,69 +33,69 @@ class AnswerForm:
     is_pooled: bool = False
     padded: torch.dtype | None = None
 
-    def count_rows(self, request: PreparedRequest) -> int:
+    def count_rows(self, prepared: Prepared) -> int:
         """Rows of the model's width in the answer, those of a pipeline's tensors not among them."""
         if self.is_pooled:
-            return len(request.all_prompts)
-        texts = [] if self.padded else request.prompts
-        return sum(prompt.rows for prompt in [*texts, *request.nulls])
+            return len(prepared.all_prompts)
+        texts = [] if self.padded else prepared.prompts
+        return sum(prompt.rows for prompt in [*texts, *prepared.nulls])
 
 
 NESTED = AnswerForm(number_bytes=JSON_NUMBER_BYTES)
 POOLED = AnswerForm(number_bytes=JSON_NUMBER_BYTES, is_pooled=True)
 
 
-def find_padded_length(request: PreparedRequest) -> int:
+def find_padded_length(prepared: Prepared) -> int:
     """Rows of each text of a recipe's pipeline, pads too."""
-    length = 0 if request.recipe is None else request.recipe.max_length
-    return max([length, *(prompt.rows for prompt in request.prompts)])
+    length = 0 if prepared.recipe is None else prepared.recipe.max_length
+    return max([length, *(prompt.rows for prompt in prepared.prompts)])
 
 
-def hold_answer(form: AnswerForm, request: PreparedRequest, service: ModelService, field: str) -> None:
+def hold_answer(form: AnswerForm, prepared: Prepared, service: ModelService, field: str) -> None:
     """Hold the memory of a request's embeddings and of its answer until it is answered.
 
     RefusedError for an answer that is larger than any may be, OverloadedError where others hold too much. What comes
     out of the cache, or is computed for another request, too, counts: it is held for this one all the same.
     """
-    _check_rows(form, request, service)
-    answer = measure_answer(form, request, service)
+    _check_rows(form, prepared, service)
+    answer = measure_answer(form, prepared, service)
     _check_bytes(answer, service.limits.max_answer_bytes, "an answer", field)
-    rows = sum(prompt.rows for prompt in request.all_prompts)
+    rows = sum(prompt.rows for prompt in prepared.all_prompts)
     held = answer + rows * service.dim * measure_number(str(service.options.dtype))
     _check_bytes(held, service.limits.queue_bytes, "embeddings and an answer", field)
     service.answer_room.take(held)
 
 
-def measure_answer(form: AnswerForm, request: PreparedRequest, service: ModelService) -> int:
+def measure_answer(form: AnswerForm, prepared: Prepared, service: ModelService) -> int:
     """Bytes that an answer has at most, in whatever format."""
-    rows = form.count_rows(request)
-    tensors = measure_tensors(request, service.dim, form.padded) if form.padded else 0
+    rows = form.count_rows(prepared)
+    tensors = measure_tensors(prepared, service.dim, form.padded) if form.padded else 0
     # An Arrow stream has the null's rows in base64: four bytes for three.
-    null = sum(prompt.rows for prompt in request.nulls) * service.dim * form.number_bytes // 3
-    return rows * (service.dim * form.number_bytes + ROW_BYTES) + tensors + null + _measure_frame(request, service)
+    null = sum(prompt.rows for prompt in prepared.nulls) * service.dim * form.number_bytes // 3
+    return rows * (service.dim * form.number_bytes + ROW_BYTES) + tensors + null + _measure_frame(prepared, service)
 
 
-def measure_tensors(request: PreparedRequest, dim: int, dtype: torch.dtype) -> int:
+def measure_tensors(prepared: Prepared, dim: int, dtype: torch.dtype) -> int:
     """Bytes of the tensors of a recipe's pipeline, made by the very code that makes them, but without memory.
 
     InputError for a null that cannot go with these texts.
     """
-    if request.recipe is None:
+    if prepared.recipe is None:
         return 0
     with torch.device("meta"):
         texts, nulls = (
             [torch.empty(prompt.rows, dim, dtype=dtype) for prompt in prompts]
-            for prompts in (request.prompts, request.nulls)
+            for prompts in (prepared.prompts, prepared.nulls)
         )
-        found = build_inputs(texts, Conditioning(request.recipe, *nulls))
+        found = build_inputs(texts, Conditioning(prepared.recipe, *nulls))
     tensors = (found.prompt_embeds, found.prompt_mask, found.null_embeds, found.null_mask)
     return sum(tensor.numel() * tensor.itemsize for tensor in tensors if tensor is not None)
 
 
-def _measure_frame(request: PreparedRequest, service: ModelService) -> int:
-    facts = {} if request.recipe is None else describe_recipe(request.recipe)
+def _measure_frame(prepared: Prepared, service: ModelService) -> int:
+    facts = {} if prepared.recipe is None else describe_recipe(prepared.recipe)
     characters = sum(len(json.dumps(fact)) for fact in (service.name, service.fingerprint, *facts.values()))
-    return FRAME_BYTES + TEXT_BYTES * len(request.prompts) + CHARACTER_BYTES * characters
+    return FRAME_BYTES + TEXT_BYTES * len(prepared.prompts) + CHARACTER_BYTES * characters
 
 
 def measure_number(dtype: str) -> int:
@@ -110,8 +110,8 @@ def _check_bytes(found: int, limit: int, what: str, field: str) -> None:
         raise RefusedError(422, "Validation", message, field=field, reason="batch_size")
 
 
-def _check_rows(form: AnswerForm, request: PreparedRequest, service: ModelService) -> None:
+def _check_rows(form: AnswerForm, prepared: Prepared, service: ModelService) -> None:
     """RefusedError for padded tensors of more rows than a request may have tokens."""
-    limit, count, length = service.limits.queue_tokens, len(request.prompts), find_padded_length(request)
+    limit, count, length = service.limits.queue_tokens, len(prepared.prompts), find_padded_length(prepared)
     if form.padded and count * length > limit:
         raise refuse_value("pipeline", f"expected at most {limit} rows, pads too, got {count} texts of {length}")

@@ -1,4 +1,4 @@
-"""A batch of texts, token ids or captions through one model, within its limits, and what that took.
+"""A batch of texts, token ids or captions through one model, within its limits: all rows or pooled, and what it took.
 
 N texts, M model dim.
 """
@@ -10,19 +10,21 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from serve_app.api.answer_size import AnswerForm, hold_answer
 from serve_app.api.schema import Batch, Input, as_batch
 from serve_app.served.notes import Work, find_account
-from serve_app.served.recipes import PreparedRequest
+from serve_app.served.prepared import Prepared
 from serve_app.served.refusals import RefusedError, refuse_count, refuse_empty, refuse_value
 from serve_app.served.service import ModelService
+from t5enc.embeddings import Embeddings
 from t5enc.errors import PrecisionError
 from t5enc.online.calls import Served
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.prompts import Prompt, count_tokens
-from t5enc.text.tokenizer import Cut, cut_ids
+from t5enc.text.tokenizer import Cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +64,6 @@ class Encoded:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Tokenized:
-    """A batch as prompts, its characters, and the moment at which that was begun."""
-
-    request: PreparedRequest
-    characters: int
-    start: float
-
-
 async def encode_batch(
     service: ModelService, inputs: Input, *, truncate: bool, field: str, form: AnswerForm, cut: Cut = "end"
 ) -> Encoded:
@@ -79,9 +72,7 @@ async def encode_batch(
     Raises RefusedError for a batch that is empty or beyond the limits, and what ModelService raises.
     """
     batch = take_batch(inputs, service, field)
-    start = time.perf_counter()
-    request = await _tokenize(service, batch, truncate, cut)
-    return await _encode_tokenized(service, Tokenized(request, _count_characters(batch), start), field, form)
+    return await _encode(service, _tokenize(service, batch, truncate, cut), batch, field, form)
 
 
 async def encode_captions(
@@ -103,51 +94,84 @@ async def encode_captions(
         take_batch(list(texts), service, "texts")
     else:
         find_account().note_method("single")
+    preparing = _prepare(service, texts, recipe, options, truncate=truncate, with_null=with_null)
+    return await _encode(service, preparing, texts, "texts", form)
+
+
+def pool_texts(encoded: Encoded, *, normalize: bool = True) -> Tensor:
+    """(N, M) float32: the mean of each text's rows, of unit length unless told otherwise (Sentence-T5)."""
+    texts = [Embeddings.from_lengths(text, [len(text)]) for text in encoded.hidden]
+    return torch.cat([text.pooled("mean", normalize=normalize) for text in texts])
+
+
+def check_dimensions(asked: int | None, service: ModelService) -> None:
+    """RefusedError for vectors of another width than the model's: T5 was not trained to have them cut."""
+    if asked not in (None, service.dim):
+        message = f"expected none or the model's {service.dim}, got {asked}; its vectors cannot be shortened"
+        raise refuse_value("dimensions", message, code="unsupported_value")
+
+
+async def _encode(
+    service: ModelService,
+    preparing: Awaitable[Prepared],
+    batch: Sequence[str | list[int]],
+    field: str,
+    form: AnswerForm,
+) -> Encoded:
+    """The embeddings of a batch, within the limits, timed from here. Raises what `encode_batch` raises of it."""
     start = time.perf_counter()
-    request = await service.prepare(texts, recipe, options, truncate=truncate is not False, with_null=with_null)
-    if request is None:
-        if with_null:
-            raise refuse_value("null", "expected a recipe, whose null prompt it is, got none")
-        request = await _tokenize(service, list(texts), truncate is True, "end")
-    return await _encode_tokenized(service, Tokenized(request, _count_characters(texts), start), "texts", form)
-
-
-async def _encode_tokenized(service: ModelService, tokenized: Tokenized, field: str, form: AnswerForm) -> Encoded:
-    """The embeddings of prompts, within the limits. Raises what `encode_batch` raises of it."""
-    request = tokenized.request
-    prompts = request.all_prompts
+    prepared = await preparing
+    prompts = prepared.all_prompts
     _check_tokens(prompts, service, field)
-    hold_answer(form, request, service, field)
-    prepared = time.perf_counter()
-    served = await _name_null(service.encode(prompts), request)
+    hold_answer(form, prepared, service, field)
+    seconds_tokenizing = time.perf_counter() - start
+    served = await _name_null(service.encode(prompts), prepared)
     work = Work(
         lengths=[prompt.tokens for prompt in prompts],
-        seconds_tokenizing=prepared - tokenized.start,
+        seconds_tokenizing=seconds_tokenizing,
         seconds_queued=served.seconds_queued,
         seconds_computing=served.seconds_computing,
     )
     find_account().work.append(work)
-    count = len(request.prompts)
+    count = len(prepared.prompts)
     return Encoded(
         hidden=served.hidden[:count],
-        truncated=request.truncated,
-        characters=tokenized.characters,
+        truncated=prepared.truncated,
+        characters=_count_characters(batch),
         work=work,
-        seconds=time.perf_counter() - tokenized.start,
+        seconds=time.perf_counter() - start,
         device=str(service.options.device),
-        recipe=request.recipe,
-        null=served.hidden[count] if request.null is not None else None,
+        recipe=prepared.recipe,
+        null=served.hidden[count] if prepared.null is not None else None,
     )
 
 
-async def _name_null(served: Awaitable[Served], request: PreparedRequest) -> Served:
+async def _prepare(
+    service: ModelService,
+    texts: Sequence[str],
+    recipe: str | None,
+    options: Mapping[str, Any],
+    *,
+    truncate: bool | None,
+    with_null: bool,
+) -> Prepared:
+    """Prompts under a recipe, or of the texts as they are where there is none."""
+    prepared = await service.prepare(texts, recipe, options, truncate=truncate is not False, with_null=with_null)
+    if prepared is not None:
+        return prepared
+    if with_null:
+        raise refuse_value("null", "expected a recipe, whose null prompt it is, got none")
+    return await service.tokenize(texts, truncate=truncate is True)
+
+
+async def _name_null(served: Awaitable[Served], prepared: Prepared) -> Served:
     """What is served; RefusedError (424) where the null prompt alone has no embedding: no text is at fault."""
     try:
         return await served
     except PrecisionError as error:
-        if set(error.failed) != {len(request.prompts)}:
+        if set(error.failed) != {len(prepared.prompts)}:
             raise
-        reason = error.failed[len(request.prompts)]
+        reason = error.failed[len(prepared.prompts)]
         raise RefusedError(424, "Backend", f"null: {reason}", field="null") from error
 
 
@@ -163,15 +187,11 @@ def take_batch(inputs: Input, service: ModelService, field: str) -> Batch:
     return batch
 
 
-async def _tokenize(service: ModelService, batch: Batch, truncate: bool, cut: Cut) -> PreparedRequest:
+async def _tokenize(service: ModelService, batch: Batch, truncate: bool, cut: Cut) -> Prepared:
     texts = [text for text in batch if isinstance(text, str)]
     if texts:
-        tokenized = await service.tokenize(texts, truncate=truncate, cut=cut)
-        return PreparedRequest([Prompt.of(ids) for ids in tokenized.ids], tokenized.truncated)
-    ids = [text for text in batch if isinstance(text, list)]
-    limit = service.limits.max_length
-    kept = service.check_ids([cut_ids(text, limit, cut) for text in ids] if truncate else ids)
-    return PreparedRequest([Prompt.of(text) for text in kept], [truncate and len(text) > limit for text in ids])
+        return await service.tokenize(texts, truncate=truncate, cut=cut)
+    return service.take_ids([text for text in batch if isinstance(text, list)], truncate=truncate, cut=cut)
 
 
 def _check_tokens(prompts: Sequence[Prompt], service: ModelService, field: str) -> None:

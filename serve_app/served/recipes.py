@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from serve_app.served.prepared import Prepared
 from serve_app.served.refusals import RefusedError, refuse_value
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.repository import open_projection
@@ -34,29 +35,6 @@ LONGEST_KEY = 1000
 # so many characters, at the worst. Of a longer caption most would be cut in any case.
 MOST_CHARACTERS = 5000
 SLOW_FORMS = ("hunyuan_image_spans", "hunyuan_video_spans")
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRequest:
-    """Prompts of N texts, whether each was cut, the recipe if any, and the prompt of its null where that is asked for.
-
-    `null` is None for a recipe whose null is zeros or nothing.
-    """
-
-    prompts: list[Prompt]
-    truncated: list[bool]
-    recipe: Recipe | None = None
-    null: Prompt | None = None
-
-    @property
-    def all_prompts(self) -> list[Prompt]:
-        """Those of the texts, and after them that of the null."""
-        return [*self.prompts, *self.nulls]
-
-    @property
-    def nulls(self) -> list[Prompt]:
-        """That of the null, where there is one."""
-        return [] if self.null is None else [self.null]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +158,7 @@ def is_slow(recipe: Recipe) -> bool:
     return recipe.clean == "if" or recipe.form in SLOW_FORMS
 
 
-def prepare_request(preparer: Preparer, captions: list[str], *, truncate: bool, with_null: bool) -> PreparedRequest:
+def prepare_captions(preparer: Preparer, captions: list[str], *, truncate: bool, with_null: bool) -> Prepared:
     """Prompts of N captions, cut as the recipe's pipeline does.
 
     Raises TooLongError for the first that would be cut where `truncate` is false, InputError for what is no text, or
@@ -191,11 +169,11 @@ def prepare_request(preparer: Preparer, captions: list[str], *, truncate: bool, 
         index = int(prepared.truncated.argmax())
         raise TooLongError(index, tokens=int(prepared.lengths[index]), limit=preparer.tokenizer.max_length)
     null = preparer.prepare_null() if with_null else None
-    return PreparedRequest(prepared.prompts, prepared.truncated.tolist(), preparer.recipe, null)
+    return Prepared(prepared.prompts, prepared.truncated.tolist(), preparer.recipe, null)
 
 
 def show_captions(preparer: Preparer, captions: list[str]) -> list[ShownCaption]:
-    """What a recipe makes of captions; nothing is encoded. Raises what `prepare_request` raises."""
+    """What a recipe makes of captions; nothing is encoded. Raises what `prepare_captions` raises."""
     prepared = _prepare(preparer, captions)
     recipe = preparer.recipe
     assert recipe is not None

@@ -12,27 +12,22 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-import pyarrow as pa
-from torch import Tensor
-
+from serve_app.served.loading import load_actor, open_to_all
 from serve_app.served.memory import Room
-from serve_app.served.recipes import PreparedRequest, ServedRecipes, ShownCaption, prepare_request, show_captions
+from serve_app.served.prepared import Prepared
+from serve_app.served.recipes import ServedRecipes, ShownCaption, prepare_captions, show_captions
 from serve_app.served.refusals import refuse_value
-from t5enc.actor import EncoderActor
-from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import infer_options
-from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, TooLongError
 from t5enc.online.batcher import Batcher, BatcherSnapshot
 from t5enc.online.calls import Served
-from t5enc.options import DEFAULT_LENGTH, NO_RECIPE, EncoderOptions
+from t5enc.options import EncoderOptions
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.preparer import Preparer, open_preparer
 from t5enc.text.prompts import Prompt, TokenIds
 from t5enc.text.token_spans import TokenSpan
-from t5enc.text.tokenizer import Cut
-from t5enc.text_encoder import TextEncoder
+from t5enc.text.tokenizer import Cut, cut_ids
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,15 +71,6 @@ class ServiceLimits:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedRequest:
-    """Ids of N texts, whether each was cut, and its length before that (end token included)."""
-
-    ids: list[TokenIds]
-    truncated: list[bool]
-    lengths: list[int]
-
-
 class ModelService:
     """A loaded model, the threads that tokenize for it, and the queue before it.
 
@@ -106,7 +92,7 @@ class ModelService:
         preparer = open_preparer(options, checkpoint)
         self.limits = _limit(limits, options, preparer)
         self.fingerprint = checkpoint.fingerprint()
-        self._actor = _load(_open_to_all(options, preparer), checkpoint)
+        self._actor = load_actor(open_to_all(options, preparer), checkpoint)
         self._recipes = ServedRecipes(options, checkpoint, preparer, self._actor.encoder.tokenizer)
         self.options = self._actor.encoder.options
         self.dim = self._actor.encoder.config.model_dim
@@ -123,18 +109,29 @@ class ModelService:
             weights=self.fingerprint,
         )
 
-    async def tokenize(
-        self, texts: Sequence[str], *, truncate: bool, cut: Cut = "end", max_length: int | None = None
-    ) -> TokenizedRequest:
-        """Ids of N texts with the end token, cut to `max_length` (the limit's by default) where `truncate` says so.
+    async def tokenize(self, texts: Sequence[str], *, truncate: bool, cut: Cut = "end") -> Prepared:
+        """Prompts of N texts with the end token, cut to the limit's `max_length` where `truncate` says so.
 
         The end token stays where a text is cut at its end, too.
 
         Raises TooLongError for the first text that would have to be cut and may not, InputError for what is not
-        text and for a `max_length` beyond the limit. How many texts a request may have is the caller's to check.
+        text. How many texts a request may have is the caller's to check.
         """
-        limit = self._find_limit(max_length)
-        return await self._beside_loop(self._tokenize, texts, truncate, cut, limit)
+        return await self._beside_loop(self._tokenize, texts, truncate, cut)
+
+    def take_ids(self, ids: Sequence[list[int]], *, truncate: bool, cut: Cut = "end") -> Prepared:
+        """Prompts of N token lists of a caller's own making; no end token is added.
+
+        Raises TooLongError for the first that would have to be cut and may not, InputError for one that is empty or
+        no list of the model's ids.
+        """
+        limit = self.limits.max_length
+        truncated = [len(text) > limit for text in ids]
+        if any(truncated) and not truncate:
+            index = truncated.index(True)
+            raise TooLongError(index, tokens=len(ids[index]), limit=limit)
+        taken = [self._actor.encoder.check_ids(index, cut_ids(text, limit, cut)) for index, text in enumerate(ids)]
+        return Prepared([Prompt.of(text) for text in taken], truncated)
 
     @property
     def recipe(self) -> Recipe | None:
@@ -147,7 +144,7 @@ class ModelService:
 
     async def prepare(
         self, texts: Sequence[str], recipe: str | None, options: Mapping[str, Any], *, truncate: bool, with_null: bool
-    ) -> PreparedRequest | None:
+    ) -> Prepared | None:
         """Prompts of N captions under a recipe, by default the service's own; None where there is none.
 
         Raises RefusedError for a recipe that does not fit, TooLongError for the first caption that would have to be
@@ -161,26 +158,13 @@ class ModelService:
         """What `prepare` makes of N captions, none refused for its length; None where there is no recipe."""
         return await self._beside_loop(self._show, list(texts), recipe, options)
 
-    def check_ids(self, ids: Sequence[Sequence[int] | TokenIds]) -> list[TokenIds]:
-        """Token lists of a caller's own making as arrays.
+    async def encode(self, prompts: Sequence[Prompt]) -> Served:
+        """One (rows, M) CPU tensor a prompt in the compute dtype, which others share: do not write; and what it took.
 
-        Raises TooLongError for the first that is too long, InputError for one that is empty or no list of the
-        model's ids. What is there is taken as it is: no end token is added.
+        Prompts are those that `tokenize`, `take_ids` or `prepare` made. Raises OverloadedError at once when the queue
+        is full, PrecisionError naming the prompts whose activations left the range. Cancelled, it takes what still
+        waits out of the queue.
         """
-        for index, text in enumerate(ids):
-            if len(text) > self.limits.max_length:
-                raise TooLongError(index, tokens=len(text), limit=self.limits.max_length)
-        return [self._actor.encoder.check_ids(index, text) for index, text in enumerate(ids)]
-
-    async def encode(self, texts: Sequence[Sequence[int] | TokenIds | Prompt]) -> Served:
-        """One (rows, M) CPU tensor a text in the compute dtype, which others share: do not write; and what it took.
-
-        Texts are token lists, or prompts that `prepare` made. Raises what `check_ids` raises, OverloadedError at once
-        when the queue is full, PrecisionError naming the texts whose activations left the range. Cancelled, it takes
-        what still waits out of the queue.
-        """
-        lists = iter(self.check_ids([text for text in texts if not isinstance(text, Prompt)]))
-        prompts = [text if isinstance(text, Prompt) else Prompt.of(next(lists)) for text in texts]
         return await self._batcher.encode(prompts)
 
     async def decode_lists(self, lists: Sequence[Sequence[int]], skip_special_tokens: bool = True) -> list[str]:
@@ -214,10 +198,6 @@ class ModelService:
         """
         return self._actor.encoder.tokenizer.split(text)
 
-    def pool(self, hidden: Tensor, *, normalize: bool = True) -> Tensor:
-        """(M,) float32: the mean of a text's (tokens, M), of unit length, as Sentence-T5 pools."""
-        return Embeddings.from_lengths(hidden, [len(hidden)]).pooled("mean", normalize=normalize)[0]
-
     def snapshot(self) -> BatcherSnapshot:
         """What waits, what runs, and what has been done."""
         return self._batcher.snapshot()
@@ -235,19 +215,14 @@ class ModelService:
         if not self._batcher.is_stuck(self.limits.stuck_seconds):
             await self._batcher.drain()
 
-    def _find_limit(self, max_length: int | None) -> int:
-        limit = self.limits.max_length if max_length is None else max_length
-        if not 1 <= limit <= self.limits.max_length:
-            raise InputError(f"max_length: expected 1 to {self.limits.max_length}, got {limit}")
-        return limit
-
-    def _tokenize(self, texts: Sequence[str], truncate: bool, cut: Cut, limit: int) -> TokenizedRequest:
+    def _tokenize(self, texts: Sequence[str], truncate: bool, cut: Cut) -> Prepared:
+        limit = self.limits.max_length
         tokenized = replace(self._actor.encoder.tokenizer, max_length=limit).encode(texts, cut=cut)
         truncated = tokenized.truncated.tolist()
         if any(truncated) and not truncate:
             index = truncated.index(True)
             raise TooLongError(index, tokens=int(tokenized.lengths[index]), limit=limit)
-        return TokenizedRequest(tokenized.ids, truncated, tokenized.lengths.tolist())
+        return Prepared([Prompt.of(ids) for ids in tokenized.ids], truncated)
 
     def _take_texts(self, count: int, field: str, unit: str) -> None:
         limit = self.limits.max_characters
@@ -257,11 +232,11 @@ class ModelService:
 
     def _prepare(
         self, texts: list[str], recipe: str | None, options: Mapping[str, Any], truncate: bool, with_null: bool
-    ) -> PreparedRequest | None:
+    ) -> Prepared | None:
         preparer = self._recipes.find(recipe, options)
         if preparer is None:
             return None
-        return prepare_request(preparer, texts, truncate=truncate, with_null=with_null)
+        return prepare_captions(preparer, texts, truncate=truncate, with_null=with_null)
 
     def _show(self, texts: list[str], recipe: str | None, options: Mapping[str, Any]) -> list[ShownCaption] | None:
         preparer = self._recipes.find(recipe, options)
@@ -270,22 +245,6 @@ class ModelService:
     async def _beside_loop(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         call = partial(function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._tokenizers, call)
-
-
-class _NoWork:
-    """A service calls its model through a batcher, never through the actor's own `__call__`."""
-
-    def starting(self) -> None:
-        pass
-
-    def started(self, actor: EncoderActor) -> None:
-        pass
-
-    def failed(self, error: Exception) -> None:
-        pass
-
-    def __call__(self, actor: EncoderActor, batch: pa.Table) -> pa.Table:
-        raise TypeError("a served model takes no tables: await ModelService.encode")
 
 
 def _limit(limits: ServiceLimits, options: EncoderOptions, preparer: Preparer) -> ServiceLimits:
@@ -297,21 +256,3 @@ def _limit(limits: ServiceLimits, options: EncoderOptions, preparer: Preparer) -
             f"max_length: expected limits of at most the model's {options.length}, got {limits.max_length}"
         )
     return limits
-
-
-def _open_to_all(options: EncoderOptions, preparer: Preparer) -> EncoderOptions:
-    """The model without a recipe, for texts as long as its own recipe's and, where no length is given, others'."""
-    if preparer.recipe is None:
-        return options
-    length = preparer.longest
-    if options.max_length is None:
-        length = max(length, min(DEFAULT_LENGTH, options.token_budget or DEFAULT_LENGTH))
-    return replace(options, recipe=NO_RECIPE, recipe_options={}, max_length=length)
-
-
-def _load(options: EncoderOptions, checkpoint: Checkpoint) -> EncoderActor:
-    """The model, and every graph compiled that a stream may want: no request shall wait for a compiler."""
-    actor = EncoderActor(options, _NoWork(), checkpoint)
-    if actor.encoder.options.attention == "flex":
-        actor.submit(TextEncoder.warm_up, all_rungs=True).result()
-    return actor

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from serve_app.api.answer_size import POOLED
 from serve_app.api.bodies import make_route_class
-from serve_app.api.encoding import Encoded, encode_batch
-from serve_app.api.pooling import check_dimensions, pool_texts
+from serve_app.api.encoding import Encoded, check_dimensions, encode_batch, pool_texts
 from serve_app.api.routing import add_route
 from serve_app.api.schema import EmbeddingsBody, OpenAIError
 from serve_app.api.wire import to_raw
@@ -69,7 +68,7 @@ def _describe(service: ModelService, started: int) -> dict[str, Any]:
 
 
 def _answer(service: ModelService, encoded: Encoded, body: EmbeddingsBody) -> Response:
-    vectors = pool_texts(service, encoded)
+    vectors = pool_texts(encoded)
     if body.form[0] in ("bytes", "bytes_only"):
         return _answer_bytes(service, encoded, vectors, body)
     data = [

@@ -17,8 +17,7 @@ from starlette.responses import Response
 
 from serve_app.api.answer_size import NESTED, POOLED, AnswerForm
 from serve_app.api.bodies import make_route_class
-from serve_app.api.encoding import Encoded, encode_batch, take_batch
-from serve_app.api.pooling import check_dimensions, pool_texts
+from serve_app.api.encoding import Encoded, check_dimensions, encode_batch, pool_texts, take_batch
 from serve_app.api.routing import Handler, add_route
 from serve_app.api.schema import (
     DecodeBody,
@@ -55,7 +54,7 @@ async def embed(models: Models, body: EmbedBody) -> Response:
     service = models.find(body.model)
     check_dimensions(body.dimensions, service)
     encoded = await _encode(service, body.inputs, body, POOLED)
-    return _answer(await asyncio.to_thread(_pool, service, encoded, body), encoded)
+    return _answer(await asyncio.to_thread(_pool, encoded, body), encoded)
 
 
 async def refuse_model(models: Models, path: str, expected: str) -> Response:
@@ -76,7 +75,7 @@ async def compare(models: Models, body: SimilarityBody) -> Response:
     sentences = take_batch(body.inputs.sentences, service, "sentences")
     batch = [body.inputs.source_sentence, *sentences]
     encoded = await _encode(service, batch, body.parameters or TruncateBody(), POOLED)
-    vectors = await asyncio.to_thread(pool_texts, service, encoded)
+    vectors = await asyncio.to_thread(pool_texts, encoded)
     return _answer(to_json((vectors[1:] @ vectors[0]).tolist()), encoded)
 
 
@@ -157,8 +156,8 @@ async def _encode(service: ModelService, inputs: Input, body: TruncateBody, form
     return await encode_batch(service, inputs, truncate=truncate, field="inputs", form=form, cut=body.cut)
 
 
-def _pool(service: ModelService, encoded: Encoded, body: EmbedBody) -> bytes:
-    return to_json(pool_texts(service, encoded, normalize=body.normalize is not False).tolist())
+def _pool(encoded: Encoded, body: EmbedBody) -> bytes:
+    return to_json(pool_texts(encoded, normalize=body.normalize is not False).tolist())
 
 
 def check_prompt(name: str | None) -> None:

@@ -19,7 +19,7 @@ from serve_app.api.application import make_http
 from serve_app.api.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits
-from t5enc.online.waiting import Served
+from t5enc.online.calls import Served
 from t5enc.options import EncoderOptions
 from t5enc.recipes import RECIPES
 from t5enc.text.prompts import Prompt

@@ -17,6 +17,7 @@ from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, TooLongError
 from t5enc.online.calls import Served
 from t5enc.options import EncoderOptions
+from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import TextEncoder
 
 OPTIONS = EncoderOptions(model="builtin:tiny", max_length=32, token_budget=64)
@@ -37,6 +38,16 @@ def encoder() -> TextEncoder:
 
 def make_service(**changed: Any) -> ModelService:
     return ModelService("tiny", OPTIONS, ServiceLimits(max_length=24, max_texts=8, **changed))
+
+
+def make_prompt(*ids: int) -> Prompt:
+    return Prompt.of(np.array(ids, dtype=np.int32))
+
+
+def list_ids(prompt: Prompt) -> list[int]:
+    """Those of a text's only document."""
+    (document,) = prompt.documents
+    return document.ids.tolist()
 
 
 def test_it_says_what_it_is(service: ModelService, encoder: TextEncoder) -> None:
@@ -61,8 +72,8 @@ def test_a_model_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_texts_become_the_embeddings_of_the_bare_encoder(service: ModelService, encoder: TextEncoder) -> None:
     async def serve() -> list[torch.Tensor]:
-        request = await service.tokenize(TEXTS, truncate=False)
-        return (await service.encode(request.ids)).hidden
+        prepared = await service.tokenize(TEXTS, truncate=False)
+        return (await service.encode(prepared.prompts)).hidden
 
     hidden = asyncio.run(serve())
     for ours, bare in zip(hidden, encoder.encode(TEXTS), strict=True):
@@ -73,7 +84,7 @@ def test_callers_at_the_same_time_each_get_their_own(service: ModelService, enco
     texts = [f"bird number {number}" for number in range(40)]
 
     async def call(text: str) -> torch.Tensor:
-        return (await service.encode((await service.tokenize([text], truncate=False)).ids)).hidden[0]
+        return (await service.encode((await service.tokenize([text], truncate=False)).prompts)).hidden[0]
 
     async def crowd() -> list[torch.Tensor]:
         return await asyncio.gather(*map(call, texts))
@@ -91,27 +102,16 @@ def test_tokens_are_cut_only_where_the_caller_agrees(service: ModelService) -> N
     assert (error.value.index, error.value.tokens, error.value.limit) == (1, 201, 24)
     cut = asyncio.run(service.tokenize(["a bird", long], truncate=True))
     assert cut.truncated == [False, True]
-    assert cut.lengths[1] == 201
-    assert [len(ids) for ids in cut.ids] == [cut.lengths[0], 24]
-    assert [ids[-1] for ids in cut.ids] == [1, 1]
+    assert [prompt.tokens for prompt in cut.prompts] == [len(service.pieces("a bird")), 24]
+    assert [list_ids(prompt)[-1] for prompt in cut.prompts] == [1, 1]
 
 
 def test_a_text_is_cut_at_its_start_where_the_caller_says_so(service: ModelService) -> None:
     text = "bird " * 20 + "two birds in a tree"
     whole = [token for token, *_ in service.pieces(text)]
     found = asyncio.run(service.tokenize([text, "a bird"], truncate=True, cut="start"))
-    assert found.ids[0].tolist() == whole[-24:]
-    assert (found.truncated, found.lengths[0]) == ([True, False], len(whole))
-
-
-def test_a_caller_may_ask_for_fewer_tokens_but_not_for_more(service: ModelService) -> None:
-    cut = asyncio.run(service.tokenize(["two birds in a tree"], truncate=True, max_length=3))
-    assert (len(cut.ids[0]), cut.truncated) == (3, [True])
-    with pytest.raises(TooLongError, match="at most 3 tokens"):
-        asyncio.run(service.tokenize(["two birds in a tree"], truncate=False, max_length=3))
-    for length in (0, 25):
-        with pytest.raises(InputError, match=f"max_length: expected 1 to 24, got {length}"):
-            asyncio.run(service.tokenize(["a"], truncate=True, max_length=length))
+    assert list_ids(found.prompts[0]) == whole[-24:]
+    assert found.truncated == [True, False]
 
 
 def test_what_is_not_text_is_refused_by_place(service: ModelService) -> None:
@@ -146,26 +146,29 @@ def test_texts_are_tokenized_beside_the_event_loop(service: ModelService, monkey
         ([[5] * 25], r"texts\[0\]: expected at most 24 tokens, got 25"),
     ],
 )
-def test_ids_that_no_model_could_take_are_refused_before_they_are_queued(
-    service: ModelService, ids: Any, problem: str
-) -> None:
+def test_ids_that_no_model_could_take_are_refused(service: ModelService, ids: Any, problem: str) -> None:
     with pytest.raises(InputError, match=problem):
-        service.check_ids(ids)
-    before = service.snapshot()
-    with pytest.raises(InputError, match=problem):
-        asyncio.run(service.encode(ids))
-    assert service.snapshot() == before
+        service.take_ids(ids, truncate=False)
+
+
+def test_ids_are_cut_only_where_the_caller_agrees(service: ModelService) -> None:
+    long = [*range(5, 45), 1]
+    for cut, kept in (("end", [*range(5, 28), 1]), ("start", [*range(22, 45), 1])):
+        taken = service.take_ids([[5, 1], long], truncate=True, cut=cut)
+        assert [list_ids(prompt) for prompt in taken.prompts] == [[5, 1], kept]
+        assert taken.truncated == [False, True]
 
 
 def test_ids_of_a_callers_own_are_taken_as_they_are(service: ModelService, encoder: TextEncoder) -> None:
-    assert [part.tolist() for part in service.check_ids([[5, 6], np.array([7])])] == [[5, 6], [7]]
-    hidden = asyncio.run(service.encode([[5, 6], [7]])).hidden
+    prompts = service.take_ids([[5, 6], [7]], truncate=False).prompts
+    assert [list_ids(prompt) for prompt in prompts] == [[5, 6], [7]]
+    hidden = asyncio.run(service.encode(prompts)).hidden
     for ours, bare in zip(hidden, encoder.encode_tokens([[5, 6], [7]]), strict=True):
         torch.testing.assert_close(ours, bare, atol=2e-5, rtol=2e-5)
 
 
 def test_ids_are_read_back_as_text(service: ModelService) -> None:
-    ids = asyncio.run(service.tokenize(["a red bird"], truncate=False)).ids[0]
+    ids = list_ids(asyncio.run(service.tokenize(["a red bird"], truncate=False)).prompts[0])
     assert service.decode(ids) == "a red bird"
     assert service.decode(ids, skip_special_tokens=False) == "a red bird</s>"
     for wrong in (-1, 1000, 2**70):
@@ -178,23 +181,15 @@ def test_pieces_are_those_of_the_whole_text(service: ModelService) -> None:
     pieces = service.pieces(text)
     assert len(pieces) == 201
     token, piece, special, start, stop = pieces[0]
-    assert (token, special) == (asyncio.run(service.tokenize([text], truncate=True)).ids[0][0], False)
+    prepared = asyncio.run(service.tokenize([text], truncate=True))
+    assert (token, special) == (list_ids(prepared.prompts[0])[0], False)
     assert (piece, text[start:stop]) == ("▁bir", "bir")
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pooling_is_the_mean_of_unit_length(service: ModelService, dtype: torch.dtype) -> None:
-    hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
-    mean = hidden.double().mean(0)
-    torch.testing.assert_close(service.pool(hidden, normalize=False), mean.float())
-    torch.testing.assert_close(service.pool(hidden), (mean / mean.norm()).float())
-    assert service.pool(hidden).dtype == torch.float32
 
 
 def test_prompts_asked_for_again_are_not_computed_again() -> None:
     service = make_service()
-    ids = asyncio.run(service.tokenize(TEXTS, truncate=False)).ids
-    first, again = asyncio.run(service.encode(ids)), asyncio.run(service.encode(ids))
+    prompts = asyncio.run(service.tokenize(TEXTS, truncate=False)).prompts
+    first, again = asyncio.run(service.encode(prompts)), asyncio.run(service.encode(prompts))
     assert all(torch.equal(*pair) for pair in zip(first.hidden, again.hidden, strict=True))
     assert first.seconds_queued + first.seconds_computing > 0.0
     assert (again.seconds_queued, again.seconds_computing) == (0.0, 0.0)
@@ -213,7 +208,7 @@ def test_a_model_that_stands_still_is_unhealthy() -> None:
         return encode(*args, **kwargs)
 
     async def ask() -> None:
-        task = asyncio.create_task(service.encode([[5]]))
+        task = asyncio.create_task(service.encode([make_prompt(5)]))
         await asyncio.to_thread(inside.wait)
         assert not service.is_healthy()
         free.set()
@@ -235,7 +230,7 @@ def test_a_model_that_fails_each_time_is_unhealthy_and_one_that_failed_once_is_n
     def ask(count: int) -> None:
         for _ in range(count):
             with pytest.raises(RuntimeError, match="illegal memory access"):
-                asyncio.run(service.encode([[5]]))
+                asyncio.run(service.encode([make_prompt(5)]))
 
     service._actor.encoder.encode_ragged = fail  # type: ignore[method-assign]
     ask(2)
@@ -243,7 +238,7 @@ def test_a_model_that_fails_each_time_is_unhealthy_and_one_that_failed_once_is_n
     ask(1)
     assert not service.is_healthy()
     service._actor.encoder.encode_ragged = encode  # type: ignore[method-assign]
-    asyncio.run(service.encode([[5]]))
+    asyncio.run(service.encode([make_prompt(5)]))
     assert service.is_healthy()
 
 
@@ -255,7 +250,7 @@ def test_a_model_of_nothing_but_nan_is_unhealthy() -> None:
     for _ in range(3):
         assert service.is_healthy()
         with pytest.raises(PrecisionError):
-            asyncio.run(service.encode([[5]]))
+            asyncio.run(service.encode([make_prompt(5)]))
     assert not service.is_healthy()
 
 
@@ -263,11 +258,11 @@ def test_a_closed_service_has_answered_all_and_takes_nothing_new() -> None:
     service = make_service()
 
     async def close() -> list[Served]:
-        asked = [asyncio.create_task(service.encode([[number, 1]])) for number in range(5, 45)]
+        asked = [asyncio.create_task(service.encode([make_prompt(number, 1)])) for number in range(5, 45)]
         await asyncio.sleep(0)
         await service.close()
         with pytest.raises(OverloadedError, match="closed"):
-            await service.encode((await service.tokenize(["late"], truncate=True)).ids)
+            await service.encode((await service.tokenize(["late"], truncate=True)).prompts)
         return await asyncio.gather(*asked)
 
     assert [served.hidden[0].shape for served in asyncio.run(close())] == [(2, service.dim)] * 40

@@ -27,7 +27,7 @@ from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, PrecisionError
 from t5enc.options import EncoderOptions
 from t5enc.storage import read_column
-from tests.serve_app.in_process import LIMITS, LONG, NAME, ask, encode_alone, load_app, load_service, post
+from tests.serve_app.in_process import LIMITS, LONG, NAME, ask, encode_alone, list_ids, load_app, load_service, post
 
 TEXTS = ["a red bird", "", "two dogs on a beach at night", "Ü 🐦"]
 POSTED = ["/", "/encode", "/prepare", "/embed", "/embed_all", "/tokenize", "/decode", "/similarity", "/v1/embeddings"]
@@ -67,8 +67,7 @@ def test_safetensors_of_texts_are_the_bare_encoders_embeddings() -> None:
 
 
 def test_token_ids_are_encoded_exactly_as_given() -> None:
-    ids = asyncio.run(load_service().tokenize(TEXTS, truncate=False)).ids
-    check_same(read(post("/encode", {"ids": [text.tolist() for text in ids]})), TEXTS)
+    check_same(read(post("/encode", {"ids": list_ids(TEXTS)})), TEXTS)
 
 
 def test_every_format_holds_the_same_numbers() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from typing import Any
@@ -16,7 +15,7 @@ from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.errors import OverloadedError, PrecisionError
 from t5enc.options import EncoderOptions
-from tests.serve_app.in_process import LONG, NAME, ask, load_service, post
+from tests.serve_app.in_process import LONG, NAME, ask, list_ids, load_service, post
 
 TEXTS = ["a red bird", "two dogs on a beach at night", "Ü 🐦"]
 ROUNDING = 1e-5
@@ -52,7 +51,7 @@ def test_the_answer_has_openais_shape_and_counts_tokens() -> None:
 
 
 def test_a_text_texts_ids_and_lists_of_ids_are_the_same_inputs() -> None:
-    ids = [text.tolist() for text in asyncio.run(load_service().tokenize(TEXTS, truncate=False)).ids]
+    ids = list_ids(TEXTS)
     for several in (TEXTS, ids):
         check_close(vectors(embed(several)), expected())
     for single in (TEXTS[0], ids[0]):
