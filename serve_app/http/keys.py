@@ -11,6 +11,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.http.paths import find_path
 from serve_app.http.replies import Failure, make_reply
 from t5enc.errors import ConfigError
 
@@ -104,8 +105,7 @@ class RequireKeys:
 
 def is_public(scope: Scope) -> bool:
     """Whether a request needs no key."""
-    path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-    return scope["method"] in ("GET", "HEAD") and path in PUBLIC
+    return scope["method"] in ("GET", "HEAD") and find_path(scope) in PUBLIC
 
 
 def digest_keys(keys: Iterable[str]) -> tuple[bytes, ...]:

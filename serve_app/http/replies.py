@@ -10,6 +10,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Scope
 
+from serve_app.http.paths import find_path
 from serve_app.served.notes import find_account
 
 # OpenAI's error types where "invalid_request_error" is not one.
@@ -52,7 +53,7 @@ def make_reply(scope: Scope, failure: Failure) -> Response:
 
 
 def _is_openai(scope: Scope) -> bool:
-    path: str = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+    path = find_path(scope)
     return path.startswith("/v1/") or path == "/embeddings"
 
 
