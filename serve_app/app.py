@@ -22,8 +22,7 @@ from serve_app.api.application import make_http
 from serve_app.config import DEPLOYMENT, MAX_ONGOING_REQUESTS, ServeConfig, check_exposure
 from serve_app.http.body_limits import LimitBodies
 from serve_app.http.keys import KeyRing, RequireKeys
-from serve_app.http.meter import MeterRequests
-from serve_app.http.metrics import Metrics
+from serve_app.http.metering import MeterRequests, Metrics
 from serve_app.served.models import Models
 from serve_app.served.scaling import LOAD, choose_target, make_scaling
 from serve_app.served.service import ModelService
@@ -63,7 +62,7 @@ class Ingress:
 
     def describe(self) -> list[dict[str, Any]]:
         """What each model is, for whoever started the service."""
-        return [describe_model(service) for service in self._models.values()]
+        return [describe_loaded(service) for service in self._models.values()]
 
     async def check_health(self) -> None:
         """Raises where a model is stuck, or where its reports have stopped."""
@@ -129,8 +128,8 @@ def make_deployment(config: ServeConfig) -> Deployment:
 def make_middlewares(config: ServeConfig, keys: KeyRing | None, metrics: Metrics) -> list[Middleware]:
     """Outermost first: every request is counted, none without a key has its body read."""
     limits = Middleware(LimitBodies, max_bytes=config.max_body_bytes, seconds=config.body_seconds)
-    meter = Middleware(MeterRequests, metrics=metrics)
-    return [meter, *([Middleware(RequireKeys, keys=keys)] if keys else []), limits]
+    metering = Middleware(MeterRequests, metrics=metrics)
+    return [metering, *([Middleware(RequireKeys, keys=keys)] if keys else []), limits]
 
 
 def load_models(config: ServeConfig) -> Models:
@@ -160,7 +159,7 @@ def measure_load(service: ModelService, target: int | None) -> float:
     return (found.queued_tokens + found.running_tokens) / wanted
 
 
-def describe_model(service: ModelService) -> dict[str, Any]:
+def describe_loaded(service: ModelService) -> dict[str, Any]:
     """Its name and where it came from, and what was left open and is now known."""
     chosen = ("device", "dtype", "attention", "token_budget")
     found = {name: getattr(service.options, name) for name in chosen} | {"max_length": service.limits.max_length}

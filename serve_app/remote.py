@@ -43,7 +43,7 @@ class RemoteT5EncoderModel(nn.Module):
         super().__init__()
         self.client = Client(url, key, **options)
         info = self.client.info() if dtype is None or config is None else {}
-        self.config = config or describe_model(info)
+        self.config = config or make_config(info)
         dtype = resolve_dtype(dtype or info.get("model_dtype"), torch.device(device))
         # Moves and casts as a module's weights would, and so tells where and in what dtype results are wanted.
         self.register_buffer("_like", torch.empty(0, dtype=dtype, device=device), persistent=False)
@@ -97,7 +97,7 @@ class RemoteT5EncoderModel(nn.Module):
         return hidden.to(self.device, self.dtype)
 
 
-def describe_model(info: Mapping[str, Any]) -> PretrainedConfig:
+def make_config(info: Mapping[str, Any]) -> PretrainedConfig:
     """As much of a config as a server tells: the model's name and its width."""
     dim = info.get("model_dim")
     return PretrainedConfig(name_or_path=info.get("model_id", ""), d_model=dim, hidden_size=dim)

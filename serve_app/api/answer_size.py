@@ -23,7 +23,7 @@ CHARACTER_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerForm:
+class AnswerSize:
     """Bytes of one number; whether there is one row a text (pooled); the dtype of a recipe's pipeline's tensors.
 
     Without that dtype, the rows of texts are answered as they are.
@@ -41,8 +41,8 @@ class AnswerForm:
         return sum(prompt.rows for prompt in [*texts, *prepared.nulls])
 
 
-NESTED = AnswerForm(number_bytes=JSON_NUMBER_BYTES)
-POOLED = AnswerForm(number_bytes=JSON_NUMBER_BYTES, is_pooled=True)
+NESTED = AnswerSize(number_bytes=JSON_NUMBER_BYTES)
+POOLED = AnswerSize(number_bytes=JSON_NUMBER_BYTES, is_pooled=True)
 
 
 def find_padded_length(prepared: Prepared) -> int:
@@ -51,28 +51,28 @@ def find_padded_length(prepared: Prepared) -> int:
     return max([length, *(prompt.rows for prompt in prepared.prompts)])
 
 
-def hold_answer(form: AnswerForm, prepared: Prepared, service: ModelService, field: str) -> None:
+def hold_answer(size: AnswerSize, prepared: Prepared, service: ModelService, field: str) -> None:
     """Hold the memory of a request's embeddings and of its answer until it is answered.
 
     RefusedError for an answer that is larger than any may be, OverloadedError where others hold too much. What comes
     out of the cache, or is computed for another request, too, counts: it is held for this one all the same.
     """
-    _check_rows(form, prepared, service)
-    answer = measure_answer(form, prepared, service)
+    _check_rows(size, prepared, service)
+    answer = measure_answer(size, prepared, service)
     _check_bytes(answer, service.limits.max_answer_bytes, "an answer", field)
     rows = sum(prompt.rows for prompt in prepared.all_prompts)
     held = answer + rows * service.dim * measure_number(str(service.options.dtype))
     _check_bytes(held, service.limits.queue_bytes, "embeddings and an answer", field)
-    service.answer_room.take(held)
+    service.answer_memory.take(held)
 
 
-def measure_answer(form: AnswerForm, prepared: Prepared, service: ModelService) -> int:
+def measure_answer(size: AnswerSize, prepared: Prepared, service: ModelService) -> int:
     """Bytes that an answer has at most, in whatever format."""
-    rows = form.count_rows(prepared)
-    tensors = measure_tensors(prepared, service.dim, form.padded) if form.padded else 0
+    rows = size.count_rows(prepared)
+    tensors = measure_tensors(prepared, service.dim, size.padded) if size.padded else 0
     # An Arrow stream has the null's rows in base64: four bytes for three.
-    null = sum(prompt.rows for prompt in prepared.nulls) * service.dim * form.number_bytes // 3
-    return rows * (service.dim * form.number_bytes + ROW_BYTES) + tensors + null + _measure_frame(prepared, service)
+    null = sum(prompt.rows for prompt in prepared.nulls) * service.dim * size.number_bytes // 3
+    return rows * (service.dim * size.number_bytes + ROW_BYTES) + tensors + null + _measure_frame(prepared, service)
 
 
 def measure_tensors(prepared: Prepared, dim: int, dtype: torch.dtype) -> int:
@@ -110,8 +110,8 @@ def _check_bytes(found: int, limit: int, what: str, field: str) -> None:
         raise RefusedError(422, "Validation", message, field=field, reason="batch_size")
 
 
-def _check_rows(form: AnswerForm, prepared: Prepared, service: ModelService) -> None:
+def _check_rows(size: AnswerSize, prepared: Prepared, service: ModelService) -> None:
     """RefusedError for padded tensors of more rows than a request may have tokens."""
     limit, count, length = service.limits.queue_tokens, len(prepared.prompts), find_padded_length(prepared)
-    if form.padded and count * length > limit:
+    if size.padded and count * length > limit:
         raise refuse_value("pipeline", f"expected at most {limit} rows, pads too, got {count} texts of {length}")

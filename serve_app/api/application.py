@@ -16,8 +16,8 @@ from serve_app.api.routes import openai as routes_openai
 from serve_app.api.routes import recipes as routes_recipes
 from serve_app.api.routes import tei as routes_tei
 from serve_app.api.routes.page import page_router
-from serve_app.http.head_requests import AnswerHeads
-from serve_app.http.metrics import Metrics
+from serve_app.http.head_requests import AnswerHeadRequests
+from serve_app.http.metering import Metrics
 from serve_app.served.models import Models
 
 DESCRIPTION = """T5-family text encoders: the embedding of every token by `/encode` and `/embed_all`; one vector a
@@ -34,7 +34,7 @@ def make_http(models: Models, *, middlewares: Sequence[Middleware] = (), metrics
         title="t5enc",
         version=version("t5enc"),
         description=DESCRIPTION,
-        middleware=[*middlewares, Middleware(AnswerHeads)],
+        middleware=[*middlewares, Middleware(AnswerHeadRequests)],
         redirect_slashes=False,
     )
     add_handlers(app)

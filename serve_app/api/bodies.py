@@ -27,7 +27,7 @@ LARGEST_INLINE = 64 << 10
 def make_route_class(models: Models) -> type[APIRoute]:
     """Routes whose bodies are refused at the first wrong element, and for too many texts before they are looked at.
 
-    What a request holds of a Room is given back when it has been answered.
+    What a request holds of a Memory is given back when it has been answered.
     """
     max_texts = models.default.limits.max_texts
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serve_app.api.answer_size import AnswerForm, hold_answer
+from serve_app.api.answer_size import AnswerSize, hold_answer
 from serve_app.api.schema import Batch, Input, as_batch
-from serve_app.served.notes import Work, find_account
+from serve_app.served.notes import Work, find_notes
 from serve_app.served.prepared import Prepared
 from serve_app.served.refusals import RefusedError, refuse_count, refuse_empty, refuse_value
 from serve_app.served.service import ModelService
@@ -50,7 +50,7 @@ class Encoded:
 
     @property
     def headers(self) -> dict[str, str]:
-        """TEI's account of a request (times in milliseconds), and how many of its texts were cut."""
+        """TEI's figures of a request (times in milliseconds), and how many of its texts were cut."""
         return {
             "x-compute-type": self.device,
             "x-compute-characters": str(self.characters),
@@ -65,14 +65,14 @@ class Encoded:
 
 
 async def encode_batch(
-    service: ModelService, inputs: Input, *, truncate: bool, field: str, form: AnswerForm, cut: Cut = "end"
+    service: ModelService, inputs: Input, *, truncate: bool, field: str, size: AnswerSize, cut: Cut = "end"
 ) -> Encoded:
-    """The embeddings of N texts or token lists; `field` is the request's name for them, `form` the answer's.
+    """The embeddings of N texts or token lists; `field` is the request's name for them, `size` is the answer's.
 
     Raises RefusedError for a batch that is empty or beyond the limits, and what ModelService raises.
     """
     batch = take_batch(inputs, service, field)
-    return await _encode(service, _tokenize(service, batch, truncate, cut), batch, field, form)
+    return await _encode(service, _tokenize(service, batch, truncate, cut), batch, field, size)
 
 
 async def encode_captions(
@@ -83,7 +83,7 @@ async def encode_captions(
     *,
     truncate: bool | None,
     with_null: bool,
-    form: AnswerForm,
+    size: AnswerSize,
 ) -> Encoded:
     """The kept rows of N texts under a recipe, or their tokens' embeddings where there is none; N may be 0 for a null.
 
@@ -93,9 +93,9 @@ async def encode_captions(
     if texts or not with_null:
         take_batch(list(texts), service, "texts")
     else:
-        find_account().note_method("single")
+        find_notes().note_method("single")
     preparing = _prepare(service, texts, recipe, options, truncate=truncate, with_null=with_null)
-    return await _encode(service, preparing, texts, "texts", form)
+    return await _encode(service, preparing, texts, "texts", size)
 
 
 def pool_texts(encoded: Encoded, *, normalize: bool = True) -> Tensor:
@@ -116,14 +116,14 @@ async def _encode(
     preparing: Awaitable[Prepared],
     batch: Sequence[str | list[int]],
     field: str,
-    form: AnswerForm,
+    size: AnswerSize,
 ) -> Encoded:
     """The embeddings of a batch, within the limits, timed from here. Raises what `encode_batch` raises of it."""
     start = time.perf_counter()
     prepared = await preparing
     prompts = prepared.all_prompts
     _check_tokens(prompts, service, field)
-    hold_answer(form, prepared, service, field)
+    hold_answer(size, prepared, service, field)
     seconds_tokenizing = time.perf_counter() - start
     served = await _name_null(service.encode(prompts), prepared)
     work = Work(
@@ -132,7 +132,7 @@ async def _encode(
         seconds_queued=served.seconds_queued,
         seconds_computing=served.seconds_computing,
     )
-    find_account().work.append(work)
+    find_notes().work.append(work)
     count = len(prepared.prompts)
     return Encoded(
         hidden=served.hidden[:count],
@@ -178,7 +178,7 @@ async def _name_null(served: Awaitable[Served], prepared: Prepared) -> Served:
 def take_batch(inputs: Input, service: ModelService, field: str) -> Batch:
     """Texts or token lists, also where a request gives a single one; RefusedError for none, or more than it may."""
     batch = as_batch(inputs)
-    find_account().note_method("batch" if batch is inputs else "single")
+    find_notes().note_method("batch" if batch is inputs else "single")
     if not batch:
         raise refuse_empty(field)
     limit = service.limits.max_texts

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from serve_app.served.notes import find_account
+from serve_app.served.notes import find_notes
 from serve_app.served.refusals import refuse_count, refuse_value
 from t5enc.options import NO_RECIPE
 from t5enc.text.tokenizer import Cut
@@ -40,7 +40,7 @@ def _check_count(value: Any, info: ValidationInfo) -> Any:
     """Refuse more texts than a request may have before any is looked at; a list of numbers is a single one."""
     limit = (info.context or {}).get(MAX_TEXTS)
     if limit is not None and isinstance(value, list) and len(value) > limit and not isinstance(value[0], int):
-        find_account().note_method("batch")
+        find_notes().note_method("batch")
         raise refuse_count(len(value), limit, info.field_name or "body")
     return value
 

@@ -103,7 +103,7 @@ def serve_until_interrupted(config: ServeConfig) -> None:
             route_prefix=config.route_prefix,
             logging_config={"enable_access_log": False},
         )
-        describe_service(config, handle.describe.remote().result(), describe_ray())
+        announce_service(config, handle.describe.remote().result(), describe_ray())
         watch(lambda: serve.status().applications.get(APP))
     finally:
         if ray.is_initialized():
@@ -187,7 +187,7 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def describe_service(config: ServeConfig, models: list[dict[str, Any]], ray: str) -> None:
+def announce_service(config: ServeConfig, models: list[dict[str, Any]], ray: str) -> None:
     """Say what was loaded, and where it listens; the last line means that it is ready."""
     console = Console(soft_wrap=True, highlight=False)
     for model in models:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class AnswerHeads:
+class AnswerHeadRequests:
     """ASGI middleware: a HEAD has the status and headers of the GET, and no body (RFC 9110, 9.3.2)."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from serve_app.http.paths import find_path
-from serve_app.served.notes import find_account
+from serve_app.served.notes import find_notes
 
 # OpenAI's error types where "invalid_request_error" is not one.
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -43,8 +43,8 @@ class Failure:
 
 
 def make_reply(scope: Scope, failure: Failure) -> Response:
-    """The answer to a failed request, in the shape of the API that its path belongs to; noted in its account."""
-    find_account().reason = failure.reason or name_reason(failure.status)
+    """The answer to a failed request, in the shape of the API that its path belongs to; why it failed is noted."""
+    find_notes().reason = failure.reason or name_reason(failure.status)
     content = _openai_shape(failure) if _is_openai(scope) else _tei_shape(failure)
     # Escaped to ASCII: a message may quote what is no Unicode text.
     return Response(

@@ -17,7 +17,7 @@ HELD: ContextVar[ExitStack] = ContextVar("held")
 
 @contextmanager
 def hold_until_answered() -> Iterator[None]:
-    """What is taken of any room inside is given back at the end, however that comes."""
+    """What is taken of any memory inside is given back at the end, however that comes."""
     with ExitStack() as stack:
         token = HELD.set(stack)
         try:
@@ -26,7 +26,7 @@ def hold_until_answered() -> Iterator[None]:
             HELD.reset(token)
 
 
-class Room:
+class Memory:
     """So much of `unit` may be held at once. Any thread may use it."""
 
     def __init__(self, unit: str, limit: int) -> None:
@@ -36,7 +36,7 @@ class Room:
         self._lock = threading.Lock()
 
     def take(self, amount: int) -> None:
-        """Hold so much until the request is answered; OverloadedError, and nothing held, where there is no room."""
+        """Hold so much until the request is answered; OverloadedError, and nothing held, where there is none left."""
         stack = HELD.get()
         with self._lock:
             if self.held + amount > self.limit:

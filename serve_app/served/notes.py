@@ -1,4 +1,4 @@
-"""The account of a request: noted where things become known, read by the meter around the application."""
+"""What is noted of a request where things become known, and read by the metering around the application."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Work:
 
 
 @dataclass(slots=True)
-class Account:
+class Notes:
     """How a request gave its input ("none": it was refused before anyone looked), why it failed, what it had computed.
 
     `reason` is TEI's word.
@@ -36,10 +36,10 @@ class Account:
             self.method = method
 
 
-# Set by the meter; the handlers of a request run in its context.
-CURRENT: ContextVar[Account] = ContextVar("account")
+# Set by the metering; the handlers of a request run in its context.
+CURRENT: ContextVar[Notes] = ContextVar("notes")
 
 
-def find_account() -> Account:
+def find_notes() -> Notes:
     """That of the request that is being answered, or one that nobody reads."""
-    return CURRENT.get(None) or Account()
+    return CURRENT.get(None) or Notes()

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from serve_app.served.loading import load_actor, open_to_all
-from serve_app.served.memory import Room
+from serve_app.served.memory import Memory
 from serve_app.served.prepared import Prepared
 from serve_app.served.recipes import ServedRecipes, ShownCaption, prepare_captions, show_captions
 from serve_app.served.refusals import refuse_value
@@ -97,8 +97,8 @@ class ModelService:
         self.options = self._actor.encoder.options
         self.dim = self._actor.encoder.config.model_dim
         # Bytes of embeddings and answers, of all requests that are not yet answered.
-        self.answer_room = Room("bytes of answers", limits.queue_bytes)
-        self.text_room = Room("characters or ids of /tokenize and /decode", LARGEST_WAITING * limits.max_characters)
+        self.answer_memory = Memory("bytes of answers", limits.queue_bytes)
+        self.text_memory = Memory("characters or ids of /tokenize and /decode", LARGEST_WAITING * limits.max_characters)
         self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._batcher = Batcher(
             self._actor.submit,
@@ -228,7 +228,7 @@ class ModelService:
         limit = self.limits.max_characters
         if count > limit:
             raise refuse_value(field, f"expected at most {limit} {unit} in one request, got {count}")
-        self.text_room.take(count)
+        self.text_memory.take(count)
 
     def _prepare(
         self, texts: list[str], recipe: str | None, options: Mapping[str, Any], truncate: bool, with_null: bool

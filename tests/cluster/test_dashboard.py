@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipelines.progress.metrics import COUNTERS
-from serve_app.http.metrics import DEFINITIONS
+from serve_app.http.metering import DEFINITIONS
 from serve_app.http.replies import REASONS
 from serve_app.served.service import ServiceLimits
 from tests.cluster.allocation import wait_until

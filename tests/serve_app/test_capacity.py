@@ -12,7 +12,7 @@ import torch
 from serve_app.api import wire
 from serve_app.api.answer_size import JSON_NUMBER_BYTES
 from serve_app.api.application import make_http
-from serve_app.served.memory import Room, hold_until_answered
+from serve_app.served.memory import Memory, hold_until_answered
 from serve_app.served.models import Models
 from serve_app.served.service import LARGEST_WAITING, ModelService, ServiceLimits
 from t5enc.errors import ConfigError, OverloadedError
@@ -83,12 +83,12 @@ def test_requests_together_hold_no_more_than_the_queue_has_bytes_for_cached_text
     app = make_http(Models([service]))
     assert post("/encode", {"texts": TEXTS}, app=app).status_code == 200
     with hold_until_answered():
-        service.answer_room.take(1)
+        service.answer_memory.take(1)
         refused = post("/encode", {"texts": TEXTS}, app=app)
     assert (refused.status_code, refused.json()["error_type"]) == (429, "Overloaded")
     assert int(refused.headers["retry-after"]) >= 1
     assert post("/encode", {"texts": TEXTS}, app=app).status_code == 200
-    assert service.answer_room.held == 0
+    assert service.answer_memory.held == 0
 
 
 def test_what_could_never_be_held_is_refused_for_good() -> None:
@@ -100,20 +100,20 @@ def test_what_could_never_be_held_is_refused_for_good() -> None:
     assert f"embeddings and an answer of at most {held - 1} bytes, got {held}" in answer.text
 
 
-def test_a_room_is_given_back_when_the_request_ends_however_it_ends() -> None:
-    room = Room("bytes", 10)
+def test_memory_is_given_back_when_the_request_ends_however_it_ends() -> None:
+    memory = Memory("bytes", 10)
     with hold_until_answered():
-        room.take(6)
+        memory.take(6)
         with pytest.raises(OverloadedError, match="expected at most 10 bytes at once, 6 are held and 5 more"):
-            room.take(5)
-        assert room.held == 6
+            memory.take(5)
+        assert memory.held == 6
     with pytest.raises(ValueError, match="broken"), hold_until_answered():
-        _take_and_fail(room)
-    assert room.held == 0
+        _take_and_fail(memory)
+    assert memory.held == 0
 
 
-def _take_and_fail(room: Room) -> None:
-    room.take(10)
+def _take_and_fail(memory: Memory) -> None:
+    memory.take(10)
     raise ValueError("broken")
 
 
@@ -132,10 +132,10 @@ def test_texts_at_the_tokenizer_are_capped_and_counted(path: str, body: dict[str
     assert f"expected at most 100 {unit} in one request, got 101" in answer.text
     fitting = {name: [part[:50] for part in parts] for name, parts in body.items()}
     with hold_until_answered():
-        service.text_room.take((LARGEST_WAITING - 1) * 100 + 50)
+        service.text_memory.take((LARGEST_WAITING - 1) * 100 + 50)
         assert post(path, fitting, app=app).status_code == 429
     assert post(path, fitting, app=app).status_code == 200
-    assert service.text_room.held == 0
+    assert service.text_memory.held == 0
 
 
 def test_npy_of_several_texts_is_refused_before_the_model_runs() -> None:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 from torch import Tensor
 
-from serve_app.api.answer_size import JSON_NUMBER_BYTES, AnswerForm, measure_number
+from serve_app.api.answer_size import JSON_NUMBER_BYTES, AnswerSize, measure_number
 from serve_app.api.bodies import make_route_class
 from serve_app.api.encoding import Encoded, encode_batch, encode_captions
 from serve_app.api.media_types import pick_media_type
@@ -60,20 +60,20 @@ async def encode(models: Models, body: EncodeBody, request: Request) -> Response
         raise refuse_value("pipeline", f"expected {SAFETENSORS} or {NPZ} for its tensors, got {media_type}")
     if media_type == NPY and (body.texts or body.ids or body.null):
         check_single(len(body.texts or body.ids or ()), body.null)
-    encoded = await _encode(service, body, _find_form(body, dtype, media_type))
+    encoded = await _encode(service, body, _find_size(body, dtype, media_type))
     # Megabytes: written beside the event loop.
     content = await asyncio.to_thread(_write, service, encoded, dtype, media_type, body)
     return Response(content, media_type=media_type, headers=encoded.headers)
 
 
-def _find_form(body: EncodeBody, dtype: str, media_type: str) -> AnswerForm:
+def _find_size(body: EncodeBody, dtype: str, media_type: str) -> AnswerSize:
     number_bytes = JSON_NUMBER_BYTES if media_type == JSON else measure_number(dtype)
-    return AnswerForm(number_bytes=number_bytes, padded=getattr(torch, dtype) if body.pipeline else None)
+    return AnswerSize(number_bytes=number_bytes, padded=getattr(torch, dtype) if body.pipeline else None)
 
 
-async def _encode(service: ModelService, body: EncodeBody, form: AnswerForm) -> Encoded:
+async def _encode(service: ModelService, body: EncodeBody, size: AnswerSize) -> Encoded:
     if body.ids is not None:
-        return await encode_batch(service, body.ids, truncate=body.truncate is True, field="ids", form=form)
+        return await encode_batch(service, body.ids, truncate=body.truncate is True, field="ids", size=size)
     if body.pipeline and (body.recipe or service.recipe or NO_RECIPE) == NO_RECIPE:
         raise refuse_value("pipeline", "expected a recipe, whose pipeline it is, got none")
     if body.pipeline and not body.texts:
@@ -85,7 +85,7 @@ async def _encode(service: ModelService, body: EncodeBody, form: AnswerForm) -> 
         body.recipe_options,
         truncate=body.truncate,
         with_null=body.null or body.pipeline,
-        form=form,
+        size=size,
     )
 
 

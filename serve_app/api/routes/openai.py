@@ -48,7 +48,7 @@ async def embed(models: Models, body: EmbeddingsBody) -> Response:
     """One vector a text: the mean of its tokens' embeddings, of unit length. A text over the limit is refused."""
     service = models.find(body.model)
     check_dimensions(body.dimensions, service)
-    encoded = await encode_batch(service, body.input, truncate=False, field="input", form=POOLED)
+    encoded = await encode_batch(service, body.input, truncate=False, field="input", size=POOLED)
     return await asyncio.to_thread(_answer, service, encoded, body)
 
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from serve_app.api.answer_size import NESTED, POOLED, AnswerForm
+from serve_app.api.answer_size import NESTED, POOLED, AnswerSize
 from serve_app.api.bodies import make_route_class
 from serve_app.api.encoding import Encoded, check_dimensions, encode_batch, pool_texts, take_batch
 from serve_app.api.routing import Handler, add_route
@@ -96,7 +96,7 @@ async def decode(models: Models, body: DecodeBody) -> Response:
 
 async def describe_model(models: Models, model: str | None = None) -> Response:
     """TEI's description of the default model, or of `?model=`; and its width, fingerprint and recipe."""
-    return _json(describe_service(models.find(model)))
+    return _json(make_info(models.find(model)))
 
 
 async def check_health(models: Models) -> Response:
@@ -107,7 +107,7 @@ async def check_health(models: Models) -> Response:
     return Response()
 
 
-def describe_service(service: ModelService) -> dict[str, Any]:
+def make_info(service: ModelService) -> dict[str, Any]:
     """The fields of TEI's `/info`."""
     from importlib.metadata import version
 
@@ -150,10 +150,10 @@ OF_OTHER_MODELS = {
 }
 
 
-async def _encode(service: ModelService, inputs: Input, body: TruncateBody, form: AnswerForm) -> Encoded:
+async def _encode(service: ModelService, inputs: Input, body: TruncateBody, size: AnswerSize) -> Encoded:
     check_prompt(body.prompt_name)
     truncate = body.truncate is not False
-    return await encode_batch(service, inputs, truncate=truncate, field="inputs", form=form, cut=body.cut)
+    return await encode_batch(service, inputs, truncate=truncate, field="inputs", size=size, cut=body.cut)
 
 
 def _pool(encoded: Encoded, body: EmbedBody) -> bytes:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.api import answer_size as answer_forms
+from serve_app.api import answer_size
 from serve_app.api.application import make_http
 from serve_app.api.wire import ARROW, JSON, NPY, NPZ, SAFETENSORS
 from serve_app.served.models import Models
@@ -63,8 +63,8 @@ def noted_counts() -> Iterator[list[int]]:
         counts.append(measure(*arguments))
         return counts[-1]
 
-    measure = answer_forms.measure_answer
-    with patch.object(answer_forms, "measure_answer", note):
+    measure = answer_size.measure_answer
+    with patch.object(answer_size, "measure_answer", note):
         yield counts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.api.application import make_http
-from serve_app.http.metrics import Metrics
+from serve_app.http.metering import Metrics
 from serve_app.served.models import Models
 from tests.serve_app.in_process import ask, load_app, load_service
 

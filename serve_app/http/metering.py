@@ -1,4 +1,4 @@
-"""What a replica counts, under TEI's names: requests as they come and go, and batches as the models report them.
+"""Metering: what a replica counts, under TEI's names: requests as they come and go, and batches as models report them.
 
 Ray collects these from every replica and serves them per node, with `ray_` before each name, to Prometheus; where there
 is one replica, the application has them at `/metrics`, too. A request is counted with the route that it met, "none"
@@ -8,15 +8,17 @@ where it met no route; its texts pass through the model together, so that TEI's 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import metrics as prometheus
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.served.models import Models
-from serve_app.served.notes import Account
+from serve_app.served.notes import CURRENT, Notes
 from t5enc.online.batcher import BatcherSnapshot
 
 # Adds to a counter, sets a gauge, or observes for a histogram: a value with its tags.
@@ -84,15 +86,15 @@ class Metrics:
         if with_ray:
             self._backends.append({name: _in_ray(name, definition) for name, definition in DEFINITIONS.items()})
 
-    def count_request(self, route: str, account: Account, seconds: float) -> None:
-        """Note a request that is over: a success where its account has no reason of failure."""
-        self._record("te_request_count", 1, route=route, method=account.method)
+    def count_request(self, route: str, notes: Notes, seconds: float) -> None:
+        """Note a request that is over: a success where its notes have no reason of failure."""
+        self._record("te_request_count", 1, route=route, method=notes.method)
         self._record("te_request_duration", seconds, route=route)
-        if account.reason is None:
-            self._record("te_request_success", 1, route=route, method=account.method)
+        if notes.reason is None:
+            self._record("te_request_success", 1, route=route, method=notes.method)
         else:
-            self._record("te_request_failure", 1, route=route, err=account.reason)
-        for work in account.work:
+            self._record("te_request_failure", 1, route=route, err=notes.reason)
+        for work in notes.work:
             self._record("te_request_tokenization_duration", work.seconds_tokenizing, route=route)
             self._record("te_request_queue_duration", work.seconds_queued, route=route)
             self._record("te_request_inference_duration", work.seconds_computing, route=route)
@@ -117,6 +119,70 @@ class Metrics:
     def _record(self, figure: str, value: float, **tags: str) -> None:
         for backend in self._backends:
             backend[figure](value, tags)
+
+
+class MeterRequests:
+    """ASGI middleware around all others: has notes taken of each POST, and counts it when that is over."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and note how it ended."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        notes, start = Notes(), time.perf_counter()
+        token = CURRENT.set(notes)
+        try:
+            await self._pass(notes, scope, receive, send)
+        finally:
+            CURRENT.reset(token)
+            self._metrics.count_request(name_route(scope), notes, time.perf_counter() - start)
+
+    async def _pass(self, notes: Notes, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request whose answer was not sent to its end was dropped by whoever sent it, or failed."""
+        notes.reason = "dropped"
+        sending = _Sending(send)
+        try:
+            await self._app(scope, receive, sending)
+        except Exception:
+            notes.reason = "dropped" if sending.is_cut else "inference"
+            raise
+        if sending.is_success:
+            notes.reason = None
+
+
+class _Sending:
+    """Sends an answer, and knows how far it came."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._status = 0
+        self._is_whole = False
+        self.is_cut = False
+
+    @property
+    def is_success(self) -> bool:
+        """Whether all of an answer was sent, and it is no refusal."""
+        return self._is_whole and self._status < 400
+
+    async def __call__(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except Exception:  # nobody is there to receive it
+            self.is_cut = True
+            raise
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+        elif message["type"] == "http.response.body":
+            self._is_whole = not message.get("more_body", False)
+
+
+def name_route(scope: Scope) -> str:
+    """The route that was matched, "none" where no route was: paths are the caller's, and without number."""
+    return str(getattr(scope.get("route"), "path", "none"))
 
 
 def _read_totals(counts: BatcherSnapshot) -> dict[str, float]:

@@ -19,8 +19,7 @@ from starlette.types import Message, Send
 from serve_app.api.application import make_http
 from serve_app.http.body_limits import LimitBodies
 from serve_app.http.keys import KeyRing, RequireKeys
-from serve_app.http.meter import MeterRequests
-from serve_app.http.metrics import DEFINITIONS, Metrics
+from serve_app.http.metering import DEFINITIONS, MeterRequests, Metrics
 from serve_app.served.models import Models
 from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.errors import PrecisionError
