@@ -1,17 +1,39 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, how much chance is tried, and what one process after the other must have."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# Time is a benchmark's matter.
-settings.register_profile("t5enc", deadline=None)
-settings.load_profile("t5enc")
+from tests.profiles import PROFILE, SCHEDULES
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+# What starts a Ray: two at once on a small machine are slower than one after the other, or time out.
+RAY_FIXTURES = {"local_ray"}
+RAY_MARKERS = ("cluster", "own_service")
+
+# Time is a benchmark's matter.
+for name, count in SCHEDULES.items():
+    settings.register_profile(name, deadline=None, max_examples=count, derandomize=name == "quick")
+settings.load_profile(PROFILE)
+
+# Flex is compiled once for all tests and kept for the next ones; those about cold caches have their own.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "inductor"))
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, a thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """All that starts a Ray is one group: one of pytest-xdist's workers runs it, one test after the other."""
+    for item in items:
+        if RAY_FIXTURES & set(getattr(item, "fixturenames", ())) or any(map(item.get_closest_marker, RAY_MARKERS)):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")
