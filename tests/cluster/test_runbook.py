@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from tests.cluster.manifests import FOLDER, REPOSITORY
+from tests.cluster.kubernetes.manifests import FOLDER, REPOSITORY
 
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 

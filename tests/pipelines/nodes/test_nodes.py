@@ -16,7 +16,7 @@ import pytest
 from pipelines import EncodeJob, encode_parquet
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import DriverError
-from tests.cluster.ray_cluster import running_cluster
+from tests.cluster.ray_start.ray_cluster import running_cluster
 from tests.pipelines.disturbing import Scenario, await_truth, count_shards, find_busy
 from tests.pipelines.driving import REPOSITORY, start_driver
 from tests.pipelines.nodes.nodes import SLOT, running_nodes, running_spot_node

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from t5enc import TextEncoder, load_embeddings
-from tests.cluster.allocation import PATIENCE, Allocation, wait_until
-from tests.cluster.manifests import FOLDER
+from tests.cluster.kubernetes.manifests import FOLDER
+from tests.cluster.patience import PATIENCE, wait_until
+from tests.cluster.slurm.allocation import Allocation
 
 pytest.importorskip("ray.data", reason="needs ray[data]")
 
@@ -43,7 +44,7 @@ def allocation(tmp_path: Path) -> Iterator[Allocation]:
         allocation.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_job_whose_time_is_up_comes_back_and_ends_with_every_row(allocation: Allocation) -> None:
     first = allocation.start("--config", "job.yaml")
     wait_until(lambda: (allocation.folder / "out" / "_job.json").exists() or first.poll() is not None, "no job")

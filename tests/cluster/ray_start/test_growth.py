@@ -13,9 +13,9 @@ import pytest
 
 from t5enc import load_embeddings
 from t5enc.errors import ConfigError
-from tests.cluster.allocation import PATIENCE, wait_until
-from tests.cluster.growth import LABELS
-from tests.cluster.ray_cluster import RayCluster, running_cluster
+from tests.cluster.patience import PATIENCE, wait_until
+from tests.cluster.ray_start.growth import LABELS
+from tests.cluster.ray_start.ray_cluster import RayCluster, running_cluster
 from tests.pipelines.driving import start_driver
 
 TEXTS = [f"a photo of {number} birds" for number in range(2000)]
@@ -31,7 +31,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCluster]:
         yield started
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_cluster_grows_with_its_job_and_shrinks_after_it(cluster: RayCluster, tmp_path: Path) -> None:
     pq.write_table(pa.table({"caption": TEXTS}), tmp_path / "captions.parquet")
     asked = ask_for(cluster, tmp_path / "captions.parquet")

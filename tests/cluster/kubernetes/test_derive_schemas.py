@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.cluster.derive_schemas import SCHEMAS, derive, format_schemas, share, tighten
-from tests.cluster.manifests import read_schemas
+from tests.cluster.kubernetes.derive_schemas import SCHEMAS, derive, format_schemas, share, tighten
+from tests.cluster.kubernetes.manifests import read_schemas
 
 
 def is_good(schema: dict[str, Any], value: object) -> bool:

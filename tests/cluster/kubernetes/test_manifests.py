@@ -17,7 +17,7 @@ from pipelines.job import EncodeJob
 from serve_app.deploy.deploy_file import check_deploy_file
 from t5enc.errors import ConfigError
 from t5enc.recipes.yaml_files import read_options
-from tests.cluster.manifests import (
+from tests.cluster.kubernetes.manifests import (
     FOLDER,
     REPOSITORY,
     Document,

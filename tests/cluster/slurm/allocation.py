@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from tests import waiting
-from tests.cluster.manifests import FOLDER
+from tests.cluster.kubernetes.manifests import FOLDER
 
 # Runs the command once for every node that is named, and hands a SIGTERM on, as Slurm's own does.
 SRUN = """#!/bin/bash
@@ -38,8 +36,6 @@ SCONTROL = """#!/bin/bash
 echo "scontrol $*" >> "$SLURM_LOG"
 if [[ "$1" == show ]]; then printf '%s\\n' node1 node2; fi
 """
-# Only for a test that would otherwise never end, in seconds.
-PATIENCE = 600.0
 
 
 class Allocation:
@@ -106,8 +102,3 @@ class Allocation:
             return not is_ended and process.environ().get("SLURM_JOB_ID") == self.job_id
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Return when it holds: of other processes nothing says when."""
-    waiting.wait_until(condition, lambda: what, seconds=PATIENCE)

@@ -11,9 +11,9 @@ from typing import Any
 import jsonschema
 import yaml
 
-from tests.cluster.derive_schemas import SCHEMAS
+from tests.cluster.kubernetes.derive_schemas import SCHEMAS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 FOLDER = REPOSITORY / "cluster"
 Document = dict[str, Any]
 
@@ -40,7 +40,7 @@ def find_manifest(kind: str, name: str) -> Document:
 
 @cache
 def read_schemas() -> Document:
-    """What `tests.cluster.derive_schemas` has written."""
+    """What `tests.cluster.kubernetes.derive_schemas` has written."""
     found: Document = json.loads(SCHEMAS.read_text(encoding="utf-8"))
     return found
 

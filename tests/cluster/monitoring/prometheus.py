@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 
 from serve_app.deploy.haproxy import find_ports
-from tests.cluster.allocation import wait_until
+from tests.cluster.patience import wait_until
 
 Series = list[tuple[dict[str, str], list[float]]]
 

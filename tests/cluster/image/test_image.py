@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from cluster.requirements import find_name, list_requirements
-from tests.cluster.bare_system import make_bare_system
-from tests.cluster.dockerfile import DOCKERFILE, FreshFolder, list_chain, read_stages
-from tests.cluster.manifests import REPOSITORY
+from tests.cluster.image.bare_system import make_bare_system
+from tests.cluster.image.dockerfile import DOCKERFILE, FreshFolder, list_chain, read_stages
+from tests.cluster.kubernetes.manifests import REPOSITORY
 
 TARGETS = ("cpu", "cuda")
 PROJECT = {

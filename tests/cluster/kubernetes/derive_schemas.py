@@ -1,4 +1,4 @@
-"""Derives strict JSON Schemas from KubeRay's CRDs: python -m tests.cluster.derive_schemas CHECKOUT [TAG].
+"""Derives strict JSON Schemas from KubeRay's CRDs: python -m tests.cluster.kubernetes.derive_schemas CHECKOUT [TAG].
 
 The API server passes over a name that a CRD does not know, and fills in what has a default; a schema that is to find
 typing mistakes refuses the former, and asks for nothing of the latter.
@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.core_kinds import derive_core_kinds, make_kind
+from tests.cluster.kubernetes.core_kinds import derive_core_kinds, make_kind
 
 SCHEMAS = Path(__file__).parent / "schemas" / "kuberay.json"
 KINDS = {"RayCluster": "rayclusters", "RayJob": "rayjobs", "RayService": "rayservices"}

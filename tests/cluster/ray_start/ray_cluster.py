@@ -16,8 +16,8 @@ import psutil
 import ray
 
 from serve_app.deploy.haproxy import find_ports
-from tests.cluster.allocation import wait_until
-from tests.cluster.growth import ENVIRONMENT, write_growth
+from tests.cluster.patience import wait_until
+from tests.cluster.ray_start.growth import ENVIRONMENT, write_growth
 
 BIN = Path(sys.executable).parent
 # Not --block: on a busy machine the server of ray://, which nothing here uses, gives up and would take the rest along.

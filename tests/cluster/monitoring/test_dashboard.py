@@ -18,12 +18,12 @@ from pipelines.progress.metrics import COUNTERS
 from serve_app.http.metering import DEFINITIONS
 from serve_app.http.replies import REASONS
 from serve_app.served.service import ServiceLimits
-from tests.cluster.allocation import wait_until
-from tests.cluster.prometheus import Prometheus, find_program, run_prometheus
+from tests.cluster.monitoring.prometheus import Prometheus, find_program, run_prometheus
+from tests.cluster.patience import wait_until
 
 pytest.importorskip("ray.serve", reason="needs ray[data,serve]")
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CLUSTER = REPOSITORY / "cluster"
 DASHBOARD = json.loads((CLUSTER / "grafana-dashboard.json").read_text(encoding="utf-8"))
 RULES = [rule for group in yaml.safe_load((CLUSTER / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
@@ -63,7 +63,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     if program is None:
         pytest.skip("needs Prometheus (apt-get install prometheus)")
     folder = tmp_path_factory.mktemp("watched")
-    command = [sys.executable, "-m", "tests.cluster.busy_ray", str(folder)]
+    command = [sys.executable, "-m", "tests.cluster.monitoring.busy_ray", str(folder)]
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as busy:
@@ -90,7 +90,7 @@ def is_of_gpus(title: str) -> bool:
     return title in GPU_PANELS
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize(("title", "target"), [pair for pair in TARGETS if not is_of_gpus(pair[0])])
 def test_every_panel_shows_something_of_a_real_run(watched: Watched, title: str, target: dict[str, str]) -> None:
     found = [(metric, values) for metric, values in watched.ask(target["expr"]) if values]
@@ -99,7 +99,7 @@ def test_every_panel_shows_something_of_a_real_run(watched: Watched, title: str,
         assert all(metric.get(label) for metric, _ in found), f"{title}: no label {label} in {found[0][0]}"
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_what_prometheus_counted_is_what_the_report_says(watched: Watched) -> None:
     progress = watched.report["progress"]
     counted = {
@@ -123,7 +123,7 @@ def test_what_prometheus_counted_is_what_the_report_says(watched: Watched) -> No
     assert progress["truncated"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_every_alert_asks_for_figures_that_a_real_run_tells(watched: Watched, rule: dict[str, Any]) -> None:
     for name in NAME.findall(rule["expr"]):
@@ -131,7 +131,7 @@ def test_every_alert_asks_for_figures_that_a_real_run_tells(watched: Watched, ru
     watched.ask(rule["expr"])
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_every_alert_asks_for_labels_that_a_real_run_tells(watched: Watched, rule: dict[str, Any]) -> None:
     chosen = [(name, label) for name, choices in CHOSEN.findall(rule["expr"]) for label, _ in CHOICE.findall(choices)]
@@ -157,7 +157,7 @@ def list_values(name: str, label: str) -> set[str]:
     return {tags[label] for found, _, tags in COUNTERS.values() if found == counter and label in tags}
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_alerts_fire_for_what_happened_and_for_nothing_else(watched: Watched) -> None:
     fired = {rule["alert"] for rule in RULES if any(values for _, values in watched.ask(rule["expr"]))}
     assert {"T5encQuarantined"} <= fired
@@ -194,7 +194,7 @@ def test_panels_have_room_and_say_what_they_mean() -> None:
 CHECKS = [
     ("check", "rules", "alerts.yml"),
     ("check", "config", "prometheus.yml"),
-    ("test", "rules", "../tests/cluster/alert_cases.yml"),
+    ("test", "rules", "../tests/cluster/monitoring/alert_cases.yml"),
 ]
 
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.cluster.manifests import FOLDER, REPOSITORY
+from tests.cluster.kubernetes.manifests import FOLDER, REPOSITORY
 
 DOCKERFILE = FOLDER / "Dockerfile"
 # What is installed here already is found to be so, and nothing is fetched: a requirement that this environment does not

@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.cluster.dockerfile import list_chain
-from tests.cluster.manifests import FOLDER
+from tests.cluster.image.dockerfile import list_chain
+from tests.cluster.kubernetes.manifests import FOLDER
 
 ray = pytest.importorskip("ray", reason="needs ray")
 

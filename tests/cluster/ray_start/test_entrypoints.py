@@ -17,12 +17,12 @@ import yaml
 
 from serve_app.deploy.haproxy import find_ports
 from t5enc import TextEncoder, load_embeddings
-from tests.cluster.allocation import wait_until
-from tests.cluster.manifests import find_all, find_manifest
-from tests.cluster.ray_cluster import BIN, RayCluster, running_cluster
+from tests.cluster.kubernetes.manifests import find_all, find_manifest
+from tests.cluster.patience import wait_until
+from tests.cluster.ray_start.ray_cluster import BIN, RayCluster, running_cluster
 
 pytest.importorskip("ray.serve", reason="needs ray[data,serve]")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 JOB, SERVICE = find_manifest("RayJob", "t5enc-encode"), find_manifest("RayService", "t5enc-serve")
 TEXTS = [f"a photo of {number} birds" for number in range(40)]
