@@ -15,7 +15,6 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import BackpressureConfig
-from ray.serve.context import _get_global_client
 from starlette.middleware import Middleware
 
 from serve_app.api.application import make_http
@@ -23,6 +22,7 @@ from serve_app.config import DEPLOYMENT, MAX_ONGOING_REQUESTS, ServeConfig, chec
 from serve_app.http.body_limits import LimitBodies
 from serve_app.http.keys import KeyRing, RequireKeys
 from serve_app.http.metering import MeterRequests, Metrics
+from serve_app.ray_private import find_host
 from serve_app.served.models import Models
 from serve_app.served.scaling import LOAD, choose_target, make_scaling
 from serve_app.served.service import ModelService
@@ -136,11 +136,6 @@ def load_models(config: ServeConfig) -> Models:
     """Every model, one after the other: each may need the memory of two while it loads."""
     encoders = config.encoders().items()
     return Models([ModelService(name, options, config.limits(options.max_length)) for name, options in encoders])
-
-
-def find_host() -> str:
-    """The address that Serve's proxies listen on, whoever has started them."""
-    return str(_get_global_client().http_config.host)
 
 
 def count_gpus(config: ServeConfig) -> float:

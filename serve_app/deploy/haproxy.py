@@ -18,9 +18,11 @@ from pathlib import Path
 QUIET_PORTS = range(20000, 32000)
 # Ray lets HAProxy's statistics listen on every interface, gives a client all day for the head of a request, and answers
 # 404 while a new HAProxy knows of no application, which clients take as final; and a client's header can tell a replica
-# to go on for a client that is gone. There is no option for any of these, so HAProxy's file is changed before it is
-# read. Where Ray's text is another than it was, a change may find nothing to be made in: each is looked for afterwards,
-# and without all of them HAProxy does not start. `exec` keeps the process id, which Ray verifies.
+# to go on for a client that is gone. Tried instead: of Ray's options, RAY_SERVE_HAPROXY_METRICS_PORT and _STATS_PORT
+# move the ports and none says the interface; _TIMEOUT_CLIENT_S does not hold for a head that trickles, and nothing sets
+# the `timeout_http_request_s` of Ray's own template. So HAProxy's file is changed before it is read.
+# Where Ray's text is another than it was, a change may find nothing to be made in: each is looked for afterwards, and
+# without all of them HAProxy does not start. `exec` keeps the process id, which Ray verifies.
 LAUNCHER = r"""#!/bin/sh
 header=x-request-disconnect-disabled
 section() {{ sed -n "/^$1\$/,/^[a-z]/p" "$file"; }}

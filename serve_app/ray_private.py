@@ -1,0 +1,18 @@
+"""What is used of Ray that its public API does not have, each with the public call that was tried instead.
+
+Beside this, `deploy/haproxy` changes the text of HAProxy's file, which no option of Ray's reaches.
+"""
+
+from __future__ import annotations
+
+from ray.serve.context import _get_global_client
+
+
+def find_host() -> str:
+    """The address that Serve's proxies listen on, whoever has started them.
+
+    A replica needs it: without keys it must not start where others could call it (`check_exposure`).
+    """
+    # serve.status() and serve.get_replica_context() do not tell it. ServeInstanceDetails.http_options does, but only
+    # the dashboard gives that, which `t5enc serve` and many a cluster run without.
+    return str(_get_global_client().http_config.host)
