@@ -462,7 +462,7 @@ def test_the_client_works_where_a_loop_is_running(client: Client) -> None:
 def test_a_client_that_is_dropped_ends_its_thread(server: FaultyServer) -> None:
     client = Client(server.url)
     client.encode(TEXTS)
-    thread = client._loop._thread
+    thread = client._thread
     del client
     thread.join(timeout=60)
     assert not thread.is_alive()
