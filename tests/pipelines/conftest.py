@@ -1,4 +1,4 @@
-"""A local Ray for the whole session, and small inputs."""
+"""A local Ray for the whole session, jobs without one, an S3 server, and small inputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.nodes.cluster import start_local
 from t5enc.checkpoint.builtin import sample_captions
+from tests.pipelines.in_process import stay_in_process
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,20 @@ def local_ray() -> Iterator[None]:
     start_local(num_cpus=2)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """Host and port of one S3 server for all tests; each has a bucket, or a prefix of one, of its own."""
+    s3 = pytest.importorskip("tests.pipelines.stores.s3_server", reason="needs moto[s3], flask and boto3")
+    with s3.run_s3_server() as host:
+        yield host
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in this process, without Ray."""
+    stay_in_process(monkeypatch)
 
 
 WriteCaptions = Callable[..., Path]

@@ -12,17 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines import encode as encode_module
-from pipelines.commands.fsck import check_output
-from pipelines.stores.store import open_store
-from t5enc import load_embeddings
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import DriverError, OutputError, T5encError
 from tests.pipelines.conftest import WriteCaptions
-from tests.pipelines.killing import POISON, BrokenWorker, DyingWorker, PoisonedWorker, UnloadableWorker
+from tests.pipelines.killing import BrokenWorker, UnloadableWorker
 from tests.pipelines.same_rows import assert_equal_outputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,51 +30,7 @@ def job(inputs: Path, output: Path, **options: object) -> EncodeJob:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_captions_that_kill_the_encoder_become_null_and_their_neighbours_are_safe(
-    write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    captions = sample_captions()[:90]
-    clean = write_captions(captions, folder="clean")
-    poisoned = list(captions)
-    poisoned[17] = poisoned[18] = poisoned[61] = POISON
-    inputs = write_captions(poisoned)
-    encode_parquet(job(clean, tmp_path / "expected", rows_per_shard=30))
-    monkeypatch.setattr(encode_module, "SpanWorker", PoisonedWorker)
-    report = encode_parquet(job(inputs, tmp_path / "out", rows_per_shard=30))
-    table, embeddings = load_embeddings(tmp_path / "out")
-    _, expected = load_embeddings(tmp_path / "expected")
-    errors = table["text_embedding_error"].to_pylist()
-    assert [i for i, error in enumerate(errors) if error is not None] == [17, 18, 61]
-    assert {errors[i] for i in (17, 18, 61)} == {"encoder died"}
-    for index in set(range(90)) - {17, 18, 61}:
-        torch.testing.assert_close(embeddings[index], expected[index], rtol=2e-5, atol=2e-5)
-    assert (report.totals["died"], report.totals["encoded"], report.exit_code) == (3, 87, 3)
-    assert check_output(open_store(str(tmp_path / "out")), deep=True) == []
-
-    monkeypatch.undo()
-    retried = encode_parquet(job(inputs, tmp_path / "out", rows_per_shard=30, retry_errors=True))
-    assert (retried.totals["died"], retried.totals["encoded"], retried.exit_code) == (0, 90, 0)
-    assert check_output(open_store(str(tmp_path / "out")), deep=True) == []
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_actors_that_die_at_random_lose_nothing(
-    write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = write_captions(rows_per_file=70)
-    options = {"rows_per_shard": 20, "token_budget": 512, "actors": 2}
-    encode_parquet(job(inputs, tmp_path / "expected", **options))
-    monkeypatch.setattr(encode_module, "SpanWorker", DyingWorker)
-    report = encode_parquet(job(inputs, tmp_path / "out", **options))
-    assert len(list((tmp_path / "deaths").iterdir())) == DyingWorker.LIVES
-    assert report.exit_code == 0
-    assert_equal_outputs(tmp_path / "out", tmp_path / "expected", rtol=2e-5)
-
-
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
 def test_a_model_whose_loading_kills_ends_the_run_with_a_message(
     write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -88,7 +40,7 @@ def test_a_model_whose_loading_kills_ends_the_run_with_a_message(
         encode_parquet(job(write_captions(["a red bird"]), tmp_path / "out"))
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
 def test_an_actor_that_dies_and_cannot_be_started_again_ends_the_run(
     write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,7 +62,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("in_process")
 def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
     write_captions: WriteCaptions, tmp_path: Path, tiny_disk: Path
 ) -> None:
@@ -131,7 +83,8 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(
 KILLS = 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.xdist_group("ray")
 def test_a_driver_killed_ten_times_ends_as_an_undisturbed_run(write_captions: WriteCaptions, tmp_path: Path) -> None:
     inputs = write_captions(sample_captions() * 20, rows_per_file=700)
     expected, output = tmp_path / "expected", tmp_path / "out"

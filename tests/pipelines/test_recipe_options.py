@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -102,8 +101,7 @@ def test_shards_are_sized_by_what_a_projection_leaves(
     assert found.frozen.rows_per_shard == int(100_000 / (found.sample.mean * 24 * 2))
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("in_process")
 def test_the_recipe_of_a_repository_is_frozen_with_its_projection(
     write_captions: WriteCaptions, tmp_path: Path
 ) -> None:
@@ -126,20 +124,3 @@ def test_the_recipe_of_a_repository_is_frozen_with_its_projection(
     shown = " ".join(run("inspect", str(tmp_path / "out")).replace("│", " ").split())
     assert "stable_audio, version 1 (StableAudioPipeline): T5, length" in shown
     assert "inferred from model_index.json" in shown
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_a_recipe_in_a_file_of_this_folder_reaches_the_actors(
-    write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = str(write_captions(CAPTIONS))
-    monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text("based_on: chroma\nname: mine\nmax_length: 40\n")
-    job = EncodeJob(inputs=[inputs], output=str(tmp_path / "out"), model="builtin:tiny", recipe="mine.yaml")
-    encode_parquet(job)
-    assert json.loads((tmp_path / "out" / "_job.json").read_text())["identity"]["recipe"]["name"] == "mine"
-    lengths = load_embeddings(tmp_path / "out")[1].lengths.tolist()
-    encoder = TextEncoder.from_pretrained("builtin:tiny", recipe="mine.yaml")
-    assert lengths == [prompt.rows for prompt in encoder.prepare(CAPTIONS).prompts]
-    assert lengths[2] == 40

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.actors.captions import CaptionBatch, read_captions
@@ -224,7 +224,6 @@ def test_text_of_an_extension_type_is_text(tmp_path: Path) -> None:
 captions = st.none() | st.text(max_size=5)
 
 
-@settings(max_examples=60)
 @given(
     lists=st.lists(st.none() | st.lists(captions, max_size=4), min_size=1, max_size=40),
     rows_per_unit=st.integers(1, 45),

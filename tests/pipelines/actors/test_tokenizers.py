@@ -35,7 +35,6 @@ from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.driving import PacedWorker
 from tests.pipelines.killing import POISON, PoisonedTokenizer, PoisonedTokensWorker
 from tests.pipelines.one_process import TEXTS, Setting, hide_ray, lay_out, rows_of
-from tests.pipelines.same_rows import assert_same_rows
 
 
 @pytest.fixture
@@ -244,20 +243,7 @@ def make_job(inputs: Path, output: Path, **options: object) -> EncodeJob:
     return EncodeJob.from_mapping(usual | {"inputs": [str(inputs)], "output": str(output)} | options)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_with_tokenizers_the_output_is_the_same_bit_for_bit(write_captions: WriteCaptions, tmp_path: Path) -> None:
-    captions: list[str | None] = [*sample_captions()[:100], None, "", *sample_captions()[100:]]
-    inputs = write_captions(captions, rows_per_file=120)
-    encode_parquet(make_job(inputs, tmp_path / "expected", rows_per_shard=25))
-    report = encode_parquet(make_job(inputs, tmp_path / "out", rows_per_shard=25, tokenizers=1))
-    assert_same_rows(tmp_path / "out", tmp_path / "expected")
-    progress = report.progress
-    assert (progress.tokenizers_ready, progress.unit_retries, progress.captions) == (1, 0, len(captions))
-    assert report.spans == progress.units == 13
-
-
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
 def test_tokenizers_do_not_run_far_ahead_of_an_encoder_that_is_slow(
     write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -270,7 +256,7 @@ def test_tokenizers_do_not_run_far_ahead_of_an_encoder_that_is_slow(
     assert 1 <= report.progress.most_ahead <= 15, "as many as fit into 20 kB, and those that are on their way"
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
 def test_a_caption_that_kills_its_tokenizer_becomes_null_and_its_neighbours_are_safe(
     write_captions: WriteCaptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

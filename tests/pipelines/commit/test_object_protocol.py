@@ -30,7 +30,6 @@ from tests.pipelines.stores.s3_server import (
     refuse,
     reset,
     run_faulty_proxy,
-    run_s3_server,
 )
 
 FAULTS = {
@@ -44,13 +43,6 @@ FILES = [plan_file("a.parquet", rows=5), plan_file("b/c.parquet", rows=2)]
 RATE = 0.2
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with run_s3_server() as host:
-        connect(host).create_bucket(Bucket="bucket")
-        yield host
-
-
 @pytest.fixture(params=range(2))
 def proxy(server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """A proxy that fails by the seed of that number."""
@@ -62,8 +54,9 @@ def proxy(server: str, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
 
 @pytest.fixture
-def store(proxy: FaultyProxy, request: pytest.FixtureRequest) -> ObjectStore:
-    store = open_store(f"s3://bucket/{request.node.name}{proxy.query}")
+def store(server: str, proxy: FaultyProxy, request: pytest.FixtureRequest) -> ObjectStore:
+    connect(server).create_bucket(Bucket="protocol")
+    store = open_store(f"s3://protocol/{request.node.name}{proxy.query}")
     assert isinstance(store, ObjectStore)
     return store
 

@@ -33,8 +33,8 @@ from pipelines.stores.store import Store
 from t5enc.errors import DriverError, JobMismatchError, OutputError
 from t5enc.output import JOB, LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard, read_manifest_names
 from tests.pipelines.commit.memory_store import MemoryStore
+from tests.pipelines.commit.turns import take_turns
 from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
-from tests.pipelines.turns import take_turns
 
 SOURCES = ("a.parquet", "a/b.parquet", "manifest.parquet")
 SHARDS: dict[tuple[str, bool, int], tuple[UnitRecord, bytes]] = {}
@@ -409,12 +409,10 @@ def is_parquet(data: bytes) -> bool:
 
 
 TestProtocol = Protocol.TestCase
-TestProtocol.settings = settings(
-    max_examples=250, stateful_step_count=30, database=None, suppress_health_check=list(HealthCheck)
-)
+TestProtocol.settings = settings(stateful_step_count=30, database=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(max_examples=250, database=None)
+@settings(database=None)
 @given(
     order=st.lists(st.integers(0, 1), max_size=80),
     killed_after=st.tuples(*[st.none() | st.integers(0, 30)] * 2),

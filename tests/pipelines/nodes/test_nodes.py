@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import EncodeJob, encode_parquet
+from pipelines import EncodeJob
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import DriverError
 from tests.cluster.ray_start.ray_cluster import running_cluster
-from tests.pipelines.disturbing import Scenario, await_truth, count_shards, find_busy
 from tests.pipelines.driving import REPOSITORY, start_driver
+from tests.pipelines.in_process import encode_in_process
+from tests.pipelines.nodes.disturbing import Scenario, await_truth, count_shards, find_busy
 from tests.pipelines.nodes.nodes import SLOT, running_nodes, running_spot_node
 from tests.pipelines.same_rows import assert_same_rows
 
@@ -29,7 +30,7 @@ LONG = 1200
 OPTIONS: dict[str, Any] = {"rows_per_shard": 10, "token_budget": 512, "storage_dtype": "float32"}
 PLACING: dict[str, Any] = {"device": "cpu", "cpus_per_actor": 1}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,11 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(captions: Path, local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def expected(captions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an undisturbed run makes of them."""
     output = tmp_path_factory.mktemp("expected") / "out"
     options = OPTIONS | PLACING | {"actors": 2, "model": "builtin:tiny"}
-    encode_parquet(EncodeJob.from_mapping(options | {"inputs": [str(captions)], "output": str(output)}))
+    encode_in_process(EncodeJob.from_mapping(options | {"inputs": [str(captions)], "output": str(output)}))
     return output
 
 
@@ -66,7 +67,7 @@ def disturb(seed: int, captions: Path, expected: Path, folder: Path) -> None:
     """A run on four nodes to which eight things happen."""
     with running_nodes(4) as nodes:
         scenario = Scenario(nodes, folder, ask_for(captions, "1:4"), seed)
-        scenario.run(EVENTS)
+        scenario.run([None] * EVENTS)
         scenario.say(f"done, {scenario.count_deaths()} encoders died at work, careful with {list_careful(folder)}")
     assert scenario.count_deaths() >= 1
     assert_same_rows(folder / "out", expected, list_careful(folder))
@@ -143,7 +144,7 @@ def test_a_head_that_dies_ends_the_run_with_a_message_and_the_same_command_goes_
         _, said = driver.communicate(timeout=LONG)
         assert driver.returncode == 0, said
     options = OPTIONS | {"inputs": [str(many)], "output": str(tmp_path / "expected"), "model": "builtin:tiny"}
-    encode_parquet(EncodeJob.from_mapping(options | PLACING))
+    encode_in_process(EncodeJob.from_mapping(options | PLACING))
     assert_same_rows(tmp_path / "out", tmp_path / "expected")
 
 

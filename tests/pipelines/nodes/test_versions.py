@@ -93,7 +93,7 @@ def test_a_node_that_has_gone_meanwhile_is_passed_over() -> None:
     assert check_nodes([*list_nodes(), gone]) == read_code()  # type: ignore[list-item]
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_node_with_other_code_is_refused_by_name_and_works_with_code_that_is_shipped(
     write_captions: WriteCaptions, tmp_path: Path
 ) -> None:

@@ -34,14 +34,29 @@ def read_metrics(url: str, job: str) -> Mapping[tuple[str, str], float]:
     return found
 
 
+def run_job(write_captions: WriteCaptions, folder: Path) -> dict[str, Any]:
+    """What report.json says of a job with a null caption and one that is too long."""
+    inputs = str(write_captions([*sample_captions()[:80], None, "long " * 200]))
+    options: dict[str, Any] = {"inputs": [inputs], "output": str(folder / "out"), "model": "builtin:tiny"}
+    encode_parquet(EncodeJob.from_mapping(options | {"rows_per_shard": 10, "max_length": 64}))
+    return dict(json.loads((folder / "out" / "report.json").read_text()))
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_parts_of_a_report_agree_with_each_other_and_with_its_page(
+    write_captions: WriteCaptions, tmp_path: Path
+) -> None:
+    report = run_job(write_captions, tmp_path)
+    assert (report["progress"]["errors"], report["progress"]["truncated"]) == (1, 1)
+    check_report(report, (tmp_path / "out" / "report.html").read_text())
+
+
+@pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
 def test_a_node_shows_what_the_report_says_after_the_run_is_over(write_captions: WriteCaptions, tmp_path: Path) -> None:
     import ray
 
-    inputs = str(write_captions([*sample_captions()[:80], None, "long " * 200]))
-    options: dict[str, Any] = {"inputs": [inputs], "output": str(tmp_path / "out"), "model": "builtin:tiny"}
-    encode_parquet(EncodeJob.from_mapping(options | {"rows_per_shard": 10, "max_length": 64}))
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = run_job(write_captions, tmp_path)
     progress, job = report["progress"], report["job"]["fingerprint"]
     url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
     late = time.monotonic() + PATIENCE
@@ -51,8 +66,6 @@ def test_a_node_shows_what_the_report_says_after_the_run_is_over(write_captions:
     assert progress["units"] == 9
     for gain, (name, _, tags) in COUNTERS.items():
         assert found[f"ray_{name}_total", "".join(tags.values())] == pytest.approx(progress[gain]), name
-    assert (progress["errors"], progress["truncated"]) == (1, 1)
-    check_report(report, (tmp_path / "out" / "report.html").read_text())
 
 
 def check_report(report: dict[str, Any], html: str) -> None:

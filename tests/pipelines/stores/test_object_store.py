@@ -32,7 +32,6 @@ from tests.pipelines.stores.s3_server import (
     refuse,
     reset,
     run_faulty_proxy,
-    run_s3_server,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -60,12 +59,6 @@ REQUESTS: dict[str, Request] = {
     "move": lambda store: store.move("a", "b"),
     "delete": lambda store: store.delete("a"),
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with run_s3_server() as host:
-        yield host
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -33,7 +32,6 @@ from tests.pipelines.stores.s3_server import (
     refuse,
     reset,
     run_faulty_proxy,
-    run_s3_server,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -48,12 +46,6 @@ FAULTS = {
 RATE = 0.1
 # Only for a run that would otherwise never end.
 PATIENCE = 900.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with run_s3_server() as host:
-        yield host
 
 
 class Run:
@@ -162,7 +154,8 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.xdist_group("ray")
 def test_a_driver_killed_while_the_server_fails_ends_as_an_undisturbed_run(
     server: str, write_captions: WriteCaptions, tmp_path: Path
 ) -> None:

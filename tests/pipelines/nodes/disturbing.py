@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -40,19 +40,22 @@ class Scenario:
         self.drained: list[Any] = []
         self.victims: set[int] = set()
 
-    def run(self, events: int) -> None:
-        """Let so many things happen, then let the driver end; AssertionError where it does not end well."""
+    def run(self, events: Sequence[str | None]) -> None:
+        """Let these things happen, None for one that is drawn; AssertionError where the driver does not end well."""
         try:
-            for number in range(events):
+            for number, kind in enumerate(events):
                 self._await_shards(self.count_shards() + self.chance.randint(1, MOST_SHARDS_BETWEEN))
-                kinds = [kind for kind in EVENTS if number or kind not in ("add", "driver")]
-                self.happen(self.chance.choices(kinds, [EVENTS[kind] for kind in kinds])[0])
+                self.happen(kind or self._draw(is_first=number == 0))
             self._take_drained()
             self._await(lambda: self.driver.poll() is not None)
         finally:
             self.driver.kill()
             self.driver.wait()
         assert self.driver.returncode == 0, (self.folder / "driver.log").read_text()[-3000:]
+
+    def _draw(self, *, is_first: bool) -> str:
+        kinds = [kind for kind in EVENTS if not is_first or kind not in ("add", "driver")]
+        return self.chance.choices(kinds, [EVENTS[kind] for kind in kinds])[0]
 
     def happen(self, kind: str) -> None:
         """One event; a node that was told to go is gone by the next one."""
