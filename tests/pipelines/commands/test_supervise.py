@@ -21,6 +21,8 @@ from tests.pipelines.conftest import WriteCaptions
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+# Only for a test that would otherwise never end, in seconds.
+PATIENCE = 600.0
 
 
 def start(inputs: Path, output: Path) -> subprocess.Popen[bytes]:
@@ -30,8 +32,8 @@ def start(inputs: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 def await_truth(question: Callable[[], bool]) -> None:
-    """Poll until it holds; a minute is a failure."""
-    wait_until(question, lambda: "nothing happens", seconds=60, every=0.01)
+    """Poll until it holds; minutes are a failure."""
+    wait_until(question, lambda: "nothing happens", seconds=PATIENCE, every=0.01)
 
 
 def find_child(pid: int) -> int:
@@ -52,7 +54,7 @@ def test_an_error_of_the_driver_is_its_message_and_code(tmp_path: Path, capfd: p
 def test_a_killed_driver_is_told_with_the_command_that_goes_on(write_captions: WriteCaptions, tmp_path: Path) -> None:
     process = start(write_captions(["a red bird"]), tmp_path / "out")
     os.kill(find_child(process.pid), signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == DriverError.exit_code
     assert b"was killed by SIGKILL without a word" in said
     assert b"encode" in said.splitlines()[-1]
@@ -63,7 +65,7 @@ def test_a_driver_ends_with_the_process_that_watches_it(write_captions: WriteCap
     process = start(write_captions(["a red bird"]), tmp_path / "out")
     driver = find_child(process.pid)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     await_truth(lambda: not Path(f"/proc/{driver}").exists())
 
 
@@ -72,7 +74,7 @@ def test_a_polite_end_is_passed_on_to_the_driver(write_captions: WriteCaptions, 
     driver = find_child(process.pid)
     await_truth(lambda: b"supervise" in Path(f"/proc/{driver}/cmdline").read_bytes())
     process.terminate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     await_truth(lambda: not Path(f"/proc/{driver}").exists())
 

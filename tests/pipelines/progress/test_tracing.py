@@ -77,7 +77,7 @@ def test_a_provider_that_others_set_up_is_left_alone(exported: object) -> None:
 
 def test_spans_reach_a_collector_over_http() -> None:
     pytest.importorskip(tracing.EXPORTER, reason="needs t5enc[otel]")
-    done = subprocess.run([sys.executable, "-c", COLLECT], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", COLLECT], capture_output=True, text=True, timeout=600, check=False)
     assert done.stdout.split() == ["/v1/traces", "secret", "True"], done.stderr
 
 
