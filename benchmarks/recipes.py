@@ -2,7 +2,7 @@
 
 Each cleaning routine beside transformers' tokenizer alone, on the same prompts in the same process, with one thread.
 What an H100 takes is an assumption that the output repeats: 55 thousand tokens a second of T5-XXL, and for base as
-many more as its matrix products are fewer. `--table` prints the table of t5enc/recipes/README.md instead.
+many more as its matrix products are fewer. `--table` prints the table of docs/recipes.md instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""T5-XXL on cards of three sizes, worked out: the table of the README."""
+"""T5-XXL on cards of three sizes, worked out: the table of docs/memory.md."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from tests.cluster.kubernetes.manifests import (
 )
 
 MANIFESTS = dict(list_manifests())
-README = (FOLDER / "README.md").read_text(encoding="utf-8")
+RUNBOOK = (REPOSITORY / "docs" / "cluster.md").read_text(encoding="utf-8")
 JOB, SERVICE = find_manifest("RayJob", "t5enc-encode"), find_manifest("RayService", "t5enc-serve")
 CLUSTERS = {"encode": JOB["spec"]["rayClusterSpec"], "serve": SERVICE["spec"]["rayClusterConfig"]}
 
@@ -169,7 +169,7 @@ def test_the_service_is_what_the_command_of_the_runbook_writes(tmp_path: Path, m
     """Run as it stands, but for where the keys lie."""
     from t5enc.cli import build_app
 
-    (command,) = re.findall(r"^t5enc (serve .*--write-deploy-file -)$", README, re.MULTILINE)
+    (command,) = re.findall(r"^t5enc (serve .*--write-deploy-file -)$", RUNBOOK, re.MULTILINE)
     mounted = yaml.safe_load(SERVICE["spec"]["serveConfigV2"])
     keys = tmp_path / "keys"
     keys.write_text("test-key-0123456789abcdef")
@@ -205,7 +205,7 @@ def test_keys_lie_where_the_service_looks_for_them() -> None:
 
 
 def test_one_image_is_named_everywhere_and_the_runbook_builds_it() -> None:
-    (image,) = re.findall(r"^ *IMAGE=(\S+)$", README, re.MULTILINE)
+    (image,) = re.findall(r"^ *IMAGE=(\S+)$", RUNBOOK, re.MULTILINE)
     found = {name for component in CLUSTERS for pod in list_pods(component) for name in find_all(pod, "image")}
     launcher = yaml.safe_load((FOLDER / "launcher-aws.yaml").read_text(encoding="utf-8"))
     assert found | {launcher["docker"]["image"]} == {image}
@@ -222,7 +222,7 @@ def test_what_the_pods_refer_to_is_there_or_made_by_the_runbook() -> None:
     pods += [find_manifest("StatefulSet", "t5enc-redis")["spec"]["template"]]
     claims = {doc["metadata"]["name"] for doc in MANIFESTS.values() if doc["kind"] == "PersistentVolumeClaim"}
     maps = {doc["metadata"]["name"] for doc in MANIFESTS.values() if doc["kind"] == "ConfigMap"}
-    secrets = set(re.findall(r"kubectl create secret generic (\S+)", README))
+    secrets = set(re.findall(r"kubectl create secret generic (\S+)", RUNBOOK))
     assert set(find_all(pods, "claimName")) <= claims
     assert {source["name"] for source in find_all(pods, "configMap")} <= maps
     named = set(find_all(pods, "secretName"))

@@ -191,6 +191,6 @@ def test_cards_of_different_size_give_the_same_embeddings(make: Make) -> None:
         assert distance(other, first) < ROUNDING
 
 
-def test_the_table_of_the_readme_is_what_follows() -> None:
-    readme = Path(__file__).parents[3] / "t5enc" / "README.md"
-    assert make_memory_table() in readme.read_text(encoding="utf-8")
+def test_the_table_of_the_page_is_what_follows() -> None:
+    page = Path(__file__).parents[3] / "docs" / "memory.md"
+    assert make_memory_table() in page.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Recipes in words: all of them, with every option, and the table of README.md as the code makes it."""
+"""Recipes in words: all of them, with every option, and the table of their page as the code makes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t5enc.recipes.describe import HEADS, MEANINGS, describe, describe_line, sum
 from t5enc.recipes.overrides import OPTIONS
 from t5enc.recipes.stored import find_encoder, make_table, read_rows
 
-README = (Path(__file__).resolve().parents[3] / "t5enc/recipes/README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs/recipes.md").read_text(encoding="utf-8")
 
 
 def test_every_option_has_a_meaning() -> None:
@@ -63,10 +63,10 @@ def test_recipes_that_differ_in_a_field_are_not_described_alike() -> None:
     assert len(set(found)) == len(found)
 
 
-def test_the_readmes_table_is_what_the_code_makes_of_its_rows() -> None:
-    rows = read_rows(README)
+def test_the_pages_table_is_what_the_code_makes_of_its_rows() -> None:
+    rows = read_rows(PAGE)
     assert list(rows) == list(RECIPES)
-    assert make_table(rows) in README
+    assert make_table(rows) in PAGE
 
 
 def test_a_padded_wan_caption_takes_what_trainers_know() -> None:
@@ -75,10 +75,10 @@ def test_a_padded_wan_caption_takes_what_trainers_know() -> None:
 
 
 @pytest.mark.long
-def test_the_readmes_rows_are_those_of_real_prompts(shared: Path) -> None:
+def test_the_pages_rows_are_those_of_real_prompts(shared: Path) -> None:
     from benchmarks.conditions.corpus import draw_prompts
     from benchmarks.recipes import find_medians, load_tokenizers
 
     names = ("wan", "flux", "chroma", "hunyuandit", "cosmos", "glm_image", "hunyuan_image")
     found = find_medians(draw_prompts(None, 3000), load_tokenizers(), names)
-    assert found == {name: read_rows(README)[name] for name in names}
+    assert found == {name: read_rows(PAGE)[name] for name in names}
