@@ -1,4 +1,4 @@
-"""What a caption takes on disk under each recipe, beside the padded float32 tensor: the table of README.md."""
+"""What a caption takes on disk under each recipe, beside the padded float32 tensor: the table of docs/recipes.md."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from t5enc import errors
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("t5enc", "pipelines", "serve_app")
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
