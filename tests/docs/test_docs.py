@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from t5enc import errors
+from t5enc.cli import build_app
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("t5enc", "pipelines", "serve_app")
@@ -40,6 +43,22 @@ def test_a_page_names_only_files_that_are_there(page: Path) -> None:
         r"`((?:t5enc|pipelines|serve_app|tests|benchmarks|cluster)/[\w./-]+\.\w+)`", page.read_text("utf-8")
     )
     assert [name for name in found if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_have_the_options_that_they_are_given(page: Path) -> None:
+    """Their help is asked for, which is given only where the options before are known."""
+    app = build_app()
+    for words in list_commands(page.read_text(encoding="utf-8")):
+        answer = CliRunner().invoke(app, [*words, "--help"])
+        assert answer.exit_code == 0, answer.output
+
+
+def list_commands(page: str) -> list[list[str]]:
+    """The words behind `t5enc` of every call of it in a block of bash."""
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [words[1:] for line in lines if (words := shlex.split(line, comments=True)) and words[0] == "t5enc"]
 
 
 def test_every_error_is_explained_and_no_other() -> None:
