@@ -176,18 +176,20 @@ def commit_units(preparation: Any, store: Any, folder: Path, share: float) -> No
 
 def make_record(unit: Unit) -> Any:
     """What could be known of a unit's shard."""
+    from pipelines.commit.counts import Counts
     from pipelines.commit.records import UnitRecord
 
     return UnitRecord(
         name=unit.name,
         source=unit.source,
         first_row=unit.first_row,
-        **dict.fromkeys(("input_rows", "captions", "encoded"), unit.num_rows),
-        **dict.fromkeys(("errors", "died", "truncated"), 0),
-        tokens=4 * unit.num_rows,
-        longest=4,
         content=f"{unit.id:0<64}",
-        size=SHARD_BYTES,
+        counts=Counts(
+            **dict.fromkeys(("input_rows", "captions", "encoded"), unit.num_rows),
+            tokens=4 * unit.num_rows,
+            longest=4,
+            size=SHARD_BYTES,
+        ),
     )
 
 

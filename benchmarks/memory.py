@@ -50,7 +50,7 @@ def measure(count: int, prompts: Sequence[Path] | None) -> dict[str, Any]:
         pq.write_table(pa.table({"caption": make_short_texts(prompts, count)}), captions)
         job = EncodeJob(inputs=[str(captions)], output=str(Path(folder, "out")), model="builtin:tiny")
         report = encode_parquet(job, peak)
-    return {"captions": count, "tokens": report.progress.tokens, "bytes_peak": peak.bytes}
+    return {"captions": count, "tokens": report.progress.counts.tokens, "bytes_peak": peak.bytes}
 
 
 class PeakMemory:

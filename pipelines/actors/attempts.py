@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from pipelines.commit.counts import Work
 from pipelines.commit.records import UnitRecord
 from pipelines.nodes.leaving import find_node
 from pipelines.plan.units import Unit
 from pipelines.progress.findings import Findings
 from pipelines.progress.places import find_place
-
-# What of a record adds up to the progress of a run.
-SUMMED = ("input_rows", "captions", "tokens", "errors", "died", "truncated", "size")
 
 
 class Attempts:
@@ -51,10 +49,9 @@ class Attempts:
 
         ray.get(self.ledger.note.remote(unit.id, captions))
 
-    def end(self, unit: Unit, record: UnitRecord, gains: dict[str, float], findings: Findings) -> None:
+    def end(self, unit: Unit, record: UnitRecord, work: Work, findings: Findings) -> None:
         """It is committed."""
         import ray
 
-        gains = {name: getattr(record, name) for name in SUMMED} | gains
-        goes_on = ray.get(self.ledger.end.remote(unit.id, find_place().actor, gains, findings, find_node()))
-        self.is_leaving |= not goes_on
+        end = self.ledger.end.remote(unit.id, find_place().actor, record.counts, work, findings, find_node())
+        self.is_leaving |= not ray.get(end)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.actors.captions import CaptionBatch
+from pipelines.commit.counts import Counts
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import hash_content
 from pipelines.job import FrozenJob
@@ -160,14 +161,16 @@ def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) ->
         name=prepared.unit.name,
         source=prepared.unit.source,
         first_row=prepared.unit.first_row,
-        input_rows=prepared.unit.num_rows,
-        captions=len(errors),
-        encoded=len(errors) - bad,
-        errors=bad,
-        died=errors.count(DIED),
-        truncated=table["text_embedding_truncated"].to_pylist().count(True),
-        tokens=int(tokens.sum()),
-        longest=int(prepared.lengths.max(initial=0)),
         content=hash_content(table),
+        counts=Counts(
+            input_rows=prepared.unit.num_rows,
+            captions=len(errors),
+            encoded=len(errors) - bad,
+            errors=bad,
+            died=errors.count(DIED),
+            truncated=table["text_embedding_truncated"].to_pylist().count(True),
+            tokens=int(tokens.sum()),
+            longest=int(prepared.lengths.max(initial=0)),
+        ),
     )
     return table, record

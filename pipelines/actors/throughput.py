@@ -1,27 +1,18 @@
-"""Gains of an actor while it encodes a unit."""
+"""What an actor has computed so far; the difference of two readings is a unit's."""
 
 from __future__ import annotations
 
+from pipelines.commit.counts import Work
 from t5enc.actor import EncoderActor
 
 
-class Meter:
-    """What an actor gains between two readings, as the ledger wants it."""
-
-    def __init__(self, actor: EncoderActor) -> None:
-        self.actor = actor
-        self.before = self._measure()
-
-    def read(self) -> dict[str, float]:
-        """Differences since this meter was made."""
-        return {name: value - self.before[name] for name, value in self._measure().items()}
-
-    def _measure(self) -> dict[str, float]:
-        counters = self.actor.encoder.counters
-        return {
-            "useful_tokens": counters.useful_tokens,
-            "stream_tokens": counters.stream_tokens,
-            "compiled_graphs": self.actor.encoder.compiled_graphs,
-            "busy_seconds": self.actor.busy_seconds,
-            "busy_cpu_seconds": self.actor.busy_cpu_seconds,
-        }
+def read_throughput(actor: EncoderActor) -> Work:
+    """Tokens, seconds and compiled graphs since the actor was made."""
+    counters = actor.encoder.counters
+    return Work(
+        useful_tokens=counters.useful_tokens,
+        stream_tokens=counters.stream_tokens,
+        compiled_graphs=actor.encoder.compiled_graphs,
+        busy_seconds=actor.busy_seconds,
+        busy_cpu_seconds=actor.busy_cpu_seconds,
+    )

@@ -27,8 +27,9 @@ from pipelines.actors.prefetching import prefetch
 from pipelines.actors.reader import UnitReader
 from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
-from pipelines.actors.throughput import Meter
+from pipelines.actors.throughput import read_throughput
 from pipelines.actors.writing_turns import Turn
+from pipelines.commit.counts import Work
 from pipelines.commit.null import compute_null, is_null_there, write_null
 from pipelines.commit.protocol import commit_shard
 from pipelines.commit.records import UnitRecord
@@ -155,10 +156,10 @@ class SpanWorker:
                 if self.attempts.is_leaving:
                     yield SpanResult(kind="returned")
                     break
-                encoded, gains = self._encode(actor, prepared)
+                encoded, work = self._encode(actor, prepared)
                 if pending:
                     yield SpanResult(kind="unit", record=pending.result())
-                pending = writer.submit(self.commit, prepared, encoded, gains)
+                pending = writer.submit(self.commit, prepared, encoded, work)
             if pending:
                 yield SpanResult(kind="unit", record=pending.result())
 
@@ -183,17 +184,17 @@ class SpanWorker:
             if not self.attempts.begin(unit):
                 return SpanResult(kind="returned", span=handover.span)
             with ending_with_card(self._writing):
-                encoded, gains = self._encode(actor, prepared)
+                encoded, work = self._encode(actor, prepared)
         with self._writing:
-            return SpanResult(kind="unit", record=self.commit(prepared, encoded, gains))
+            return SpanResult(kind="unit", record=self.commit(prepared, encoded, work))
 
-    def _encode(self, actor: EncoderActor, prepared: PreparedUnit) -> tuple[EncodedTexts, dict[str, float]]:
-        """Embeddings of a unit, and what was gained since the last one was there."""
-        meter = Meter(actor)
-        waited = {"waiting_seconds": self._lap()}
+    def _encode(self, actor: EncoderActor, prepared: PreparedUnit) -> tuple[EncodedTexts, Work]:
+        """Embeddings of a unit, and the work since the last one was there."""
+        before, waited = read_throughput(actor), self._lap()
         with trace_unit("encode", prepared.unit):
             encoded = actor.submit(encode_unit, prepared, self._dtype).result()
-        return encoded, waited | meter.read() | {"computing_seconds": self._lap()}
+        work = Work(waiting_seconds=waited, computing_seconds=self._lap())
+        return encoded, work + (read_throughput(actor) - before)
 
     def run_suspect(self, actor: EncoderActor, span: Span, unit: Unit, caution: Caution) -> UnitRecord:
         """Encode one unit that is suspected of killing its process, noting each stream before it runs."""
@@ -203,19 +204,19 @@ class SpanWorker:
         prepared = prepare_unit(unit, self.reader.read_unit(span, unit), actor.encoder, tokenize=False)
         with ending_with_card():
             careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self.attempts.note).result()
-        return self.commit(*careful, {"computing_seconds": self._lap()})
+        return self.commit(*careful, Work(computing_seconds=self._lap()))
 
-    def commit(self, prepared: PreparedUnit, encoded: EncodedTexts, gains: dict[str, float]) -> UnitRecord:
+    def commit(self, prepared: PreparedUnit, encoded: EncodedTexts, work: Work) -> UnitRecord:
         """Write a unit's shard, unless another writer was first; the record of what is there then."""
         start = time.perf_counter()
         table, record = make_shard(prepared, encoded, self.job)
-        if self.on_error == "fail" and record.errors:
+        if self.on_error == "fail" and record.counts.errors:
             raise InputError(_first_error(prepared, table))
         store = open_store(self.output)
         with trace_unit("write", prepared.unit):
             record = commit_shard(store, record, serialize_shard(table, record, self.job))
-        gains = gains | {"writing_seconds": time.perf_counter() - start, "store_retries": self._count_retries()}
-        self.attempts.end(prepared.unit, record, gains, self._find(prepared, table))
+        work += Work(writing_seconds=time.perf_counter() - start, store_retries=self._count_retries())
+        self.attempts.end(prepared.unit, record, work, self._find(prepared, table))
         return record
 
     def _count_retries(self) -> int:

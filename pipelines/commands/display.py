@@ -65,7 +65,7 @@ class Lines:
 
 def count_rows(progress: Progress, run: Run) -> tuple[int, int]:
     """Input rows committed so far, earlier runs included, and all there are."""
-    return run.rows_before + progress.input_rows, run.preparation.files.total_rows
+    return run.rows_before + progress.counts.input_rows, run.preparation.files.total_rows
 
 
 def describe(progress: Progress, run: Run) -> str:
@@ -74,10 +74,11 @@ def describe(progress: Progress, run: Run) -> str:
         return "loading the model"
     seconds = max(time.perf_counter() - run.ready, 1e-9)
     done, total = count_rows(progress, run)
-    rate = progress.input_rows / seconds
+    counts = progress.counts
+    rate = counts.input_rows / seconds
     left = str(timedelta(seconds=int((total - done) / rate))) if rate else "unknown"
     text = (
-        f"{progress.captions / seconds:,.0f} captions/s, {progress.tokens / seconds:,.0f} useful tokens/s, "
+        f"{counts.captions / seconds:,.0f} captions/s, {counts.tokens / seconds:,.0f} useful tokens/s, "
         f"ETA {left}, streams {progress.fill:.1%} full"
     )
-    return text + (f", {progress.errors:,} without embedding" if progress.errors else "")
+    return text + (f", {counts.errors:,} without embedding" if counts.errors else "")

@@ -54,7 +54,7 @@ def _read_manifest(store: Store) -> dict[str, UnitRecord] | Problem:
         return Problem(SUCCESS, "missing: the job is not finished")
     try:
         rows = pq.read_table(pa.BufferReader(store.read(MANIFEST))).to_pylist()
-        return {row["name"]: UnitRecord(**row) for row in rows}
+        return {row["name"]: UnitRecord.from_row(row) for row in rows}
     except (OSError, pa.ArrowException, KeyError, TypeError) as error:
         return Problem(MANIFEST, f"cannot be read: {error}")
 
@@ -84,8 +84,8 @@ def _check_shards(
     for name, record in records.items():
         if name not in sizes:
             yield Problem(name, "missing")
-        elif sizes[name] != record.size:
-            yield Problem(name, f"expected {record.size} bytes, got {sizes[name]}")
+        elif sizes[name] != record.counts.size:
+            yield Problem(name, f"expected {record.counts.size} bytes, got {sizes[name]}")
         elif read_footer_record(store, name) != record:
             yield Problem(name, "its footer does not say what the manifest says")
         elif deep:

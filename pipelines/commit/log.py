@@ -10,7 +10,6 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import asdict
 
 from pipelines.commit.records import UnitRecord
 from pipelines.stores.concurrent_map import THREADS, map_ahead
@@ -76,7 +75,7 @@ def _parse(line: bytes) -> UnitRecord | None:
 def append_log(store: Store, records: Sequence[UnitRecord]) -> None:
     """Note records as one new object of the log."""
     if records:
-        lines = b"\n".join(json.dumps(asdict(record)).encode() for record in records)
+        lines = b"\n".join(record.to_json().encode() for record in records)
         store.create(f"{LOG}/{uuid.uuid4().hex}{NOTED}", lines)
 
 

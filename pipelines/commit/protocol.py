@@ -7,7 +7,6 @@ removed before anything else that it vouches for is touched, and written when al
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -68,7 +67,7 @@ def begin_commit(
 def commit_shard(store: Store, record: UnitRecord, data: Any) -> UnitRecord:
     """Store a unit's shard, unless another writer was first; the record of what is there then."""
     if store.create(record.name, data):
-        return dataclasses.replace(record, size=len(data))
+        return record.with_size(len(data))
     return read_footer_record(store, record.name) or record
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.commit.counts import MAXIMA, Counts, names_of
 from pipelines.plan.plan import Units
 from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
@@ -28,33 +28,46 @@ class UnitRecord:
     name: str
     source: str
     first_row: int
-    input_rows: int
-    captions: int
-    encoded: int
-    errors: int
-    died: int
-    truncated: int
-    tokens: int
-    longest: int
     content: str
-    size: int = 0
+    counts: Counts
+
+    def with_size(self, size: int) -> UnitRecord:
+        """The same of a shard of so many bytes, which its own footer cannot know."""
+        return replace(self, counts=replace(self.counts, size=size))
+
+    def to_row(self) -> dict[str, Any]:
+        """Its row of the manifest."""
+        row = {name: getattr(self, name) for name in ("name", "source", "first_row", "content")} | asdict(self.counts)
+        return {name: row[name] for name in FIELDS}
+
+    @classmethod
+    def from_row(cls, row: Any) -> UnitRecord:
+        """The record of a row, where an earlier release made no such count 0; ValueError or TypeError for others."""
+        values = dict(row)
+        counts = Counts(**{name: values.pop(name) for name in COUNTS if name in values})
+        return cls(counts=counts, **values)
+
+    def to_json(self) -> str:
+        """What stands in a footer, and in the log."""
+        return json.dumps(self.to_row())
 
     @classmethod
     def from_json(cls, data: bytes) -> UnitRecord:
         """The record of a footer or a log line; ValueError or TypeError for anything else."""
         values = json.loads(data)
-        record = cls(**values)
+        record = cls.from_row(values)
         for name, value in values.items():
             if type(value) is not (str if name in TEXTS else int):
                 raise TypeError(f"{name}: expected {'text' if name in TEXTS else 'a whole number'}, got {value!r}")
         return record
 
 
+COUNTS = names_of(Counts)
 TEXTS = ("name", "source", "content")
-FIELDS = tuple(entry.name for entry in dataclasses.fields(UnitRecord))
+# In this order; the size stands last because a footer does not know it.
+FIELDS = ("name", "source", "first_row", *(name for name in COUNTS if name != "size"), "content", "size")
 SCHEMA = pa.schema([pa.field(name, pa.string() if name in TEXTS else pa.int64(), nullable=False) for name in FIELDS])
-# What a unit does not tell of its record, and how long a hash of content is.
-COUNTS = ("captions", "encoded", "errors", "died", "truncated", "tokens", "longest", "size")
+# How long a hash of content is.
 CONTENT_BYTES = 64
 ROW = np.dtype([*((name, np.int64) for name in COUNTS), ("content", f"S{CONTENT_BYTES}")])
 # Units of a piece of the manifest.
@@ -76,7 +89,7 @@ class Records(MutableMapping[str, UnitRecord]):
         content = record.content.encode("ascii")
         if len(content) > CONTENT_BYTES:
             raise ValueError(f"{record.name}: expected a hash of {CONTENT_BYTES} characters, got {record.content!r}")
-        self.rows[number] = (*(getattr(record, name) for name in COUNTS), content)
+        self.rows[number] = (*(getattr(record.counts, name) for name in COUNTS), content)
         self.is_there[number] = True
 
     def at(self, number: int) -> UnitRecord:
@@ -113,22 +126,24 @@ class Records(MutableMapping[str, UnitRecord]):
         return np.flatnonzero(~self.is_there)
 
     def totals(self) -> dict[str, int]:
-        """Sums over what is there."""
-        sums = {name: int(self.rows[name].sum(where=self.is_there)) for name in COUNTS if name != "longest"}
-        longest = int(self.rows["longest"].max(initial=0, where=self.is_there))
-        return {"shards": len(self), "input_rows": self.units.count_rows(self.is_there)} | sums | {"longest": longest}
+        """Shards, and what is counted of all of them."""
+        return {"shards": len(self)} | {name: self._total(name) for name in COUNTS}
+
+    def _total(self, name: str) -> int:
+        column = self.rows[name]
+        join = column.max if name in MAXIMA else column.sum
+        return int(join(initial=0, where=self.is_there))
 
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """All units' rows of the manifest in order, some thousands at a time; every unit has a record."""
         for start in range(0, len(self.units), PIECE):
             rows = self.rows[start : start + PIECE]
             units = self.units.select(np.arange(start, start + len(rows)))
-            columns: dict[str, Any] = {"name": [], "source": [], "first_row": [], "input_rows": []}
+            columns: dict[str, Any] = {"name": [], "source": [], "first_row": []}
             for unit in units:
                 columns["name"].append(unit.name)
                 columns["source"].append(unit.source)
                 columns["first_row"].append(unit.first_row)
-                columns["input_rows"].append(unit.num_rows)
             columns |= {name: np.ascontiguousarray(rows[name]) for name in COUNTS}
             columns["content"] = pa.array(rows["content"], pa.binary()).cast(pa.string())
             yield pa.RecordBatch.from_pydict(columns, SCHEMA)
@@ -140,9 +155,8 @@ def make_record(unit: Unit, row: np.void) -> UnitRecord:
         name=unit.name,
         source=unit.source,
         first_row=unit.first_row,
-        input_rows=unit.num_rows,
         content=row["content"].decode(),
-        **{name: int(row[name]) for name in COUNTS},
+        counts=Counts(**{name: int(row[name]) for name in COUNTS}),
     )
 
 
@@ -164,9 +178,9 @@ def read_footer_record(store: Store, name: str) -> UnitRecord | None:
         record = UnitRecord.from_json(metadata.metadata[RECORD_KEY])
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
         return None
-    if metadata.num_rows != record.captions or record.name != name:
+    if metadata.num_rows != record.counts.captions or record.name != name:
         return None
-    return dataclasses.replace(record, size=size)
+    return record.with_size(size)
 
 
 def _read_footer_bytes(file: Any, size: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +26,7 @@ def serialize_shard(table: pa.Table, record: UnitRecord, job: FrozenJob) -> pa.B
         "job": job.identity,
         "fingerprint": job.fingerprint,
     }
-    metadata = {METADATA_KEY: json.dumps(form), RECORD_KEY: json.dumps(asdict(record))}
+    metadata = {METADATA_KEY: json.dumps(form), RECORD_KEY: record.to_json()}
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata(metadata),
@@ -37,8 +36,8 @@ def serialize_shard(table: pa.Table, record: UnitRecord, job: FrozenJob) -> pa.B
     )
     buffer = sink.getvalue()
     written = pq.ParquetFile(pa.BufferReader(buffer)).metadata.num_rows
-    if written != record.captions:
-        raise OutputError(f"{record.name}: expected {record.captions} rows in the shard, got {written}")
+    if written != record.counts.captions:
+        raise OutputError(f"{record.name}: expected {record.counts.captions} rows in the shard, got {written}")
     return buffer
 
 

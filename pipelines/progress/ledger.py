@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipelines.commit.counts import Counts, Work
 from pipelines.progress.findings import Findings
 from pipelines.progress.history import History
 from pipelines.progress.metrics import JobMetrics
@@ -25,35 +26,19 @@ SILENT_SECONDS = 600.0
 
 @dataclass(slots=True)
 class Progress:
-    """Sums over the units that this run has committed, and the state of its actors.
+    """What is counted of the units that this run has committed, and the state of its actors.
 
     `most_ahead` is how many units that tokenizers had prepared waited for encoders at once.
     """
 
-    input_rows: int = 0
-    captions: int = 0
-    tokens: int = 0
-    errors: int = 0
-    died: int = 0
-    truncated: int = 0
-    size: int = 0
-    units: int = 0
-    useful_tokens: int = 0
-    stream_tokens: int = 0
-    busy_seconds: float = 0.0
-    busy_cpu_seconds: float = 0.0
-    waiting_seconds: float = 0.0
-    computing_seconds: float = 0.0
-    writing_seconds: float = 0.0
-    store_retries: int = 0
-    unit_retries: int = 0
+    counts: Counts = field(default_factory=Counts)
+    work: Work = field(default_factory=Work)
     actors_lost: int = 0
     actors_started: int = 0
     actors_ready: int = 0
     tokenizers_started: int = 0
     tokenizers_ready: int = 0
     most_ahead: int = 0
-    compiled_graphs: int = 0
     settings: dict[str, str] = field(default_factory=dict)
     actors_left: int = 0
     failed_starts: int = 0
@@ -71,7 +56,7 @@ class Progress:
     @property
     def fill(self) -> float:
         """Share of computed tokens that belong to a caption."""
-        return self.useful_tokens / self.stream_tokens if self.stream_tokens else 1.0
+        return self.work.useful_tokens / self.work.stream_tokens if self.work.stream_tokens else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,14 +125,14 @@ class Ledger:
 
     def settle(self, rows_left: int) -> None:
         """The run has ended well, with so many rows that are not committed, by whomever."""
-        self.rows = self.progress.input_rows + rows_left
+        self.rows = self.progress.counts.input_rows + rows_left
         self._set_gauges()
 
     def _set_gauges(self) -> None:
         if self.metrics is not None:
             since = time.monotonic() - SILENT_SECONDS
             ready = sum(heard > since for heard in self.starts["encoder"].ready.values())
-            self.metrics.set(actors_ready=ready, rows_left=max(0, self.rows - self.progress.input_rows))
+            self.metrics.set(actors_ready=ready, rows_left=max(0, self.rows - self.progress.counts.input_rows))
 
     def find_suspects(self, unit_ids: list[str]) -> list[str]:
         """Those of these units that were in hand at too many deaths to be begun once more."""
@@ -163,7 +148,7 @@ class Ledger:
         if node in self.leaving:
             return False
         if unit_id in self.attempts and not is_handed:
-            self._gain({"unit_retries": 1})
+            self._add(Counts(), Work(unit_retries=1))
         self.attempts.setdefault(unit_id, []).append(node)
         self.progress.signs += 1
         return True
@@ -193,38 +178,40 @@ class Ledger:
         """The captions last noted, and forget them."""
         return self.in_hand.pop(unit_id, [])
 
-    def end(self, unit_id: str, actor: str, gains: dict[str, float], findings: Findings, node: str = "") -> bool:
-        """A unit is committed by an actor; `gains` is added to the progress. False where its node is leaving."""
+    def end(self, unit_id: str, actor: str, counts: Counts, work: Work, findings: Findings, node: str = "") -> bool:
+        """A unit is committed by an actor, with what was counted of it. False where its node is leaving."""
         self.attempts.pop(unit_id, None)
         self.handed.discard(unit_id)
         for starts in self.starts.values():
             starts.forgive()
         now = self.progress.ended_at = time.monotonic()
-        self._gain(gains | {"units": 1, "signs": 1})
+        self.progress.signs += 1
+        work += Work(units=1)
+        self._add(counts, work)
         self.findings.add(findings)
-        self._remember(now - self.began, gains)
+        self._remember(now - self.began, counts, work)
         if actor in self.places:  # a ledger that was lost itself has not heard of it
-            self.places[actor].add(gains)
+            self.places[actor].add(counts, work)
         if actor in (ready := self.starts["encoder"].ready):
             ready[actor] = now
         self._set_gauges()
         return node not in self.leaving
 
-    def _gain(self, gains: dict[str, float]) -> None:
-        for name, value in gains.items():
-            setattr(self.progress, name, getattr(self.progress, name) + value)
+    def _add(self, counts: Counts, work: Work) -> None:
+        self.progress.counts += counts
+        self.progress.work += work
         if self.metrics is not None:
-            self.metrics.add(gains)
+            self.metrics.add(counts, work)
 
-    def _remember(self, now: float, gains: dict[str, float]) -> None:
+    def _remember(self, now: float, counts: Counts, work: Work) -> None:
         """A unit was written until now, computed before that, and waited for before that."""
         end = now
         for phase in ("writing_seconds", "computing_seconds", "waiting_seconds"):
-            start = end - gains.get(phase, 0.0)
+            start = end - getattr(work, phase)
             self.history.add(phase, end - start, start, end)
             if phase == "computing_seconds":
                 for name in ("captions", "tokens"):
-                    self.history.add(name, gains.get(name, 0.0), start, end)
+                    self.history.add(name, getattr(counts, name), start, end)
             end = start
 
     def read(self) -> Progress:

@@ -7,25 +7,10 @@ tag is `encode_job`, the first letters of the job's fingerprint: `job` is Promet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict
 
-# Gains of a unit, as the ledger is told of them, and the counters that they are added to.
-COUNTERS = {
-    "useful_tokens": ("t5enc_useful_tokens", "Tokens of captions that the model computed.", {}),
-    "stream_tokens": ("t5enc_stream_tokens", "Tokens of streams that the model computed, empty places too.", {}),
-    "captions": ("t5enc_captions", "Captions in committed shards.", {}),
-    "input_rows": ("t5enc_rows", "Input rows of committed shards.", {}),
-    "units": ("t5enc_shards", "Committed shards.", {}),
-    "size": ("t5enc_bytes_written", "Bytes of committed shards.", {}),
-    "errors": ("t5enc_errors", "Captions without an embedding.", {}),
-    "died": ("t5enc_quarantined", "Captions that killed the encoder's process.", {}),
-    "truncated": ("t5enc_truncated", "Captions that were cut.", {}),
-    "store_retries": ("t5enc_retries", "Repetitions: of requests to the store, of units.", {"kind": "store"}),
-    "unit_retries": ("t5enc_retries", "Repetitions: of requests to the store, of units.", {"kind": "unit"}),
-    "waiting_seconds": ("t5enc_seconds", "Seconds of actors by phase.", {"phase": "waiting"}),
-    "computing_seconds": ("t5enc_seconds", "Seconds of actors by phase.", {"phase": "computing"}),
-    "writing_seconds": ("t5enc_seconds", "Seconds of actors by phase.", {"phase": "writing"}),
-}
+from pipelines.commit.counts import METRICS, Counts, Metric, Work
+
 GAUGES = {
     "t5enc_actors_ready": "Actors whose model is loaded, but for those of a single suspect.",
     "t5enc_rows_left": "Input rows whose shards are not committed.",
@@ -40,14 +25,18 @@ class JobMetrics:
         from ray.util.metrics import Counter, Gauge
 
         self._tags = {"encode_job": job[:12]}
-        self._counters = {name: Counter(name, text, ("encode_job", *tags)) for name, text, tags in COUNTERS.values()}
+        self._counters = {one.name: Counter(one.name, one.text, tuple(self._tag(one))) for one in METRICS.values()}
         self._gauges = {name: Gauge(name, text, ("encode_job",)) for name, text in GAUGES.items()}
 
-    def add(self, gains: Mapping[str, float]) -> None:
-        """Add what was gained; what has no counter is passed over."""
-        for gain, (name, _, tags) in COUNTERS.items():
-            if gains.get(gain, 0) > 0:  # Ray refuses to add nothing
-                self._counters[name].inc(gains[gain], self._tags | tags)
+    def _tag(self, metric: Metric) -> dict[str, str]:
+        return self._tags | dict([metric.label] if metric.label else [])
+
+    def add(self, counts: Counts, work: Work) -> None:
+        """Add what was counted; what has no counter is passed over."""
+        amounts = asdict(counts) | asdict(work)
+        for name, metric in METRICS.items():
+            if amounts[name] > 0:  # Ray refuses to add nothing
+                self._counters[metric.name].inc(amounts[name], self._tag(metric))
 
     def set(self, **gauges: float) -> None:
         """Set gauges by their name without `t5enc_`."""

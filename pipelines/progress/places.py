@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
+
+from pipelines.commit.counts import Counts, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +28,13 @@ class PlaceSums:
     device: str = ""
     actors: int = 1
     starts: int = 0
-    units: int = 0
-    captions: int = 0
-    tokens: int = 0
-    computing_seconds: float = 0.0
+    counts: Counts = field(default_factory=Counts)
+    work: Work = field(default_factory=Work)
 
-    def add(self, gains: Mapping[str, float]) -> None:
-        """A unit of this actor was committed."""
-        self.units += 1
-        self.captions += int(gains.get("captions", 0))
-        self.tokens += int(gains.get("tokens", 0))
-        self.computing_seconds += gains.get("computing_seconds", 0.0)
+    def add(self, counts: Counts, work: Work) -> None:
+        """More was committed there."""
+        self.counts += counts
+        self.work += work
 
 
 def find_place(*, is_alone: bool = False) -> Place:
@@ -56,6 +54,7 @@ def sum_places(places: Iterable[PlaceSums]) -> list[PlaceSums]:
     found: dict[tuple[str, str], PlaceSums] = {}
     for place in places:
         sums = found.setdefault((place.node, place.device), PlaceSums(node=place.node, device=place.device, actors=0))
-        for name in ("actors", "starts", "units", "captions", "tokens", "computing_seconds"):
-            setattr(sums, name, getattr(sums, name) + getattr(place, name))
+        sums.actors += place.actors
+        sums.starts += place.starts
+        sums.add(place.counts, place.work)
     return [found[key] for key in sorted(found)]

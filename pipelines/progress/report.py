@@ -57,7 +57,7 @@ class EncodeReport:
     @property
     def tokens_per_second(self) -> float:
         """Useful tokens a second of this run, from the moment its actors were ready."""
-        return self.progress.tokens / self.run_seconds if self.run_seconds else 0.0
+        return self.progress.counts.tokens / self.run_seconds if self.run_seconds else 0.0
 
     @property
     def run_seconds(self) -> float:
@@ -66,7 +66,10 @@ class EncodeReport:
 
     def to_json(self) -> str:
         """The report as it is written into the output."""
-        content = asdict(self) | {
+        content = asdict(self)
+        content["progress"] = _flatten(content["progress"])
+        content["details"]["places"] = [_flatten(place) for place in content["details"]["places"]]
+        content |= {
             "run_seconds": round(self.run_seconds, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "fill": round(self.progress.fill, 4),
@@ -87,8 +90,8 @@ class EncodeReport:
     @property
     def cores_used(self) -> float:
         """CPU seconds of the actors' processes for each second their models worked."""
-        busy = self.progress.busy_seconds
-        return self.progress.busy_cpu_seconds / busy if busy else 0.0
+        work = self.progress.work
+        return work.busy_cpu_seconds / work.busy_seconds if work.busy_seconds else 0.0
 
     def __str__(self) -> str:
         totals = self.totals
@@ -101,9 +104,9 @@ class EncodeReport:
         ]
         if self.recipe is not None:
             lines.append(f"  recipe {self.recipe}")
-        if self.progress.units:
+        if self.progress.work.units:
             lines.append(
-                f"  this run: {self.progress.captions:,} captions in {self.run_seconds:.1f} s of "
+                f"  this run: {self.progress.counts.captions:,} captions in {self.run_seconds:.1f} s of "
                 f"{self.wall_seconds:.1f} s in all, {self.tokens_per_second:,.0f} useful tokens/s, "
                 f"streams {self.progress.fill:.1%} full, {self.cores_used:.1f} cores at work"
             )
@@ -111,6 +114,12 @@ class EncodeReport:
         if not self.is_finished:
             lines.append("  unfinished: mend or remove the inputs named above and run the same command again")
         return "\n".join(lines)
+
+
+def _flatten(sums: dict[str, Any]) -> dict[str, Any]:
+    """What is counted, beside the other keys."""
+    rest = {name: value for name, value in sums.items() if name not in ("counts", "work")}
+    return sums["counts"] | sums["work"] | rest
 
 
 def write_report(store: Store, report: EncodeReport) -> None:

@@ -200,7 +200,7 @@ def test_a_replaced_input_is_encoded_anew_and_a_removed_one_dropped(
     report = encode_parquet(job(inputs, tmp_path / "out"))
     table, _ = load_embeddings(tmp_path / "out")
     assert table["caption"].to_pylist() == ["a red bird", "a green frog on a leaf"]
-    assert report.progress.captions == 1, "only the replaced file is encoded"
+    assert report.progress.counts.captions == 1, "only the replaced file is encoded"
     assert_sound(tmp_path / "out")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.progress.metrics import COUNTERS
+from pipelines.commit.counts import METRICS
 from serve_app.http.metering import DEFINITIONS
 from serve_app.http.replies import REASONS
 from serve_app.served.service import ServiceLimits
@@ -154,7 +154,8 @@ def list_values(name: str, label: str) -> set[str]:
     if counter in DEFINITIONS:
         assert (label, label in DEFINITIONS[counter].tags) == ("err", True)
         return set(REASONS.values())
-    return {tags[label] for found, _, tags in COUNTERS.values() if found == counter and label in tags}
+    labels = {metric.label for metric in METRICS.values() if metric.name == counter and metric.label is not None}
+    return {value for name, value in labels if name == label}
 
 
 @pytest.mark.cluster

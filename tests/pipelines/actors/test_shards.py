@@ -92,7 +92,7 @@ def test_every_caption_gets_its_own_embedding(texts: list[str | None]) -> None:
     assert table["text_embedding_error"].to_pylist() == ["null caption" if t is None else None for t in texts]
     assert table["text_embedding_truncated"].to_pylist() == [text == LONG for text in texts]
     assert table["caption"].to_pylist() == texts
-    assert record.captions == record.input_rows + len(texts) - UNIT.num_rows
+    assert record.counts.captions == record.counts.input_rows + len(texts) - UNIT.num_rows
 
 
 @given(TEXTS, st.frozensets(st.integers(0, 11)))
@@ -108,7 +108,7 @@ def test_an_empty_caption_is_encoded_and_a_null_one_is_not() -> None:
     assert table["text_embedding_num_tokens"].to_pylist() == [1, 0]
     assert table["text_embedding_shape"].to_pylist() == [[1, DIM], None]
     assert table["text_embedding_bytes"].null_count == 1
-    assert (record.encoded, record.errors) == (1, 1)
+    assert (record.counts.encoded, record.counts.errors) == (1, 1)
 
 
 def test_a_unit_without_any_text_is_a_shard_of_reasons() -> None:
@@ -116,7 +116,7 @@ def test_a_unit_without_any_text_is_a_shard_of_reasons() -> None:
     table, record = shard(encode_plainly(encoder, [None, None]))
     assert encoder.streams == []
     assert table["text_embedding_error"].to_pylist() == ["null caption"] * 2
-    assert (record.captions, record.encoded, record.tokens, record.longest) == (2, 0, 0, 0)
+    assert (record.counts.captions, record.counts.encoded, record.counts.tokens, record.counts.longest) == (2, 0, 0, 0)
 
 
 def test_a_caption_that_fails_is_null_with_its_reason() -> None:
@@ -124,13 +124,17 @@ def test_a_caption_that_fails_is_null_with_its_reason() -> None:
     assert table["text_embedding_error"].to_pylist() == ["null caption", None, TOO_LARGE, None]
     assert read_back(table) == ["", "good", "", "good"]
     assert table["text_embedding_truncated"].to_pylist() == [False] * 4
-    assert (record.encoded, record.errors, record.died) == (2, 2, 0)
+    assert (record.counts.encoded, record.counts.errors, record.counts.died) == (2, 2, 0)
 
 
 def test_the_record_says_what_is_in_the_shard() -> None:
     table, record = shard(encode_plainly(FakeEncoder(), ["a", "bb", None, LONG]))
     assert (record.name, record.source, record.first_row) == (UNIT.name, UNIT.source, 100)
-    assert (record.tokens, record.longest, record.truncated) == (2 + 3 + MAX_LENGTH, len(LONG) + 1, 1)
+    assert (record.counts.tokens, record.counts.longest, record.counts.truncated) == (
+        2 + 3 + MAX_LENGTH,
+        len(LONG) + 1,
+        1,
+    )
     assert record.content == hash_content(table)
 
 
@@ -157,7 +161,7 @@ def test_a_dead_caption_and_its_copies_are_given_up_and_no_others() -> None:
     table, record = shard(encode_with_care(encoder, ["a", "kill", "b", "kill"], Caution(dead=frozenset({3})), []))
     assert table["text_embedding_error"].to_pylist() == [None, DIED, None, DIED]
     assert read_back(table) == ["a", "", "b", ""]
-    assert (record.errors, record.died) == (2, 2)
+    assert (record.counts.errors, record.counts.died) == (2, 2)
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "kill", "murder"]), min_size=1, max_size=12))
@@ -172,7 +176,7 @@ def test_whatever_kills_is_found_within_a_few_deaths(texts: list[str]) -> None:
             caution, deaths = learn(caution, notes[-1]), deaths + 1
     table, record = shard(encoded)
     assert read_back(table) == ["" if text in ("kill", "murder") else text for text in texts]
-    assert record.died == texts.count("kill") + texts.count("murder")
+    assert record.counts.died == texts.count("kill") + texts.count("murder")
     assert deaths <= 2 * len({"kill", "murder"} & set(texts)) + math.ceil(len(texts) / TEXTS_A_STREAM)
 
 

@@ -17,7 +17,8 @@ from pipelines.actors import reader as reader_module
 from pipelines.actors.prefetching import prefetch
 from pipelines.actors.shards import Caution
 from pipelines.actors.tasks import SpanResult
-from pipelines.actors.throughput import Meter
+from pipelines.actors.throughput import read_throughput
+from pipelines.commit.counts import Work
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.progress.ledger import ATTEMPTS
 from pipelines.run.suspects import learn
@@ -48,10 +49,15 @@ def test_a_span_becomes_a_shard_a_unit_in_order(setting: Setting) -> None:
 def test_the_ledger_hears_what_was_gained(setting: Setting) -> None:
     setting.run(FakeEncoder(failing=[TEXTS[4]]))
     progress = setting.ledger.read()
-    assert (progress.units, progress.input_rows, progress.captions, progress.errors) == (3, 8, 8, 1)
-    assert progress.tokens == progress.useful_tokens - len(TEXTS[4]) - 1
-    assert progress.busy_seconds == 3
-    assert progress.size == sum(size for _, size in setting.store.list())
+    assert (progress.work.units, progress.counts.input_rows, progress.counts.captions, progress.counts.errors) == (
+        3,
+        8,
+        8,
+        1,
+    )
+    assert progress.counts.tokens == progress.work.useful_tokens - len(TEXTS[4]) - 1
+    assert progress.work.busy_seconds == 3
+    assert progress.counts.size == sum(size for _, size in setting.store.list())
     assert setting.ledger.attempts == {}
 
 
@@ -111,7 +117,7 @@ def test_a_writer_that_is_late_reports_what_is_there(setting: Setting) -> None:
     (late,) = worker.run(actor, [replace(setting.task, done=frozenset({3, 6}))])  # type: ignore[arg-type]
     assert late.record == first.record
     assert late.record is not None
-    assert late.record.errors == 1
+    assert late.record.counts.errors == 1
 
 
 def test_tasks_and_results_travel_as_pickles(setting: Setting) -> None:
@@ -311,14 +317,13 @@ def test_an_actor_with_another_tokenizer_refuses(setting: Setting) -> None:
         setting.worker().started(actor)  # type: ignore[arg-type]
 
 
-def test_a_meter_reads_what_was_gained_since_it_was_made() -> None:
+def test_the_difference_of_two_readings_is_what_was_computed_between_them() -> None:
     actor = FakeActor(FakeEncoder())
     actor.encoder.counters.useful_tokens = 5
-    meter = Meter(actor)  # type: ignore[arg-type]
+    before = read_throughput(actor)  # type: ignore[arg-type]
     actor.encoder.counters.useful_tokens = 12
     actor.busy_seconds = 2.0
-    gains = meter.read()
-    assert (gains["useful_tokens"], gains["busy_seconds"], gains["stream_tokens"]) == (7, 2.0, 0)
+    assert read_throughput(actor) - before == Work(useful_tokens=7, busy_seconds=2.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

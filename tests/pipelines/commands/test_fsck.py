@@ -137,10 +137,18 @@ def test_a_damaged_manifest_is_found(data: bytes) -> None:
 
 def test_a_manifest_of_another_form_is_found() -> None:
     store = make_output()
-    rewrite_manifest(store, lambda table: table.drop_columns(["tokens"]))
+    rewrite_manifest(store, lambda table: table.drop_columns(["content"]))
     assert problems(store)[MANIFEST].startswith("cannot be read")
     rewrite_manifest(store, lambda table: table.drop_columns(["name"]))
     assert problems(store)[MANIFEST].startswith("cannot be read")
+
+
+def test_a_manifest_that_lacks_a_count_is_found() -> None:
+    store = make_output()
+    rewrite_manifest(store, lambda table: table.drop_columns(["tokens"]))
+    found = problems(store)
+    assert found[SUCCESS] == f"is for another {MANIFEST}"
+    assert found[FIRST] == "its footer does not say what the manifest says"
 
 
 def test_a_manifest_that_lacks_a_shard_is_found() -> None:
@@ -205,7 +213,7 @@ def test_a_job_file_that_is_not_ours_is_an_output_error() -> None:
 def test_records_and_footers_agree_in_a_finished_output() -> None:
     store = make_output()
     rows = pq.read_table(pa.BufferReader(store.read(MANIFEST))).to_pylist()
-    assert [asdict(record) for name in (FIRST, SECOND, LAST) if (record := read_footer_record(store, name))] == rows
+    assert [record.to_row() for name in (FIRST, SECOND, LAST) if (record := read_footer_record(store, name))] == rows
 
 
 def test_the_verdict_is_a_line_a_problem(capsys: pytest.CaptureFixture[str]) -> None:

@@ -296,7 +296,9 @@ class Protocol(RuleBasedStateMachine):
         except Killed:
             pass
         except DriverError:
-            assert any(len(before.get(r.name, b"")) != r.size or r.died for r in driver.commit.records.values())
+            assert any(
+                len(before.get(r.name, b"")) != r.counts.size or r.counts.died for r in driver.commit.records.values()
+            )
             assert self.store.objects == before
         except OutputError:
             assert FrozenJob.from_json(before[JOB]).fingerprint != driver.commit.frozen.fingerprint
@@ -392,7 +394,7 @@ def is_to_do(shard: bytes | None, *, retry_errors: bool) -> bool:
     """Whether a run has to encode the unit of which this is the shard."""
     if shard is None or read_captions_of(shard) is None:
         return True
-    return retry_errors and read_record(shard).died > 0
+    return retry_errors and read_record(shard).counts.died > 0
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipelines.commit import shard_file as sinks
+from pipelines.commit.counts import Counts
 from pipelines.commit.records import RECORD_KEY, UnitRecord
 from pipelines.commit.shard_file import hash_content, serialize_shard
 from t5enc.embeddings import Embeddings
@@ -38,17 +39,14 @@ def build(rows: int = ROWS, *, kept: pa.Table | None = None, errors: dict[int, s
 
 
 def describe(table: pa.Table, **changes: Any) -> UnitRecord:
-    zeros = dict.fromkeys(("first_row", "errors", "died", "truncated", "tokens", "longest"), 0)
-    record = UnitRecord(
+    counts = Counts(input_rows=len(table), captions=len(table), encoded=len(table))
+    return UnitRecord(
         name="a.parquet/0-1.parquet",
         source="a.parquet",
-        input_rows=len(table),
-        captions=len(table),
-        encoded=len(table),
+        first_row=0,
         content=hash_content(table),
-        **zeros,
+        counts=replace(counts, **changes),
     )
-    return replace(record, **changes)
 
 
 def serialize(table: pa.Table) -> bytes:
@@ -78,7 +76,7 @@ def test_a_shard_can_be_read_by_itself(tmp_path: Any) -> None:
 def test_the_footer_holds_the_record_and_the_job() -> None:
     table, job = build(), make_job(weights="abc")
     metadata = pq.read_metadata(pa.BufferReader(serialize_shard(table, describe(table), job))).metadata
-    assert json.loads(metadata[RECORD_KEY]) == asdict(describe(table))
+    assert json.loads(metadata[RECORD_KEY]) == describe(table).to_row()
     form = json.loads(metadata[METADATA_KEY])
     assert (form["storage_dtype"], form["dim"], form["fingerprint"]) == ("float16", DIM, job.fingerprint)
     assert form["job"] == job.identity

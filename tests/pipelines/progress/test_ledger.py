@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from pipelines.commit.counts import Counts, Work
 from pipelines.progress import ledger as ledger_module
 from pipelines.progress.findings import Findings
 from pipelines.progress.ledger import SILENT_SECONDS, Ledger
 from pipelines.progress.places import Place
 
-GAINS = {"captions": 10, "tokens": 100, "waiting_seconds": 1.0, "computing_seconds": 4.0, "writing_seconds": 2.0}
+COUNTS = Counts(captions=10, tokens=100, input_rows=10)
+WORK = Work(waiting_seconds=1.0, computing_seconds=4.0, writing_seconds=2.0)
 
 
 class Clock:
@@ -34,13 +36,13 @@ class Gauges:
 
     def __init__(self, job: str) -> None:
         self.set_to: dict[str, float] = {}
-        self.added: list[dict[str, float]] = []
+        self.added: list[tuple[Counts, Work]] = []
 
     def set(self, **gauges: float) -> None:
         self.set_to = gauges
 
-    def add(self, gains: dict[str, float]) -> None:
-        self.added.append(gains)
+    def add(self, counts: Counts, work: Work) -> None:
+        self.added.append((counts, work))
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def gauges(monkeypatch: pytest.MonkeyPatch) -> type[Gauges]:
 def test_a_unit_was_computed_before_it_was_written_and_waited_for_before_that(clock: Clock) -> None:
     ledger = Ledger()
     clock.now += 10.0
-    ledger.end("u", "a", GAINS, Findings())
+    ledger.end("u", "a", COUNTS, WORK, Findings())
     history = ledger.read_details().history
     assert history.columns["writing_seconds"] == pytest.approx([0] * 8 + [1, 1])
     assert history.columns["computing_seconds"] == pytest.approx([0] * 4 + [1] * 4 + [0] * 2)
@@ -65,11 +67,11 @@ def test_an_actor_that_starts_again_was_lost_and_keeps_its_node(clock: Clock) ->
     for actor, node in (("a", "one"), ("b", "one"), ("a", "two")):
         ledger.starting(Place(actor, node))
         ledger.started(Place(actor, node), {"device": "cpu"})
-    ledger.end("u", "b", GAINS, Findings())
+    ledger.end("u", "b", COUNTS, WORK, Findings())
     assert ledger.read().actors_lost == 1
     one, two = ledger.read_details().places
-    assert (one.node, one.actors, one.starts, one.units, one.tokens) == ("one", 1, 1, 1, 100)
-    assert (two.node, two.actors, two.starts, two.units) == ("two", 1, 2, 0)
+    assert (one.node, one.actors, one.starts, one.work.units, one.counts.tokens) == ("one", 1, 1, 1, 100)
+    assert (two.node, two.actors, two.starts, two.work.units) == ("two", 1, 2, 0)
 
 
 def test_gauges_tell_of_actors_that_were_heard_of_and_of_rows_that_are_left(clock: Clock, gauges: type[Gauges]) -> None:
@@ -81,7 +83,7 @@ def test_gauges_tell_of_actors_that_were_heard_of_and_of_rows_that_are_left(cloc
         ledger.started(Place(actor, "one"), {"device": "cpu"})
     assert told.set_to["actors_ready"] == 2
     clock.now += SILENT_SECONDS + 1
-    ledger.end("u", "a", GAINS | {"input_rows": 10}, Findings())
+    ledger.end("u", "a", COUNTS, WORK, Findings())
     assert told.set_to == {"actors_ready": 1, "rows_left": 20}
     ledger.starting(Place("a", "one"))
     assert told.set_to["actors_ready"] == 0
@@ -90,7 +92,7 @@ def test_gauges_tell_of_actors_that_were_heard_of_and_of_rows_that_are_left(cloc
 def test_rows_that_another_run_has_committed_are_not_left_at_the_end(gauges: type[Gauges]) -> None:
     ledger = Ledger("f00d", rows=30)
     told: Gauges = ledger.metrics  # type: ignore[assignment]
-    ledger.end("u", "a", GAINS | {"input_rows": 10}, Findings())
+    ledger.end("u", "a", COUNTS, WORK, Findings())
     ledger.settle(0)
     assert told.set_to["rows_left"] == 0
     ledger.settle(5)
@@ -103,9 +105,9 @@ def test_an_actor_for_a_suspect_is_none_of_those_that_are_ready(gauges: type[Gau
     alone = Place("a", "one", is_alone=True)
     ledger.starting(alone)
     ledger.started(alone, {"device": "cpu"})
-    ledger.end("u", "a", GAINS, Findings())
+    ledger.end("u", "a", COUNTS, WORK, Findings())
     assert told.set_to["actors_ready"] == 0
-    assert [place.units for place in ledger.read_details().places] == [1]
+    assert [place.work.units for place in ledger.read_details().places] == [1]
 
 
 def test_a_unit_that_is_begun_again_is_a_repetition(gauges: type[Gauges]) -> None:
@@ -115,14 +117,14 @@ def test_a_unit_that_is_begun_again_is_a_repetition(gauges: type[Gauges]) -> Non
     ledger.begin("v")
     assert told.added == []
     ledger.begin("u")
-    assert told.added == [{"unit_retries": 1}]
-    assert ledger.read().unit_retries == 1
+    assert told.added == [(Counts(), Work(unit_retries=1))]
+    assert ledger.read().work.unit_retries == 1
 
 
 def test_a_ledger_that_was_lost_itself_takes_what_actors_tell_it() -> None:
     ledger = Ledger()
-    ledger.end("u", "never heard of", GAINS, Findings())
-    assert ledger.read().captions == 10
+    ledger.end("u", "never heard of", COUNTS, WORK, Findings())
+    assert ledger.read().counts.captions == 10
     assert ledger.read_details().places == []
     ledger.started(Place("whose start it missed", "one"), {"device": "cpu"})
     assert [place.node for place in ledger.read_details().places] == ["one"]
@@ -146,8 +148,8 @@ def test_units_that_wait_are_counted_until_they_are_begun() -> None:
         ledger.hand_over(unit, "n")
     ledger.begin("u", "n")
     ledger.hand_over("w", "n")
-    assert (ledger.read().most_ahead, ledger.handed, ledger.read().unit_retries) == (2, {"v", "w"}, 0)
-    ledger.end("v", "a", GAINS, Findings())
+    assert (ledger.read().most_ahead, ledger.handed, ledger.read().work.unit_retries) == (2, {"v", "w"}, 0)
+    ledger.end("v", "a", COUNTS, WORK, Findings())
     assert ledger.handed == {"w"}
 
 
@@ -159,7 +161,7 @@ def test_starts_of_one_actor_that_fail_in_a_row_are_counted_until_something_is_c
     for failed in range(4):
         ledger.starting(looping)
         assert ledger.read().failed_starts == failed
-    ledger.end("u", "working", GAINS, Findings())
+    ledger.end("u", "working", COUNTS, WORK, Findings())
     assert ledger.read().failed_starts == 0
     ledger.starting(looping)
     assert ledger.read().failed_starts == 1
@@ -190,7 +192,7 @@ def test_whatever_an_actor_begins_or_ends_is_a_sign() -> None:
     ledger = Ledger()
     ledger.begin("u")
     ledger.note("u", [1])
-    ledger.end("u", "a", GAINS, Findings())
+    ledger.end("u", "a", COUNTS, WORK, Findings())
     ledger.started(Place("a", "one"), {"device": "cpu"})
     assert ledger.read().signs == 4
 
@@ -202,7 +204,7 @@ def test_tokenizers_are_counted_as_encoders_are_and_apart_from_them() -> None:
     for _ in range(3):
         ledger.tokenizer_starting("t")
     assert (ledger.read().failed_starts, ledger.read().failing, ledger.read().actors_left) == (2, "tokenizer", 1)
-    ledger.end("u", "a", GAINS, Findings())
+    ledger.end("u", "a", COUNTS, WORK, Findings())
     assert ledger.read().failed_starts == 0
     ledger.tokenizer_started("t")
     assert (ledger.read().failed_starts, ledger.read().signs) == (0, 3)

@@ -13,7 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.progress.metrics import COUNTERS, GAUGES, JobMetrics
+from pipelines.commit.counts import METRICS, Counts, Work
+from pipelines.progress.metrics import GAUGES, JobMetrics
 from t5enc.checkpoint.builtin import sample_captions
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.progress.test_page import Page
@@ -64,8 +65,9 @@ def test_a_node_shows_what_the_report_says_after_the_run_is_over(write_captions:
         assert time.monotonic() < late, found
         time.sleep(0.2)
     assert progress["units"] == 9
-    for gain, (name, _, tags) in COUNTERS.items():
-        assert found[f"ray_{name}_total", "".join(tags.values())] == pytest.approx(progress[gain]), name
+    for name, metric in METRICS.items():
+        label = metric.label[1] if metric.label else ""
+        assert found[f"ray_{metric.name}_total", label] == pytest.approx(progress[name]), name
 
 
 def check_report(report: dict[str, Any], html: str) -> None:
@@ -98,14 +100,14 @@ class Told:
         self.values[self.name, tuple(tags.values())] = value  # type: ignore[assignment]
 
 
-def test_gains_are_added_under_the_jobs_first_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_added_under_the_jobs_first_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = pytest.importorskip("ray.util.metrics", reason="needs ray[data]")
     monkeypatch.setattr(metrics, "Counter", Told)
     monkeypatch.setattr(metrics, "Gauge", Told)
     Told.values = Counter()
     told = JobMetrics("0123456789abcdef")
     for _ in range(2):
-        told.add({"captions": 3, "store_retries": 1, "waiting_seconds": 0.5, "errors": 0, "compiled_graphs": 2})
+        told.add(Counts(captions=3), Work(store_retries=1, waiting_seconds=0.5, compiled_graphs=2))
     told.set(actors_ready=4, rows_left=0)
     job = "0123456789ab"
     assert Told.values == {

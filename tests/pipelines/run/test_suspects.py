@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.actors.shards import Caution
+from pipelines.commit.counts import Counts
 from pipelines.commit.records import UnitRecord
 from pipelines.inputs.sources import SourceFile
 from pipelines.plan.units import Span, Unit
@@ -45,9 +46,9 @@ class Process:
 
 
 def make_record(died: int) -> UnitRecord:
-    counts = {"captions": CAPTIONS, "encoded": CAPTIONS - died, "errors": died, "died": died}
-    rest = {"input_rows": CAPTIONS, "truncated": 0, "tokens": 9, "longest": 3}
-    return UnitRecord(name=UNIT.name, source=UNIT.source, first_row=0, content="c", **counts, **rest)
+    encoded = {"captions": CAPTIONS, "encoded": CAPTIONS - died, "errors": died, "died": died}
+    counts = Counts(input_rows=CAPTIONS, tokens=9, longest=3, **encoded)
+    return UnitRecord(name=UNIT.name, source=UNIT.source, first_row=0, content="c", counts=counts)
 
 
 @given(killers=st.frozensets(st.integers(0, CAPTIONS - 1), max_size=5))
