@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -117,6 +117,8 @@ def finish(store: Store, records: Records, check: Callable[[], None] = lambda: N
     aside by another run. `check` is called first, and again before and after anything vouches for what is there: it
     raises where the output has become another job's.
     """
+    # First: none of another generation is among them where what follows finds this one in its place.
+    unnamed = store.list_unnamed()
     check()
     units = records.units
     seen = list_struck_out(store)
@@ -138,7 +140,16 @@ def finish(store: Store, records: Records, check: Callable[[], None] = lambda: N
         with _withdrawn_where_it_raises(store, success):
             check()
             _check_untouched(units, read_struck_out_since(store, seen))
-    store.sweep()
+    store.sweep(_choose_ours(units, unnamed))
+
+
+def _choose_ours(units: Units, unnamed: Sequence[str]) -> list[str]:
+    """Temporary files of shards that are planned, and so stored by now; another run may want those of others."""
+    if not unnamed:
+        return []
+    shards = {name.rpartition(".")[0] for name in unnamed}
+    ours = shards & {name.rpartition("/")[2] for name in units}
+    return [name for name in unnamed if name.rpartition(".")[0] in ours]
 
 
 def _read_again(store: Store, records: Records, numbers: NDArray[np.int64]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -105,8 +105,12 @@ class ObjectStore:
         with contextlib.suppress(FileNotFoundError):
             self._ask(name, obstore.delete, name)
 
-    def sweep(self) -> None:
-        """Nothing: what was not put whole is not there, and a rule of the bucket removes parts of killed uploads."""
+    def list_unnamed(self) -> list[str]:
+        """None: what was not put whole is not there, and a rule of the bucket removes parts of killed uploads."""
+        return []
+
+    def sweep(self, unnamed: Iterable[str]) -> None:
+        """Nothing."""
 
     def _ask(self, name: str, request: Callable[..., T], *args: Any) -> T:
         return self._make(name, partial(request, self.bucket, *args))

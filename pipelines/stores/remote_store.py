@@ -1,10 +1,14 @@
-"""An output on any other filesystem: Hugging Face's hub, HDFS, or what fsspec knows; one whole write is an object."""
+"""An output on any other filesystem: Hugging Face's hub, HDFS, or what fsspec knows.
+
+One whole write makes an object appear, or, where a file grows under its name while it is written, a move does.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +17,7 @@ import pyarrow.fs
 from pipelines.stores.object_store import ObjectFile
 from pipelines.stores.retrying import PASSING_STATUS, PATIENCE, retry
 from t5enc.errors import OutputError
+from t5enc.output import TEMPORARY
 
 T = TypeVar("T")
 
@@ -20,10 +25,12 @@ T = TypeVar("T")
 COLLIDED_STATUS = {409, 412}
 # What the hub's client speaks HTTP with, by its version; their errors are none of Python's own.
 HTTP_CLIENTS = ("httpx", "httpx2")
+# Where a file is there from its first byte on, and a move is one step that replaces: as Arrow and fsspec call them.
+GROWING = ("local", "hdfs", "file", "memory", "sftp", "ssh")
 
 
 class RemoteStore:
-    """A filesystem where one whole write makes an object appear.
+    """A filesystem where one whole write makes an object appear, or a move of what was written aside.
 
     `create` looks before it writes: two writers at once may both write, and what they write under one name is the
     same rows.
@@ -33,10 +40,14 @@ class RemoteStore:
         self.filesystem = filesystem
         self.root = root
         self.patience = patience
+        self.is_growing = is_growing(filesystem)
 
     def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
-        """(name, size) of every object."""
-        for info in self._ask(folder, self._list):
+        """(name, size) of every object, temporary ones apart."""
+        return ((name, size) for name, size in self._list(folder) if not name.startswith(f"{TEMPORARY}/"))
+
+    def _list(self, folder: str) -> Iterator[tuple[str, int]]:
+        for info in self._ask(folder, self._ask_for_all):
             if info.is_file:
                 yield info.path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/"), info.size
 
@@ -65,7 +76,7 @@ class RemoteStore:
 
     def replace(self, name: str, data: Any) -> None:
         """Store an object, whatever was there before."""
-        self._ask(name, partial(self._write, data=data))
+        self._ask(name, partial(self._write, name, data))
 
     def move(self, name: str, target: str) -> None:
         """Rename an object."""
@@ -77,10 +88,16 @@ class RemoteStore:
         with contextlib.suppress(FileNotFoundError):
             self._ask(name, self.filesystem.delete_file)
 
-    def sweep(self) -> None:
-        """Nothing: an object that was not written whole is not there."""
+    def list_unnamed(self) -> list[str]:
+        """Files that were written aside and have no name yet."""
+        return [name.rpartition("/")[2] for name, _ in self._list(TEMPORARY)] if self.is_growing else []
 
-    def _list(self, path: str) -> Any:
+    def sweep(self, unnamed: Iterable[str]) -> None:
+        """Remove these."""
+        for name in unnamed:
+            self.delete(f"{TEMPORARY}/{name}")
+
+    def _ask_for_all(self, path: str) -> Any:
         _forget_listings(self.filesystem)
         selector = pyarrow.fs.FileSelector(path.rstrip("/"), recursive=True, allow_not_found=True)
         return self.filesystem.get_file_info(selector)
@@ -96,7 +113,20 @@ class RemoteStore:
 
         return self._ask(name, read)
 
-    def _write(self, path: str, data: Any) -> None:
+    def _write(self, name: str, data: Any, path: str) -> None:
+        if not self.is_growing:
+            self._write_under(path, data)
+            return
+        aside = self._path(name_aside(name))
+        try:
+            self._write_under(aside, data)
+            self._move(aside, path)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.filesystem.delete_file(aside)
+            raise
+
+    def _write_under(self, path: str, data: Any) -> None:
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
         stream = self.filesystem.open_output_stream(path)
         try:
@@ -114,7 +144,12 @@ class RemoteStore:
 
     def _move(self, path: str, target: str) -> None:
         self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-        self.filesystem.move(path, target)
+        memory = _find_fsspec(self.filesystem)
+        if getattr(memory, "protocol", None) != "memory":
+            self.filesystem.move(path, target)
+            return
+        memory.cp_file(path, target)  # its move takes `?`, `*` and `[` in a name for wildcards
+        memory.rm_file(path)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -128,6 +163,31 @@ class RemoteStore:
             if isinstance(error, FileNotFoundError) or not isinstance(error, (OSError, *_list_losses())):
                 raise
             raise OutputError(f"{path}: cannot be read or written: {error}") from error
+
+
+def name_aside(name: str) -> str:
+    """Where an object is written that a move, or a link, gives its name: it says whose it is, a shard's with its id."""
+    return f"{TEMPORARY}/{name.rpartition('/')[2]}.{uuid.uuid4().hex}"
+
+
+def is_growing(filesystem: Any) -> bool:
+    """Whether it is one of those, or a folder of one."""
+    if isinstance(filesystem, pyarrow.fs.SubTreeFileSystem):
+        return is_growing(filesystem.base_fs)
+    return not {filesystem.type_name, *_list_protocols(_find_fsspec(filesystem))}.isdisjoint(GROWING)
+
+
+def _find_fsspec(filesystem: Any) -> Any:
+    """The filesystem of fsspec that Arrow has been given, None for one of its own."""
+    return getattr(getattr(filesystem, "handler", None), "fs", None)
+
+
+def _list_protocols(filesystem: Any) -> tuple[str, ...]:
+    """What fsspec calls it; for a folder of another, that one."""
+    names = getattr(filesystem, "protocol", ())
+    if names == "dir":
+        return _list_protocols(filesystem.fs)
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def does_pass(error: Exception) -> bool:

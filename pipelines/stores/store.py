@@ -11,8 +11,7 @@ import errno
 import os
 import shutil
 import stat
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,9 +19,9 @@ from typing import Any, Protocol
 import pyarrow
 import pyarrow.fs
 
-from pipelines.stores.remote_store import RemoteStore
+from pipelines.stores.remote_store import RemoteStore, name_aside
 from t5enc.errors import OutputError
-from t5enc.output import MANIFEST, PLAN, TEMPORARY
+from t5enc.output import TEMPORARY
 from t5enc.storage.filesystems import find_filesystem
 
 BUCKETS = ("s3", "gs", "gcs")
@@ -55,12 +54,15 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
 
-    def sweep(self) -> None:
-        """Remove what killed writers of shards left behind; for when every planned shard is stored."""
+    def list_unnamed(self) -> list[str]:
+        """Names of temporary files: the last part of the name that each is to get, and what tells it from others."""
+
+    def sweep(self, unnamed: Iterable[str]) -> None:
+        """Remove these temporary files: for those whose writers are dead, or will find their names taken."""
 
 
 def open_store(path: str) -> Store:
-    """The store of an output: links on a local disk, conditional puts on S3 and Google's, whole writes elsewhere."""
+    """The store of an output: links on a local disk, conditional puts on S3 and Google's, writes or moves elsewhere."""
     if path.partition("://")[0] in BUCKETS:
         return open_bucket_once(path)
     filesystem, root = find_filesystem(path)
@@ -131,17 +133,20 @@ class LocalStore:
         """Remove an object."""
         (self.root / name).unlink(missing_ok=True)
 
-    def sweep(self) -> None:
-        """Remove shards that were never linked; a writer at work on one finds its name taken."""
-        for path in (self.root / TEMPORARY).glob("*.parquet.*"):
-            if path.stem not in (MANIFEST, PLAN):
-                path.unlink(missing_ok=True)
+    def list_unnamed(self) -> list[str]:
+        """Files that were written aside and have no name yet."""
+        return [path.name for path in (self.root / TEMPORARY).glob("*")]
+
+    def sweep(self, unnamed: Iterable[str]) -> None:
+        """Remove these."""
+        for name in unnamed:
+            (self.root / TEMPORARY / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _written_aside(self, name: str, data: Any) -> Iterator[Path]:
         """The data in a synced temporary file, to be named; the name is synced, and the file gone, afterwards."""
         path = self.root / name
-        temporary = self.root / TEMPORARY / f"{path.name}.{uuid.uuid4().hex}"
+        temporary = self.root / name_aside(name)
         try:
             self._make_folder(temporary.parent)
             self._make_folder(path.parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -53,5 +53,9 @@ class MemoryStore:
         """Remove an object."""
         self.objects.pop(name, None)
 
-    def sweep(self) -> None:
-        """Nothing is left behind in memory."""
+    def list_unnamed(self) -> list[str]:
+        """None: nothing is left behind in memory."""
+        return []
+
+    def sweep(self, unnamed: Iterable[str]) -> None:
+        """Nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from threading import Barrier
 
 import pyarrow as pa
@@ -16,8 +17,9 @@ from pipelines.commit.manifest import finish, read_plan, read_records, write_pla
 from pipelines.commit.records import Records, UnitRecord, read_footer_record
 from pipelines.job import FrozenJob
 from pipelines.plan.plan import Files, Units
+from pipelines.stores.store import LocalStore
 from t5enc.errors import DriverError, OutputError
-from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS
+from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS, TEMPORARY
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
@@ -129,7 +131,8 @@ def test_a_shard_that_the_log_knows_is_not_opened(store: CountingStore) -> None:
 
 
 def test_a_shard_of_another_size_than_logged_is_known_by_its_footer(store: CountingStore) -> None:
-    append_log(store, [replace(committed(store)[FIRST], size=1, tokens=99)])
+    first = committed(store)[FIRST]
+    append_log(store, [replace(first, counts=replace(first.counts, size=1, tokens=99))])
     assert read_records(store, UNITS) == committed(store)
 
 
@@ -169,7 +172,7 @@ def test_the_log_is_not_believed_of_a_shard_that_was_put_aside(store: CountingSt
     put_aside(store, [FIRST])
     record, data = make_unit_shard(JOB, UNITS[FIRST], rounding=1)
     store.create(FIRST, data)
-    assert len(data) == before.size
+    assert len(data) == before.counts.size
     assert record.content != before.content
     assert read_records(store, UNITS)[FIRST].content == record.content
 
@@ -320,6 +323,37 @@ def test_totals_are_sums_and_the_longest_of_all(store: CountingStore) -> None:
     assert totals["longest"] == 7
     assert totals["errors"] == 2
     assert totals["size"] == sum(len(store.objects[name]) for name in UNITS)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, store: CountingStore) -> LocalStore:
+    """The same output in a folder, where writers have left, or have in hand, what has no name yet."""
+    local = LocalStore(tmp_path)
+    for name, data in store.objects.items():
+        local.create(name, data)
+    return local
+
+
+def write_aside(store: LocalStore, name: str, end: str) -> str:
+    path = store.root / TEMPORARY / f"{PurePosixPath(name).name}.{end}"
+    path.write_bytes(b"half a shard")
+    return path.name
+
+
+def test_the_end_of_a_job_sweeps_away_what_is_left_of_its_own_shards(on_disk: LocalStore, store: CountingStore) -> None:
+    """A shard of another generation has another id: whoever writes it is at work, and would not find its name taken."""
+    (anew, *_) = Units(FILES, rows_per_unit=2, fingerprint=make_job(generation=2).fingerprint)
+    write_aside(on_disk, FIRST, "1234")
+    kept = {write_aside(on_disk, anew, "5678"), write_aside(on_disk, MANIFEST, "9abc")}
+    finish(on_disk, note(committed(store)))
+    assert set(on_disk.list_unnamed()) == kept
+
+
+def test_what_is_written_aside_while_a_job_ends_is_not_swept_away(on_disk: LocalStore, store: CountingStore) -> None:
+    """Another run may have put this shard aside since it was last looked for, to encode it again."""
+    kept: set[str] = set()
+    finish(on_disk, note(committed(store)), check=lambda: kept.add(write_aside(on_disk, FIRST, f"{len(kept)}")))
+    assert set(on_disk.list_unnamed()) == kept
 
 
 def test_shards_are_put_aside_many_at_once(store: CountingStore) -> None:

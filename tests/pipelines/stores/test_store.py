@@ -20,7 +20,7 @@ from pipelines.stores import retrying
 from pipelines.stores import store as store_module
 from pipelines.stores.store import LocalStore, RemoteStore, Store, open_store
 from t5enc.errors import OutputError
-from t5enc.output import MANIFEST, TEMPORARY
+from t5enc.output import TEMPORARY
 from tests.pipelines.commit.memory_store import MemoryStore
 
 WRITERS = 8
@@ -188,12 +188,60 @@ def _die_at(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
         monkeypatch.setattr(os, step, die)
 
 
-def test_sweep_removes_what_killed_writers_of_shards_left_and_no_more(local: LocalStore) -> None:
-    local.create("a/0.parquet", b"x")
-    for name in ("0.parquet.1234", "1.parquet.5678", f"{MANIFEST}.9abc", "_job.json.def0"):
-        (local.root / TEMPORARY / name).write_bytes(b"torn")
-    local.sweep()
-    assert files(local.root) == ["_tmp/_job.json.def0", f"_tmp/{MANIFEST}.9abc", "a/0.parquet"]
+def test_what_killed_writers_left_is_no_object_and_can_be_swept_away(tmp_path: Path) -> None:
+    for store in (LocalStore(tmp_path), RemoteStore(pafs.LocalFileSystem(), str(tmp_path))):
+        store.create("a/0.parquet", b"x")
+        for name in ("0.parquet.1234", "1.parquet.5678"):
+            (tmp_path / TEMPORARY / name).write_bytes(b"torn")
+        assert names(store) == {"a/0.parquet"}
+        assert sorted(store.list_unnamed()) == ["0.parquet.1234", "1.parquet.5678"]
+        store.sweep(["0.parquet.1234", "gone.parquet.9abc"])
+        assert files(tmp_path) == ["_tmp/1.parquet.5678", "a/0.parquet"]
+
+
+class Halfway:
+    """A filesystem whose files have been written to when somebody looks, and are written on afterwards."""
+
+    def __init__(self, filesystem: Any, look: Callable[[], None]) -> None:
+        self.filesystem = filesystem
+        self.look = look
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.filesystem, name)
+
+    def open_output_stream(self, path: str) -> Any:
+        stream = self.filesystem.open_output_stream(path)
+        write = stream.write
+
+        def write_by_halves(data: bytes) -> None:
+            write(data[:3])
+            stream.flush()
+            self.look()
+            write(data[3:])
+
+        return SimpleNamespace(write=write_by_halves, close=stream.close)
+
+
+@pytest.mark.parametrize("kind", ["memory", "file", "dir", "subtree", "arrow"])
+def test_half_an_object_never_stands_under_its_name(kind: str, tmp_path: Path) -> None:
+    local = pafs.LocalFileSystem()
+    known: dict[str, Callable[[], Any]] = {
+        "memory": lambda: fsspec.filesystem("memory"),
+        "file": lambda: fsspec.filesystem("file"),
+        "dir": lambda: fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file")),
+    }
+    filesystem = pafs.SubTreeFileSystem(str(tmp_path), local) if kind == "subtree" else local
+    if kind in known:
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(known[kind]()))
+    store = RemoteStore(filesystem, "out" if kind in ("dir", "subtree") else f"{tmp_path}/out")
+    seen: list[bytes | None] = []
+    store.filesystem = Halfway(filesystem, lambda: seen.append(store.read("a/b") if store.size("a/b") else None))
+    store.create("a/b", b"the first")
+    store.replace("a/b", b"the second")
+    assert seen == [None, b"the first"]
+    assert store.read("a/b") == b"the second"
+    assert names(store) == {"a/b"}
+    assert store.list_unnamed() == []
 
 
 def test_a_writer_whose_temporary_file_was_swept_away_finds_its_name_taken(
@@ -203,7 +251,7 @@ def test_a_writer_whose_temporary_file_was_swept_away_finds_its_name_taken(
 
     def sweep_and_link(source: Path, target: Path) -> None:
         LocalStore(local.root).replace("a/0.parquet", b"another's")
-        local.sweep()
+        local.sweep(local.list_unnamed())
         link(source, target)
 
     monkeypatch.setattr(os, "link", sweep_and_link)
@@ -416,6 +464,7 @@ def test_what_was_not_written_whole_does_not_stay_under_its_name() -> None:
             objects["out/a"] = "half of it"
 
     filesystem = SimpleNamespace(
+        type_name="py::another",
         create_dir=lambda path, recursive: None,
         get_file_info=lambda paths: [SimpleNamespace(is_file=path in objects, size=9) for path in paths],
         open_output_stream=lambda path: Torn(),
