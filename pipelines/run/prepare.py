@@ -13,7 +13,6 @@ import torch
 
 from pipelines.actors.captions import read_captions
 from pipelines.inputs.columns import kept_schema
-from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.plan import Files
@@ -21,7 +20,7 @@ from pipelines.plan.units import PlannedFile
 from pipelines.run.survey import survey
 from t5enc.checkpoint.checkpoint import Checkpoint, hash_tensors
 from t5enc.checkpoint.opening import open_model
-from t5enc.checkpoint.repository import find_inferred, infer_options, open_projection
+from t5enc.checkpoint.repository import apply_inferred, find_inferred, open_projection
 from t5enc.config import EncoderConfig
 from t5enc.errors import OutputError, SourceError
 from t5enc.model.precision import resolve_dtype
@@ -89,25 +88,22 @@ def prepare(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Preparati
     inputs = open_inputs(job.inputs)
     sources = list(inputs.files())
     check_output(job.output, inputs, sources)
-    files, unreadable = survey(inputs.filesystem, sources, cpus=cpus)
-    if not files:
-        raise SourceError("no input can be read:\n" + "\n".join(f"  {v}" for v in list(unreadable.values())[:10]))
-    first = files[0].file
+    found = survey(inputs.filesystem, sources, cpus=cpus)
+    files = found.files
     keep = None if job.keep_columns is None else list(job.keep_columns)
-    schema = kept_schema(
-        read_footer(inputs.filesystem, first).schema, first, text_column=job.text_column, keep_columns=keep
-    )
+    schema = kept_schema(found.schema, files[0].file, text_column=job.text_column, keep_columns=keep)
     asked = job.encoder_options()
     checkpoint = open_model(asked)
-    options = infer_options(asked, checkpoint)
+    inferred = find_inferred(asked, checkpoint)
+    options = apply_inferred(asked, inferred)
     preparer = open_preparer(options, checkpoint)
     sample = take_sample(inputs.filesystem, files, job, schema, preparer)
     frozen = freeze_options(job, device, checkpoint, preparer, schema, sample)
-    frozen.record.update(_record_recipe(find_inferred(asked, checkpoint)))
+    frozen.record.update(_record_recipe(inferred))
     return Preparation(
         inputs=inputs,
         files=files,
-        unreadable=unreadable,
+        unreadable=found.unreadable,
         frozen=frozen,
         config=checkpoint.config,
         revision=checkpoint.provenance.get("commit") or job.revision,

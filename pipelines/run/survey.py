@@ -1,11 +1,12 @@
-"""Footers of very many files: on one machine by threads, on a cluster by tasks of some hundred files each."""
+"""Footers of very many files, each read once: on one machine by threads, on a cluster by tasks of some hundred each."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -23,6 +24,25 @@ FILES_A_TASK = 500
 THREADS_AFAR = 64
 # Tasks that are begun for each CPU of a cluster before the first is over.
 TASKS_A_CPU = 2
+# Reasons that are told where no file can be read.
+SHOWN_REASONS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The files that can be read, in order, the Arrow schema of the first, and the reason for each that cannot."""
+
+    files: Files
+    schema: Any
+    unreadable: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A file that can be read; of those that a task has read, only the first has its schema, for schemas are large."""
+
+    planned: PlannedFile
+    schema: Any
 
 
 def count_cpus() -> int:
@@ -31,38 +51,45 @@ def count_cpus() -> int:
     return int(sum(node.resources.get("CPU", 0.0) for node in nodes)) if len(nodes) > 1 else 0
 
 
-def survey(filesystem: Any, sources: Sequence[SourceFile], *, cpus: int = 0) -> tuple[Files, dict[str, str]]:
-    """The files that can be read, in order, and the reason for each that cannot; `cpus` of a Ray cluster, if any."""
-    bad: dict[str, str] = {}
+def survey(filesystem: Any, sources: Sequence[SourceFile], *, cpus: int = 0) -> Survey:
+    """Read the footer of every file; `cpus` of a Ray cluster, if any. SourceError where no file can be read."""
     is_large = cpus and len(sources) > FILES_A_TASK
     found = _read_by_tasks(filesystem, sources, cpus) if is_large else _read_by_threads(filesystem, sources)
-    return Files.of(_set_aside(zip(sources, found, strict=True), bad)), bad
+    unreadable: dict[str, str] = {}
+    readable = _set_aside(zip(sources, found, strict=True), unreadable)
+    first = next(readable, None)
+    if first is None:
+        reasons = list(unreadable.values())[:SHOWN_REASONS]
+        raise SourceError("no input can be read:\n" + "\n".join(f"  {reason}" for reason in reasons))
+    files = Files.of(one.planned for one in chain([first], readable))
+    return Survey(files=files, schema=first.schema, unreadable=unreadable)
 
 
-def _set_aside(found: Iterator[tuple[SourceFile, PlannedFile | str]], bad: dict[str, str]) -> Iterator[PlannedFile]:
-    """Those that could be read; the reasons of the others go into `bad`."""
-    for file, planned in found:
-        if isinstance(planned, str):
-            bad[file.source] = planned
+def _set_aside(found: Iterator[tuple[SourceFile, _Found | str]], unreadable: dict[str, str]) -> Iterator[_Found]:
+    """Those that could be read; the reasons of the others go into `unreadable`."""
+    for file, one in found:
+        if isinstance(one, str):
+            unreadable[file.source] = one
         else:
-            yield planned
+            yield one
 
 
-def _read_by_threads(filesystem: Any, sources: Sequence[SourceFile]) -> Iterator[PlannedFile | str]:
+def _read_by_threads(filesystem: Any, sources: Sequence[SourceFile]) -> Iterator[_Found | str]:
     threads = THREADS if isinstance(filesystem, pafs.LocalFileSystem) else THREADS_AFAR
     return map_ahead(partial(_plan_file, filesystem), sources, threads=threads)
 
 
-def _plan_file(filesystem: Any, file: SourceFile) -> PlannedFile | str:
+def _plan_file(filesystem: Any, file: SourceFile) -> _Found | str:
     try:
         footer = read_footer(filesystem, file)
     except SourceError as error:
         return str(error)
     largest = max(footer.row_group_rows, default=0)
-    return PlannedFile(file=file, num_rows=footer.num_rows, largest_group=largest, digest=footer.digest)
+    planned = PlannedFile(file=file, num_rows=footer.num_rows, largest_group=largest, digest=footer.digest)
+    return _Found(planned, footer.schema)
 
 
-def _read_by_tasks(filesystem: Any, sources: Sequence[SourceFile], cpus: int) -> Iterator[PlannedFile | str]:
+def _read_by_tasks(filesystem: Any, sources: Sequence[SourceFile], cpus: int) -> Iterator[_Found | str]:
     """The same by Ray tasks, wherever there are CPUs; no more of them at once than keep those busy."""
     import ray
 
@@ -75,5 +102,10 @@ def _read_by_tasks(filesystem: Any, sources: Sequence[SourceFile], cpus: int) ->
         waiting.extend(islice(begun, 1))
 
 
-def _read_piece(filesystem: Any, sources: Sequence[SourceFile]) -> list[PlannedFile | str]:
-    return list(_read_by_threads(filesystem, sources))
+def _read_piece(filesystem: Any, sources: Sequence[SourceFile]) -> list[_Found | str]:
+    found: list[_Found | str] = []
+    is_first = True
+    for one in _read_by_threads(filesystem, sources):
+        found.append(one if isinstance(one, str) or is_first else _Found(one.planned, None))
+        is_first &= isinstance(one, str)
+    return found

@@ -25,7 +25,11 @@ def infer_options(options: EncoderOptions, checkpoint: Checkpoint) -> EncoderOpt
 
     The options of a call that are given hold over what the repository sets. ConfigError where they do not fit.
     """
-    found = find_inferred(options, checkpoint)
+    return apply_inferred(options, find_inferred(options, checkpoint))
+
+
+def apply_inferred(options: EncoderOptions, found: InferredRecipe | None) -> EncoderOptions:
+    """The same with what `find_inferred` found."""
     if found is None:
         return options
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.inputs import footers
 from pipelines.inputs.sources import SourceFile, open_inputs
 from pipelines.run import survey as survey_module
 from pipelines.run.survey import survey
@@ -32,7 +34,9 @@ def sources(tmp_path: Path) -> list[SourceFile]:
 
 
 def check(sources: list[SourceFile], **options: int) -> None:
-    files, bad = survey(LOCAL, sources, **options)
+    found = survey(LOCAL, sources, **options)
+    files, bad = found.files, found.unreadable
+    assert found.schema == pa.schema([("caption", pa.string())])
     rows = [count for count in range(COUNT) if f"{count:02d}.parquet" != DAMAGED]
     assert [planned.num_rows for planned in files] == rows
     assert [planned.file for planned in files] == [file for file in sources if file.source != DAMAGED]
@@ -76,3 +80,23 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_rest() -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="gone"):
         next(results)
+
+
+def test_no_footer_is_read_twice_and_the_schema_is_of_the_first_that_can_be_read(
+    sources: list[SourceFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task of a cluster sends one schema along, whatever it could not read before."""
+    (first, *rest) = sources
+    Path(first.path).write_bytes(b"torn")
+    read: Counter[str] = Counter()
+
+    def read_footer(filesystem: Any, file: SourceFile) -> Any:
+        read[file.source] += 1
+        return footers.read_footer(filesystem, file)
+
+    monkeypatch.setattr(survey_module, "read_footer", read_footer)
+    found = survey(LOCAL, sources)
+    assert found.schema == pa.schema([("caption", pa.string())])
+    assert read == dict.fromkeys([file.source for file in sources], 1)
+    sent = [one.schema for one in survey_module._read_piece(LOCAL, sources) if not isinstance(one, str)]
+    assert sent == [found.schema, *[None] * (len(rest) - 2)]
