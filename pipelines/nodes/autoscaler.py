@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pipelines.nodes.ray_internals import read_autoscalers
 
 SHOWN_FAILURES = 3
 
@@ -14,32 +15,22 @@ SHOWN_FAILURES = 3
 class News:
     """What an autoscaler has last said: `version` changes each time, so one that is dead is told from one at work.
 
-    `coming` are nodes that it is starting, for whomever; `failures` why it could not start others. `infeasible` are
-    the placement groups, as hex, for which it has no kind of node.
+    `coming` are nodes that it is starting, for whomever; `failures` why it could not start others.
     """
 
     version: str = ""
     coming: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
-    infeasible: frozenset[str] = frozenset()
 
 
 def read_news() -> News | None:
     """What the autoscaler of this process's Ray says now; None where Ray does not answer in time."""
-    import ray
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-
-    try:
-        client = GcsClient(address=ray.get_runtime_context().gcs_address)
-        reply = GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=10))
-        first = client.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None, timeout=10)
-    except ray.exceptions.RpcError:
+    reports = read_autoscalers()
+    if reports is None:
         return None
-    if reply.autoscaling_state.last_seen_cluster_resource_state_version:
-        return describe_second(reply.autoscaling_state)
-    return describe_first(json.loads(first) if first else {})
+    if reports.second.last_seen_cluster_resource_state_version:
+        return describe_second(reports.second)
+    return describe_first(reports.first)
 
 
 def describe_first(status: Mapping[str, Any]) -> News:
@@ -64,7 +55,6 @@ def describe_second(state: Any) -> News:
         version=str(state.last_seen_cluster_resource_state_version),
         coming=tuple(node.ray_node_type_name for node in coming),
         failures=_shorten(failed),
-        infeasible=frozenset(gang.details.partition(":")[0] for gang in state.infeasible_gang_resource_requests),
     )
 
 

@@ -37,8 +37,6 @@ def await_room(needs: Sequence[Needs], *, silence: float = SILENCE_SECONDS, ever
         last = News()
         while not group.wait(every):
             news, now = read_news() or last, time.monotonic()
-            if group.id.hex() in news.infeasible:
-                return "the cluster's autoscaler has no such nodes to add"
             if news.coming and news.version != last.version:
                 heard = now
             if now - heard > silence:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.nodes.ray_internals import find_draining
+
 # How Ray says that a node ended as it was told to: stopped, preempted, or idle and taken away (its gcs.proto).
 IN_GOOD_ORDER = (1, 3, 4)
 
@@ -15,10 +17,9 @@ IN_GOOD_ORDER = (1, 3, 4)
 def find_leaving() -> set[str]:
     """Nodes that are being drained, and those that have ended in good order."""
     import ray
-    from ray._private.state import state  # where Ray's own libraries ask; there is no public way
 
     ended = {node["NodeID"] for node in ray.nodes() if not node["Alive"] and node["DeathReason"] in IN_GOOD_ORDER}
-    return ended | set(state.get_draining_nodes())
+    return ended | find_draining()
 
 
 def find_node() -> str:

@@ -18,7 +18,6 @@ import ray
 import ray.data
 from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from pipelines.actors.tasks import SpanResult, cut_tasks
 from pipelines.actors.tokenizers import TokenizerActor
@@ -45,7 +44,7 @@ TWO_UNITS = {
 }
 
 
-class Spans(Datasource):  # type: ignore[misc]
+class Spans(ray.data.Datasource):  # type: ignore[misc]
     """Lists of SpanTasks, a row and a block each, cut by one task on the driver's node."""
 
     def __init__(self, units: Units, is_there: NDArray[np.bool_], units_per_span: int) -> None:
@@ -61,10 +60,10 @@ class Spans(Datasource):  # type: ignore[misc]
     def estimate_inmemory_data_size(self) -> None:
         """Not known before it is cut."""
 
-    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ray.data.ReadTask]:
         """The only one."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_cut_blocks, self.plan, self.units_per_span), metadata)]
+        return [ray.data.ReadTask(partial(_cut_blocks, self.plan, self.units_per_span), metadata)]
 
 
 def _cut_blocks(plan: Any, units_per_span: int) -> Iterator[pa.Table]:
