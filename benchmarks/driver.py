@@ -207,7 +207,7 @@ def dispatch_spans(workload: Workload, folder: Path, seconds: float) -> dict[str
     dispatch.EncoderActor = Idler  # type: ignore[misc, assignment]
     with connect(job) as cluster:
         clerk, options = make_clerk(run), run.preparation.options
-        found = dispatch.map_spans(run.commit.records, cluster, options, clerk, units_per_span=run.units_per_span)
+        found = dispatch.map_tasks(run.commit.records, cluster, options, clerk, units_per_span=run.units_per_span)
         figures = take_results(run, found, seconds)
     ray.shutdown()
     return figures

@@ -60,7 +60,7 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
 
 def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> None:
     """Run what is left on a pool of actors, then the units that seemed to kill them one by one."""
-    from pipelines.run.dispatch import map_spans
+    from pipelines.run.dispatch import map_tasks
 
     ledger = start_ledger(run.commit.frozen.fingerprint, run.rows_left)
     output, filesystem = absolute_output(run.job.output), run.preparation.inputs.filesystem
@@ -70,7 +70,7 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     watch = Watch(run, ledger, on_progress, on_minute=note_report)
     with watch, Log(run.store) as log:
         for _ in passes(run):
-            for results in map_spans(run.commit.records, cluster, options, worker, units_per_span=run.units_per_span):
+            for results in map_tasks(run.commit.records, cluster, options, worker, units_per_span=run.units_per_span):
                 run.spans += 1
                 for result in results:
                     _take(run, log, result)

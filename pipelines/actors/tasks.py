@@ -61,7 +61,7 @@ def _cut_spans(units: Units, is_there: NDArray[np.bool_], units_per_span: int) -
     """Each span with a unit that is not there, and how many such units it has."""
     size = units.rows_per_unit
     for place in _find_unfinished(units, is_there):
-        start, stop = units.starts[place : place + 2]
+        start, stop = units.first_units[place : place + 2]
         is_done = is_there[start:stop]
         for span in cut_spans(units.files[place], rows_per_unit=size, units_per_span=units_per_span):
             first = span.first_row // size
@@ -74,4 +74,4 @@ def _cut_spans(units: Units, is_there: NDArray[np.bool_], units_per_span: int) -
 def _find_unfinished(units: Units, is_there: NDArray[np.bool_]) -> list[int]:
     """Places of the files with a unit that is not there."""
     left = np.concatenate([np.zeros(1, np.int64), np.cumsum(~is_there)])
-    return np.flatnonzero(np.diff(left[units.starts])).tolist()
+    return np.flatnonzero(np.diff(left[units.first_units])).tolist()

@@ -23,12 +23,12 @@ import torch
 
 from pipelines.actors.attempts import Attempts
 from pipelines.actors.handover import Handover
+from pipelines.actors.picklable_lock import PicklableLock
 from pipelines.actors.prefetching import prefetch
 from pipelines.actors.reader import UnitReader
 from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.actors.throughput import read_throughput
-from pipelines.actors.writing_turns import Turn
 from pipelines.commit.counts import Work
 from pipelines.commit.null import compute_null, is_null_there, write_null
 from pipelines.commit.protocol import commit_shard
@@ -75,7 +75,7 @@ class SpanWorker:
         self.attempts = Attempts(ledger)
         self.reader = UnitReader(job, output, filesystem, self.attempts)
         self.is_alone = False
-        self._encoding, self._writing, self._counting = Turn(), Turn(), Turn()
+        self._encoding, self._writing, self._counting = PicklableLock(), PicklableLock(), PicklableLock()
         self._lapped: float | None = None
         self._retries = 0
 
@@ -239,7 +239,7 @@ class SpanWorker:
 
 
 @contextlib.contextmanager
-def ending_with_card(writing: Turn | None = None) -> Iterator[None]:
+def ending_with_card(writing: PicklableLock | None = None) -> Iterator[None]:
     """End the process where its card fails, so that Ray starts another and the units in hand count an attempt.
 
     Not before it is this one's turn to write: a unit that is encoded already is committed first.

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence, Set
 
 from pipelines.commit.records import UnitRecord
-from pipelines.stores.concurrent_map import THREADS, map_ahead
+from pipelines.stores.concurrent_map import THREADS, map_concurrently
 from pipelines.stores.store import Store
 from t5enc.output import LOG, STALE
 
@@ -101,7 +101,7 @@ def put_aside(store: Store, names: Sequence[str]) -> set[str]:
 def move_aside(store: Store, names: Sequence[str]) -> None:
     """Move shards that are struck out of the way, without losing them."""
     moves = [(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}") for name in names]
-    for _ in map_ahead(lambda move: store.move(*move), moves, threads=MOVES):
+    for _ in map_concurrently(lambda move: store.move(*move), moves, threads=MOVES):
         pass  # what a move raises is raised here
 
 

@@ -28,7 +28,7 @@ from pipelines.commit.log import (
 )
 from pipelines.commit.records import SCHEMA, Records, read_footer_record
 from pipelines.plan.plan import FILE_SCHEMA, Files, Units
-from pipelines.stores.concurrent_map import map_ahead
+from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError
 from t5enc.output import MANIFEST, PLAN, SUCCESS, is_shard
@@ -85,7 +85,7 @@ def list_shards(store: Store, units: Units) -> tuple[NDArray[np.int64], list[str
 def read_footers(store: Store, records: Records, numbers: NDArray[np.int64]) -> None:
     """Note the records of those units whose shards are not damaged."""
     units = records.units.select(numbers)
-    found = map_ahead(partial(read_footer_record, store), (unit.name for unit in units))
+    found = map_concurrently(partial(read_footer_record, store), (unit.name for unit in units))
     for number, record in zip(numbers, found, strict=True):
         if record is not None:
             records.put(number, record)

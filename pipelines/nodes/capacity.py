@@ -1,4 +1,4 @@
-"""Room for tokenizers: the CPUs that they take of a cluster's nodes, and what is left there for encoders."""
+"""CPUs that tokenizers take of a cluster's nodes, and the capacity that is left there for encoders."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import replace
 from pipelines.nodes.selectors import Needs, Node, count_fitting
 
 
-def set_aside(nodes: Sequence[Node], encoder: Needs, count: int) -> tuple[int, list[Node]]:
+def reserve_cpus(nodes: Sequence[Node], encoder: Needs, count: int) -> tuple[int, list[Node]]:
     """How many of `count` tokenizers have room, and the nodes without a CPU for each of those.
 
     They come to nodes that no encoder may run on first, then to where most CPUs are spare.
     """
     spare = [_count_spare(node, encoder) for node in nodes]
     is_free = [not count_fitting([node], encoder) for node in nodes]
-    room = min(count, sum(spare))
+    reserved = min(count, sum(spare))
     left = list(spare)
-    for _ in range(room):
+    for _ in range(reserved):
         place = max(range(len(nodes)), key=lambda i: (left[i] > 0, is_free[i], left[i]))
         left[place] -= 1
-    return room, [_take(node, spare[i] - left[i]) for i, node in enumerate(nodes)]
+    return reserved, [_take(node, spare[i] - left[i]) for i, node in enumerate(nodes)]
 
 
 def _count_spare(node: Node, encoder: Needs) -> int:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from pipelines.job import EncodeJob
-from pipelines.nodes.growth import await_room
+from pipelines.nodes.growth import await_capacity
 from pipelines.nodes.selectors import Node, list_nodes
 from pipelines.nodes.shares import Cluster, list_least, share_out
 from pipelines.nodes.versions import check_nodes
@@ -38,14 +38,14 @@ def connect(job: EncodeJob) -> Iterator[Cluster]:
         check_joined(job, ray.get_runtime_context().gcs_address)
     _quieten()
     try:
-        nodes, cluster = _find_room(job)
+        nodes, cluster = _find_capacity(job)
         yield replace(cluster, code=check_nodes(nodes)) if job.ray_address or len(nodes) > 1 else cluster
     finally:
         if is_ours:
             ray.shutdown()
 
 
-def _find_room(job: EncodeJob) -> tuple[list[Node], Cluster]:
+def _find_capacity(job: EncodeJob) -> tuple[list[Node], Cluster]:
     """The nodes, and what actors get of them; where they have no room, once an autoscaler has added some."""
     nodes, is_local = list_nodes(), job.ray_address is None
     try:
@@ -53,7 +53,7 @@ def _find_room(job: EncodeJob) -> tuple[list[Node], Cluster]:
     except ConfigError:
         if is_local:
             raise
-    why_not = await_room(list_least(job, nodes))
+    why_not = await_capacity(list_least(job, nodes))
     nodes = list_nodes()
     try:
         return nodes, share_out(job, nodes, is_local=False)

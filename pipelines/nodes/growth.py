@@ -24,7 +24,9 @@ LOOK_SECONDS = 1.0
 REPEAT_SECONDS = 60.0
 
 
-def await_room(needs: Sequence[Needs], *, silence: float = SILENCE_SECONDS, every: float = LOOK_SECONDS) -> str | None:
+def await_capacity(
+    needs: Sequence[Needs], *, silence: float = SILENCE_SECONDS, every: float = LOOK_SECONDS
+) -> str | None:
     """None once there is room for an actor of each, or why there will be none.
 
     Waits as long as an autoscaler is starting nodes, and says so once a minute. ConfigError for labels that Ray

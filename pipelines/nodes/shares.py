@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipelines.job import EncodeJob
-from pipelines.nodes.capacity import set_aside
+from pipelines.nodes.capacity import reserve_cpus
 from pipelines.nodes.selectors import (
     TYPE_AMOUNT,
     TYPE_PREFIX,
@@ -135,13 +135,13 @@ def _choose_tokenizers(
     As with encoders, on a cluster fewer than asked for will do, as long as there is one.
     """
     low, high = job.tokenizer_range()
-    room, rest = set_aside(nodes, encoder, high)
-    if high and room < (low if is_local else 1):
+    reserved, rest = reserve_cpus(nodes, encoder, high)
+    if high and reserved < (low if is_local else 1):
         raise ConfigError(
             f"tokenizers: expected room for {low} that take CPU 1 each beside encoders that take {encoder}, "
-            f"got room for {room} on {len(nodes)} node(s): {list_in_words(nodes)}"
+            f"got room for {reserved} on {len(nodes)} node(s): {list_in_words(nodes)}"
         )
-    return (min(low, room), room if is_local else high), rest
+    return (min(low, reserved), reserved if is_local else high), rest
 
 
 def _choose_cpus(job: EncodeJob, nodes: Sequence[Node], extra: Needs) -> int:

@@ -91,14 +91,14 @@ class Units(Mapping[str, Unit]):
         self.fingerprint = fingerprint
         counts = -(-files.num_rows // rows_per_unit)
         # The number of each file's first unit, and of all units.
-        self.starts: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        self.first_units: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         self._file = lru_cache(FILES_AT_HAND)(files.at)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_units, (self.files, self.rows_per_unit, self.fingerprint)
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return int(self.first_units[-1])
 
     def __iter__(self) -> Iterator[str]:
         return (unit.name for unit in self.select(np.arange(len(self))))
@@ -111,8 +111,8 @@ class Units(Mapping[str, Unit]):
 
     def at(self, number: int) -> Unit:
         """The unit of a number."""
-        place = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return self._make(place, number - int(self.starts[place]))
+        place = int(np.searchsorted(self.first_units, number, side="right")) - 1
+        return self._make(place, number - int(self.first_units[place]))
 
     def _make(self, place: int, number: int) -> Unit:
         """A unit by its number within its file."""
@@ -129,8 +129,9 @@ class Units(Mapping[str, Unit]):
             place = self._places.get(source)
             if place is not None and row.isdecimal():
                 number = int(row) // self.rows_per_unit
-                if number < self.starts[place + 1] - self.starts[place] and self._make(place, number).name == name:
-                    return number + int(self.starts[place])
+                first, end = self.first_units[place : place + 2].tolist()
+                if number < end - first and self._make(place, number).name == name:
+                    return number + first
         return None
 
     @cached_property
@@ -143,8 +144,8 @@ class Units(Mapping[str, Unit]):
 
     def count_rows(self, chosen: NDArray[np.bool_]) -> int:
         """Input rows of the units that are chosen, of all of them by number."""
-        missing = np.diff(self.starts) * self.rows_per_unit - self.files.num_rows
-        last = self.starts[1:] - 1
+        missing = np.diff(self.first_units) * self.rows_per_unit - self.files.num_rows
+        last = self.first_units[1:] - 1
         is_cut = missing > 0
         return int(chosen.sum()) * self.rows_per_unit - int((missing[is_cut] * chosen[last[is_cut]]).sum())
 

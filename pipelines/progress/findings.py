@@ -39,8 +39,8 @@ class Findings:
 
     def add_reason(self, reason: str, count: int, rows: Sequence[tuple[str, int, int]]) -> None:
         """Count captions without embedding, and keep the first few rows."""
-        is_room = reason in self.reasons or len(self.reasons) < MOST_REASONS
-        kept = self.reasons.setdefault(reason if is_room else OTHERS, Reason())
+        is_kept = reason in self.reasons or len(self.reasons) < MOST_REASONS
+        kept = self.reasons.setdefault(reason if is_kept else OTHERS, Reason())
         kept.count += count
         kept.rows += rows[: MOST_ROWS - len(kept.rows)]
 

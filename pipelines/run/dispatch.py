@@ -33,7 +33,7 @@ FAILED_STARTS = 2
 # As small as it can be: every piece of work is a block of its own, and so is what became of it.
 BLOCK_BYTES = 1
 # Prepared units that may wait in the object store for each encoder; no more of them are made meanwhile.
-AHEAD_BYTES = 64 << 20
+WAITING_BYTES = 64 << 20
 # An encoder's calls: one for a whole span, with another sent ahead; or two at once, each for a unit, so that one is
 # encoded while the other is written, with two sent ahead.
 ONE_TASK = {"max_tasks_in_flight_per_actor": 2}
@@ -44,7 +44,7 @@ TWO_UNITS = {
 }
 
 
-class Spans(ray.data.Datasource):  # type: ignore[misc]
+class TaskSource(ray.data.Datasource):  # type: ignore[misc]
     """Lists of SpanTasks, a row and a block each, cut by one task on the driver's node."""
 
     def __init__(self, units: Units, is_there: NDArray[np.bool_], units_per_span: int) -> None:
@@ -72,14 +72,14 @@ def _cut_blocks(plan: Any, units_per_span: int) -> Iterator[pa.Table]:
         yield pa.table({"tasks": pa.array([pickle.dumps(tasks)], pa.binary())})
 
 
-def map_spans(
+def map_tasks(
     records: Records, cluster: Cluster, options: EncoderOptions, worker: SpanWorker, *, units_per_span: int
 ) -> Iterator[list[SpanResult]]:
     """What a pool of EncoderActors makes of the units without a record, as it comes: a list for each dispatch.
 
     Where the cluster has tokenizers, a pool of them prepares units, and each of those is a dispatch of its own.
     """
-    source = Spans(records.units, records.is_there, units_per_span)
+    source = TaskSource(records.units, records.is_there, units_per_span)
     count = _count_tasks(records, units_per_span, most=max(cluster.actors[1], cluster.tokenizers[1]))
     fewest, tokenizers = (min(wanted, count) for wanted in cluster.tokenizers)
     count = len(records.left) if tokenizers else count
@@ -105,7 +105,7 @@ def make_context(actors: int, tokenizers: int = 0) -> ray.data.DataContext:
     context.max_consecutive_actor_init_deaths = FAILED_STARTS * max(actors, tokenizers)
     if tokenizers:
         limits = context.execution_options.resource_limits
-        context.execution_options.resource_limits = limits.copy(object_store_memory=AHEAD_BYTES * actors)
+        context.execution_options.resource_limits = limits.copy(object_store_memory=WAITING_BYTES * actors)
     return context
 
 

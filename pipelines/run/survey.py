@@ -16,7 +16,7 @@ from pipelines.inputs.sources import SourceFile
 from pipelines.nodes.selectors import list_nodes
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
-from pipelines.stores.concurrent_map import THREADS, map_ahead
+from pipelines.stores.concurrent_map import THREADS, map_concurrently
 from t5enc.errors import SourceError
 
 FILES_A_TASK = 500
@@ -76,7 +76,7 @@ def _set_aside(found: Iterator[tuple[SourceFile, _Found | str]], unreadable: dic
 
 def _read_by_threads(filesystem: Any, sources: Sequence[SourceFile]) -> Iterator[_Found | str]:
     threads = THREADS if isinstance(filesystem, pafs.LocalFileSystem) else THREADS_AFAR
-    return map_ahead(partial(_plan_file, filesystem), sources, threads=threads)
+    return map_concurrently(partial(_plan_file, filesystem), sources, threads=threads)
 
 
 def _plan_file(filesystem: Any, file: SourceFile) -> _Found | str:

@@ -12,16 +12,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 16
 # Calls for each thread that are begun before the first result is taken.
-AHEAD = 4
+CALLS_PER_THREAD = 4
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS) -> Iterator[R]:
+def map_concurrently(function: Callable[[T], R], items: Iterable[T], *, threads: int = THREADS) -> Iterator[R]:
     """`map` with threads: results in order, no more of them waiting than a few for each thread."""
     told = iter(items)
     waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="concurrent")
     try:
-        waiting.extend(pool.submit(function, item) for item in islice(told, AHEAD * threads))
+        waiting.extend(pool.submit(function, item) for item in islice(told, CALLS_PER_THREAD * threads))
         while waiting:
             yield waiting.popleft().result()
             waiting.extend(pool.submit(function, item) for item in islice(told, 1))

@@ -255,7 +255,7 @@ def test_tokenizers_do_not_run_far_ahead_of_an_encoder_that_is_slow(
 ) -> None:
     (tmp_path / "in-hand").mkdir()
     monkeypatch.setattr(encode_module, "SpanWorker", PacedWorker)
-    monkeypatch.setattr(dispatch_module, "AHEAD_BYTES", 20_000)
+    monkeypatch.setattr(dispatch_module, "WAITING_BYTES", 20_000)
     report = encode_parquet(make_job(write_captions(), tmp_path / "out", rows_per_shard=8, tokenizers=1))
     assert report.progress.work.units == 41
     assert 1 <= report.progress.most_ahead <= 15, "as many as fit into 20 kB, and those that are on their way"

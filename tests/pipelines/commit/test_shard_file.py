@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.commit import shard_file as sinks
+from pipelines.commit import shard_file
 from pipelines.commit.counts import Counts
 from pipelines.commit.records import RECORD_KEY, UnitRecord
 from pipelines.commit.shard_file import hash_content, serialize_shard
@@ -92,9 +92,9 @@ def test_a_shard_with_another_number_of_rows_than_recorded_never_comes_to_be(cap
 def test_row_groups_are_of_a_size_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     table = build()
     assert pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups == 1
-    monkeypatch.setattr(sinks, "ROW_GROUP_BYTES", table.nbytes // 5)
+    monkeypatch.setattr(shard_file, "ROW_GROUP_BYTES", table.nbytes // 5)
     assert 5 <= pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups <= 6
-    monkeypatch.setattr(sinks, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(shard_file, "ROW_GROUP_BYTES", 1)
     assert pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups == ROWS
 
 
@@ -137,7 +137,7 @@ def test_the_hash_is_of_rows_and_not_of_chunks() -> None:
 
 
 def test_the_hash_of_a_shard_of_several_row_groups_is_that_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "ROW_GROUP_BYTES", 1000)
+    monkeypatch.setattr(shard_file, "ROW_GROUP_BYTES", 1000)
     table = build()
     data = serialize(table)
     assert pq.read_metadata(pa.BufferReader(data)).num_row_groups > 1

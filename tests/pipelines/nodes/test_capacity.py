@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import EncodeJob
-from pipelines.nodes.capacity import set_aside
+from pipelines.nodes.capacity import reserve_cpus
 from pipelines.nodes.selectors import Needs, Node, count_fitting
 from pipelines.nodes.shares import Cluster, share_out
 from t5enc.errors import ConfigError
@@ -30,9 +30,9 @@ NODES = st.lists(st.builds(lambda cpu, gpu: node(CPU=cpu, GPU=gpu), st.integers(
 @given(NODES, st.sampled_from([0.0, 0.5, 1.0]), st.integers(1, 20))
 def test_no_encoder_loses_its_place_and_no_cpu_is_taken_twice(nodes: list[Node], card: float, count: int) -> None:
     encoder = Needs(resources={"CPU": 1, "GPU": card})
-    room, left = set_aside(nodes, encoder, count)
+    reserved, left = reserve_cpus(nodes, encoder, count)
     taken = [before.resources["CPU"] - after.resources["CPU"] for before, after in zip(nodes, left, strict=True)]
-    assert sum(taken) == room <= count
+    assert sum(taken) == reserved <= count
     assert min(taken, default=0) >= 0
     if card:
         assert count_fitting(left, encoder) == count_fitting(nodes, encoder)
@@ -43,7 +43,7 @@ def test_no_encoder_loses_its_place_and_no_cpu_is_taken_twice(nodes: list[Node],
 def test_tokenizers_come_to_nodes_without_cards_first() -> None:
     cluster = share(node(CPU=8, GPU=4), node(CPU=8), tokenizers="2:10")
     assert (cluster.tokenizers, cluster.actors, cluster.warm) == ((2, 10), (1, 4), 4)
-    _, (cards, plain) = set_aside([node(CPU=8, GPU=4), node(CPU=8)], Needs(resources={"CPU": 1, "GPU": 1}), 10)
+    _, (cards, plain) = reserve_cpus([node(CPU=8, GPU=4), node(CPU=8)], Needs(resources={"CPU": 1, "GPU": 1}), 10)
     assert (cards.resources["CPU"], plain.resources["CPU"]) == (6, 0)
 
 

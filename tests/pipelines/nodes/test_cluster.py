@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.nodes.cluster import _find_room, _start, check_joined, list_packages
+from pipelines.nodes.cluster import _find_capacity, _start, check_joined, list_packages
 from pipelines.nodes.selectors import Node
 from pipelines.nodes.shares import Cluster, list_least, share_out
 from t5enc.errors import ConfigError, DriverError
@@ -118,21 +118,21 @@ def test_room_that_a_node_seems_to_have_is_counted_again_after_waiting(
 ) -> None:
     """Ray would place one encoder, and starve the other kind of actor."""
     monkeypatch.setattr("pipelines.nodes.cluster.list_nodes", lambda: there)
-    monkeypatch.setattr("pipelines.nodes.cluster.await_room", lambda needs: None)
+    monkeypatch.setattr("pipelines.nodes.cluster.await_capacity", lambda needs: None)
     with pytest.raises(ConfigError, match="tokenizers"):
-        _find_room(make_job(**options))
+        _find_capacity(make_job(**options))
 
 
 def test_nodes_that_came_are_used_and_others_end_with_what_the_autoscaler_says(monkeypatch: pytest.MonkeyPatch) -> None:
     there: list[Node] = []
     monkeypatch.setattr("pipelines.nodes.cluster.list_nodes", lambda: list(there))
-    monkeypatch.setattr("pipelines.nodes.cluster.await_room", lambda needs: there.append(node(CPU=4, GPU=2)))
-    _, cluster = _find_room(make_job(device="cuda", actors="8:64"))
+    monkeypatch.setattr("pipelines.nodes.cluster.await_capacity", lambda needs: there.append(node(CPU=4, GPU=2)))
+    _, cluster = _find_capacity(make_job(device="cuda", actors="8:64"))
     assert (cluster.actors, cluster.warm) == ((2, 64), 2)
     there.clear()
-    monkeypatch.setattr("pipelines.nodes.cluster.await_room", lambda needs: "no autoscaler is starting a node")
+    monkeypatch.setattr("pipelines.nodes.cluster.await_capacity", lambda needs: "no autoscaler is starting a node")
     with pytest.raises(ConfigError, match=r"room for 0 on 0 node\(s\): none; no autoscaler is starting a node$"):
-        _find_room(make_job(device="cpu"))
+        _find_capacity(make_job(device="cpu"))
 
 
 def test_a_cluster_with_less_room_than_before_is_used_as_it_is() -> None:

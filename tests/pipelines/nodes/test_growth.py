@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.nodes import growth
 from pipelines.nodes.autoscaler import News, describe_first, describe_second
-from pipelines.nodes.growth import await_room
+from pipelines.nodes.growth import await_capacity
 from pipelines.nodes.selectors import Needs
 
 NEEDS = [Needs(resources={"CPU": 1, "GPU": 1}), Needs(resources={"CPU": 1})]
@@ -43,7 +43,7 @@ def ask(group: Group, news: Sequence[News | None], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(growth, "_asking_for", asking_for)
     monkeypatch.setattr(growth, "read_news", lambda: next(said, news[-1]))
     monkeypatch.setattr(growth.time, "monotonic", lambda: group.now)
-    why_not = await_room(NEEDS, silence=30, every=1)
+    why_not = await_capacity(NEEDS, silence=30, every=1)
     assert group.is_removed
     return why_not
 

@@ -45,7 +45,7 @@ def dispatch(records: Records, monkeypatch: pytest.MonkeyPatch, *, units_per_spa
 
     monkeypatch.setattr(dispatch_module, "EncoderActor", Idler)
     options: Any = None
-    return dispatch_module.map_spans(
+    return dispatch_module.map_tasks(
         records, CLUSTER, options, Clerk(JOB, "out", None, None), units_per_span=units_per_span
     )
 

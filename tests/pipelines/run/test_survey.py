@@ -16,7 +16,7 @@ from pipelines.inputs import footers
 from pipelines.inputs.sources import SourceFile, open_inputs
 from pipelines.run import survey as survey_module
 from pipelines.run.survey import survey
-from pipelines.stores.concurrent_map import AHEAD, map_ahead
+from pipelines.stores.concurrent_map import CALLS_PER_THREAD, map_concurrently
 
 LOCAL = pafs.LocalFileSystem()
 COUNT = 23
@@ -64,9 +64,9 @@ def test_no_more_is_begun_than_a_few_calls_a_thread() -> None:
             begun.append(item)
         return item
 
-    results = map_ahead(note, iter(range(1000)), threads=2)
+    results = map_concurrently(note, iter(range(1000)), threads=2)
     assert next(results) == 0
-    assert len(begun) <= 2 * AHEAD + 1
+    assert len(begun) <= 2 * CALLS_PER_THREAD + 1
     assert list(results) == list(range(1, 1000))
 
 
@@ -76,7 +76,7 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_rest() -> None:
             raise OSError("gone")
         return item
 
-    results = map_ahead(fail, range(100), threads=2)
+    results = map_concurrently(fail, range(100), threads=2)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="gone"):
         next(results)

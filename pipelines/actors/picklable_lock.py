@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-class Turn:
+class PicklableLock:
     """A lock that can be pickled: where it arrives, nobody holds it."""
 
     def __init__(self) -> None:
@@ -17,5 +17,5 @@ class Turn:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
-        return Turn, ()
+    def __reduce__(self) -> tuple[type[PicklableLock], tuple[()]]:
+        return PicklableLock, ()
