@@ -15,7 +15,6 @@ from pipelines.progress.findings import Findings
 from pipelines.progress.history import History
 from pipelines.progress.metrics import JobMetrics
 from pipelines.progress.places import Place, PlaceSums, sum_places
-from pipelines.progress.starts import Starts
 
 Kind = Literal["encoder", "tokenizer"]
 # A unit that was in hand at this many deaths of its process is a suspect, and is encoded alone later.
@@ -68,6 +67,48 @@ class Details:
     places: list[PlaceSums] = field(default_factory=list)
 
 
+class ActorStarts:
+    """Actors of one kind on their way to work: starts of those that load, in a row since something was committed.
+
+    `ready` says when those that are ready were last heard of.
+    """
+
+    def __init__(self) -> None:
+        self.loading: dict[str, int] = {}
+        self.ready: dict[str, float] = {}
+        self.has_failed = False
+
+    def begin(self, actor: str) -> None:
+        """Its process is about to load; for the second time in a row, where the first one died."""
+        self.ready.pop(actor, None)
+        self.loading[actor] = self.loading.get(actor, 0) + 1
+
+    def end(self, actor: str, now: float) -> None:
+        """It is ready."""
+        self.loading.pop(actor, None)
+        self.ready[actor] = now
+
+    def fail(self, actor: str) -> None:
+        """It could not be made ready, and may never start again."""
+        self.has_failed = True
+        self.loading.pop(actor, None)
+        self.ready.pop(actor, None)
+
+    def forgive(self) -> None:
+        """Something was committed: what died until now does not keep the run from getting on."""
+        self.loading = dict.fromkeys(self.loading, 1)
+
+    @property
+    def failures(self) -> int:
+        """The most starts in a row that one actor's process did not live through."""
+        return max(self.loading.values(), default=1) - 1
+
+    @property
+    def left(self) -> int:
+        """Actors that load or are ready."""
+        return len(self.loading) + len(self.ready)
+
+
 class Ledger:
     """Attempts and progress of one run."""
 
@@ -80,7 +121,7 @@ class Ledger:
         self.progress = Progress()
         self.history, self.findings = History(), Findings()
         self.places: dict[str, PlaceSums] = {}
-        self.starts: dict[Kind, Starts] = {"encoder": Starts(), "tokenizer": Starts()}
+        self.starts: dict[Kind, ActorStarts] = {"encoder": ActorStarts(), "tokenizer": ActorStarts()}
         self.rows = rows
         self.began = time.monotonic()
         self.metrics = None if job is None else JobMetrics(job)
