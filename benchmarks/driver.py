@@ -103,11 +103,11 @@ def timed(figures: dict[str, Any]) -> Iterator[None]:
 
 def list_inputs(workload: Workload, folder: Path, _: float) -> dict[str, Any]:
     """List the files, read every footer, and freeze the job."""
-    from pipelines.run.prepare import prepare
+    from pipelines.run.resolved_job import resolve_job
 
     figures: dict[str, Any] = {"count": workload.files}
     with timed(figures):
-        prepare(make_job(workload, folder), torch.device("cpu"))
+        resolve_job(make_job(workload, folder), torch.device("cpu"))
     return figures
 
 
@@ -125,23 +125,23 @@ def make_job(workload: Workload, folder: Path) -> Any:
 
 def prepare_job(workload: Workload, folder: Path, share: float = 0.0) -> tuple[Any, Any]:
     """A job with nothing left open, and the store of its output, where a share of its units is committed."""
-    from pipelines.run.prepare import prepare
+    from pipelines.run.resolved_job import resolve_job
     from pipelines.stores.store import open_store
 
-    preparation, store = prepare(make_job(workload, folder), torch.device("cpu")), open_store(str(folder / "out"))
+    resolved, store = resolve_job(make_job(workload, folder), torch.device("cpu")), open_store(str(folder / "out"))
     if share:
-        commit_units(preparation, store, folder, share)
-    return preparation, store
+        commit_units(resolved, store, folder, share)
+    return resolved, store
 
 
 def begin_job(workload: Workload, folder: Path, _: float, share: float = 0.0) -> dict[str, Any]:
     """Find out what is committed, where a share of all units is."""
     from pipelines.commit.protocol import begin_commit
 
-    preparation, store = prepare_job(workload, folder, share)
+    resolved, store = prepare_job(workload, folder, share)
     figures: dict[str, Any] = {}
     with timed(figures):
-        commit = begin_commit(store, preparation.frozen, preparation.files)
+        commit = begin_commit(store, resolved.frozen, resolved.files)
     return figures | {"count": len(commit.units), "left": len(commit.left)}
 
 
@@ -154,20 +154,20 @@ def conclude_job(workload: Workload, folder: Path, _: float) -> dict[str, Any]:
     """Write the manifest of everything."""
     from pipelines.commit.protocol import begin_commit, conclude_commit
 
-    preparation, store = prepare_job(workload, folder, share=1.0)
-    commit = begin_commit(store, preparation.frozen, preparation.files)
+    resolved, store = prepare_job(workload, folder, share=1.0)
+    commit = begin_commit(store, resolved.frozen, resolved.files)
     figures: dict[str, Any] = {"count": len(commit.units)}
     with timed(figures):
         conclude_commit(store, commit)
     return figures | {"bytes_manifest": (folder / "out" / "manifest.parquet").stat().st_size}
 
 
-def commit_units(preparation: Any, store: Any, folder: Path, share: float) -> None:
+def commit_units(resolved: Any, store: Any, folder: Path, share: float) -> None:
     """Shards of the first units of a plan, as earlier runs would have left and noted them."""
     from pipelines.commit.log import append_log
     from pipelines.commit.protocol import begin_commit
 
-    units = begin_commit(store, preparation.frozen, preparation.files).units
+    units = begin_commit(store, resolved.frozen, resolved.files).units
     records = map(make_record, islice(iter(units.values()), round(share * len(units))))
     while noted := list(islice(records, NOTED)):
         link_files(folder / "shard", (folder / "out" / record.name for record in noted))
@@ -206,7 +206,7 @@ def dispatch_spans(workload: Workload, folder: Path, seconds: float) -> dict[str
     run = begin(job, torch.device("cpu"))
     dispatch.EncoderActor = Idler  # type: ignore[misc, assignment]
     with connect(job) as cluster:
-        clerk, options = make_clerk(run), run.preparation.options
+        clerk, options = make_clerk(run), run.resolved.options
         found = dispatch.map_tasks(run.commit.records, cluster, options, clerk, units_per_span=run.units_per_span)
         figures = take_results(run, found, seconds)
     ray.shutdown()
@@ -260,7 +260,7 @@ def make_clerk(run: Run) -> Any:
                 left = (unit for unit in units if unit.first_row not in task.done)
                 yield from (SpanResult(kind="unit", record=make_record(unit)) for unit in left)
 
-    return Clerk(run.commit.frozen, run.job.output, run.preparation.inputs.filesystem, None)
+    return Clerk(run.commit.frozen, run.job.output, run.resolved.inputs.filesystem, None)
 
 
 def make_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -27,7 +27,7 @@ from benchmarks.conditions.corpus import (
     quieten,
 )
 from benchmarks.conditions.machine import Machine, publish
-from pipelines.run.prepare import flops_per_token
+from pipelines.run.resolved_job import flops_per_token
 from t5enc.config import EncoderConfig
 from t5enc.recipes import RECIPES
 from t5enc.recipes.cleaning import CLEANERS

@@ -63,7 +63,7 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
     from pipelines.run.dispatch import map_tasks
 
     ledger = start_ledger(run.commit.frozen.fingerprint, run.rows_left)
-    output, filesystem = absolute_output(run.job.output), run.preparation.inputs.filesystem
+    output, filesystem = absolute_output(run.job.output), run.resolved.inputs.filesystem
     tracing = Tracing.from_environment(os.environ)
     worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code)
     options = _actor_options(run, cluster)
@@ -120,7 +120,7 @@ def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
     return replace(
         options,
         model=absolute_if_local(options.model),
-        revision=run.preparation.revision,  # what was hashed, wherever the branch moves meanwhile
+        revision=run.resolved.revision,  # what was hashed, wherever the branch moves meanwhile
         tokenizer=absolute_if_local(options.tokenizer) if options.tokenizer else None,
         compile_cache=absolute_output(options.compile_cache) if options.compile_cache else None,
         dtype=run.commit.frozen.identity["dtype"],
@@ -134,9 +134,9 @@ def _frozen_options(run: Run) -> EncoderOptions:
     """What was asked for, with the recipe as it was frozen: its file may have changed, or an actor not find it."""
     frozen = run.commit.frozen
     if frozen.recipe is None:
-        return run.preparation.options
+        return run.resolved.options
     return replace(
-        run.preparation.options,
+        run.resolved.options,
         recipe=frozen.recipe,
         recipe_options={},
         max_length=frozen.recipe.max_length,
@@ -194,7 +194,7 @@ def conclude(run: Run) -> EncodeReport:
 
 def _forget_read(run: Run) -> None:
     """A file that could not be read once, and then was, is not unreadable."""
-    wanting = {unit.source for unit in run.commit.left} | set(run.preparation.unreadable)
+    wanting = {unit.source for unit in run.commit.left} | set(run.resolved.unreadable)
     run.unreadable = {source: reason for source, reason in run.unreadable.items() if source in wanting}
 
 

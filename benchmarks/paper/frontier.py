@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.run.prepare import MOST_UNITS, SHARD_BYTES
+from pipelines.run.resolved_job import MOST_UNITS, SHARD_BYTES
 
 # Of one core: Python runs on no more of them.
 CORE_MS = 1000.0

@@ -65,7 +65,7 @@ class Lines:
 
 def count_rows(progress: Progress, run: Run) -> tuple[int, int]:
     """Input rows committed so far, earlier runs included, and all there are."""
-    return run.rows_before + progress.counts.input_rows, run.preparation.files.total_rows
+    return run.rows_before + progress.counts.input_rows, run.resolved.files.total_rows
 
 
 def describe(progress: Progress, run: Run) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipelines.job import EncodeJob
 from pipelines.progress.report import describe_cuts
-from pipelines.run.prepare import SPEEDS, Preparation, flops_per_token, prepare, seconds_per_token
+from pipelines.run.resolved_job import SPEEDS, ResolvedJob, flops_per_token, resolve_job, seconds_per_token
 from t5enc.errors import ConfigError
 from t5enc.storage import token_bytes
 
@@ -63,26 +63,26 @@ class Estimate:
         return self.bytes / 1e12 * prices.terabyte_month
 
 
-def estimate(preparation: Preparation, tokens_per_second: float | None = None) -> Estimate:
+def estimate(resolved: ResolvedJob, tokens_per_second: float | None = None) -> Estimate:
     """Extrapolate from the sample; a rate that was measured beats the guess."""
-    sample, config = preparation.sample, preparation.config
-    rows = preparation.files.total_rows
+    sample, config = resolved.sample, resolved.config
+    rows = resolved.files.total_rows
     captions = round(rows * len(sample.lengths) / sample.rows) if sample.rows else 0
     tokens = round(captions * sample.mean_computed)
     kept = round(captions * sample.mean)
-    per_shard = preparation.frozen.rows_per_shard
-    device = str(preparation.frozen.record["device"]).partition(":")[0]
+    per_shard = resolved.frozen.rows_per_shard
+    device = str(resolved.frozen.record["device"]).partition(":")[0]
     seconds = tokens / tokens_per_second if tokens_per_second else tokens * seconds_per_token(config, device)
-    size = token_bytes(preparation.frozen.storage_dtype, preparation.frozen.dim)
+    size = token_bytes(resolved.frozen.storage_dtype, resolved.frozen.dim)
     return Estimate(
-        files=len(preparation.files),
+        files=len(resolved.files),
         rows=rows,
         captions=captions,
         tokens=tokens,
         kept=kept,
         truncated=round(captions * sample.truncated / max(1, len(sample.lengths))),
         longest=sample.longest,
-        shards=int((-(-preparation.files.num_rows // per_shard)).sum()),
+        shards=int((-(-resolved.files.num_rows // per_shard)).sum()),
         bytes=kept * size + captions * ROW_BYTES,
         flops_per_token=flops_per_token(config),
         device_hours=seconds / 3600,
@@ -90,11 +90,11 @@ def estimate(preparation: Preparation, tokens_per_second: float | None = None) -
 
 
 def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | None) -> None:
-    """Prepare the job, estimate, print."""
+    """Resolve the job, estimate, print."""
     if tokens_per_second is not None and tokens_per_second <= 0:
         raise ConfigError(f"tokens_per_second: expected more than 0, got {tokens_per_second:g}")
-    preparation = prepare(job, device_to_plan(job.device))
-    frozen, found = preparation.frozen, estimate(preparation, tokens_per_second)
+    resolved = resolve_job(job, device_to_plan(job.device))
+    frozen, found = resolved.frozen, estimate(resolved, tokens_per_second)
     cuts = describe_cuts(found.truncated, found.captions, found.longest, frozen.identity["max_length"])
     basis = "as measured" if tokens_per_second else "a rough guess; measure yours with `t5enc bench`"
     table = Table("figure", "estimate", title=f"plan for {job.model}", title_justify="left")

@@ -14,7 +14,7 @@ from pipelines.commit.protocol import Commit, begin_commit
 from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import read_runs
-from pipelines.run.prepare import Preparation, choose_units, prepare
+from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
 from pipelines.stores.store import Store, open_store
 
 # So that no actor is left without work while another has minutes of it.
@@ -26,7 +26,7 @@ class Run:
     """State of one run of a job."""
 
     job: EncodeJob
-    preparation: Preparation
+    resolved: ResolvedJob
     store: Store
     commit: Commit
     units_per_span: int = 1
@@ -50,17 +50,17 @@ class Run:
 
 def begin(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0) -> Run:
     """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster."""
-    preparation = prepare(job, device, cpus=cpus)
+    resolved = resolve_job(job, device, cpus=cpus)
     store = open_store(job.output)
     commit = begin_commit(
         store,
-        preparation.frozen,
-        preparation.files,
+        resolved.frozen,
+        resolved.files,
         overwrite=job.overwrite,
         retry_errors=job.retry_errors,
-        is_whole=not preparation.unreadable,
+        is_whole=not resolved.unreadable,
     )
-    run = Run(job, preparation, store, commit, unreadable=dict(preparation.unreadable))
+    run = Run(job, resolved, store, commit, unreadable=dict(resolved.unreadable))
     run.earlier = read_runs(store, commit.frozen.fingerprint)
     run.rows_before = commit.units.count_rows(commit.records.is_there)
     most = max(actors, (job.actor_range() or (1, 1))[1], job.tokenizer_range()[1])
@@ -72,7 +72,7 @@ def choose_units_per_span(run: Run, actors: int) -> int:
     """Units of a span: about a minute of work, and several spans for each actor."""
     frozen = run.commit.frozen
     device = str(frozen.record.get("device", "cpu")).partition(":")[0]
-    by_time = choose_units(run.preparation.config, device, run.preparation.sample, frozen.rows_per_shard)
+    by_time = choose_units(run.resolved.config, device, run.resolved.sample, frozen.rows_per_shard)
     return max(1, min(by_time, -(-len(run.commit.units) // (SPANS_PER_ACTOR * actors))))
 
 

@@ -184,8 +184,8 @@ def test_a_caption_of_many_megabytes_is_cut_by_an_actor_and_not_met_by_the_drive
 def test_a_file_that_was_read_in_the_end_is_not_called_unreadable() -> None:
     left = [Unit(source="half.parquet", first_row=0, num_rows=1, id="1")]
     reasons = {"half.parquet": "timed out", "read.parquet": "timed out", "bad.parquet": "no Parquet"}
-    preparation = SimpleNamespace(unreadable={"bad.parquet": "no Parquet"})
-    run: Any = SimpleNamespace(unreadable=reasons, commit=SimpleNamespace(left=left), preparation=preparation)
+    resolved = SimpleNamespace(unreadable={"bad.parquet": "no Parquet"})
+    run: Any = SimpleNamespace(unreadable=reasons, commit=SimpleNamespace(left=left), resolved=resolved)
     _forget_read(run)
     assert set(run.unreadable) == {"half.parquet", "bad.parquet"}
 

@@ -14,7 +14,7 @@ import torch
 
 from pipelines.commit.protocol import begin_commit
 from pipelines.job import EncodeJob, FrozenJob, freeze
-from pipelines.run.prepare import Preparation, prepare
+from pipelines.run.resolved_job import ResolvedJob, resolve_job
 from t5enc.errors import JobMismatchError
 from t5enc.output import JOB
 from t5enc.recipes.families import RECIPES
@@ -26,17 +26,17 @@ WRITTEN = sorted((Path(__file__).parent / "frozen_jobs").glob("*.json"))
 
 
 @pytest.fixture
-def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedJob:
     """The job of all files, as this code makes it."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     pq.write_table(pa.table({"id": [0, 1, 2], "caption": ["a red fox", "two", "snow"]}), "in/a.parquet")
     asked = EncodeJob(inputs=["in"], output="out", model="builtin:tiny", recipe="flux", rows_per_shard=2)
-    return prepare(asked, torch.device("cpu"))
+    return resolve_job(asked, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("file", WRITTEN, ids=lambda file: file.stem)
-def test_a_job_of_an_earlier_release_goes_on(file: Path, found: Preparation) -> None:
+def test_a_job_of_an_earlier_release_goes_on(file: Path, found: ResolvedJob) -> None:
     store = MemoryStore()
     store.replace(JOB, file.read_bytes())
     commit = begin_commit(store, found.frozen, found.files)
@@ -47,7 +47,7 @@ def test_a_job_of_an_earlier_release_goes_on(file: Path, found: Preparation) -> 
     assert commit.frozen.recipe.to_identity() == RECIPES["flux"].to_identity()
 
 
-def test_a_job_is_written_as_that_of_the_last_release(found: Preparation) -> None:
+def test_a_job_is_written_as_that_of_the_last_release(found: ResolvedJob) -> None:
     """Where this fails for good reason, a new file is added, made by `frozen.to_json()`; none is replaced."""
     names = {"identity", "rows_per_shard", "dim", "generation", "record"}
     written = json.loads(found.frozen.to_json())
@@ -67,15 +67,15 @@ def freeze_over(there: FrozenJob, changes: dict[str, Any], *, without: str | Non
 @pytest.mark.parametrize(
     "changes", [{"notes": "Reworded."}, {"options": ["grid"]}, {"longest": 1024}, {"source": "FluxPipeline2"}]
 )
-def test_words_for_people_are_no_part_of_a_job(changes: dict[str, Any], found: Preparation) -> None:
+def test_words_for_people_are_no_part_of_a_job(changes: dict[str, Any], found: ResolvedJob) -> None:
     freeze_over(found.frozen, changes)
 
 
-def test_a_field_that_an_earlier_release_did_not_have_is_no_difference_at_its_default(found: Preparation) -> None:
+def test_a_field_that_an_earlier_release_did_not_have_is_no_difference_at_its_default(found: ResolvedJob) -> None:
     assert freeze_over(found.frozen, {}, without="zeroes_empty").recipe == found.frozen.recipe
 
 
 @pytest.mark.parametrize("changes", [{"version": 2}, {"null_text": "blurry"}, {"rows": "real"}, {"dreams": True}])
-def test_what_is_computed_is_part_of_a_job(changes: dict[str, Any], found: Preparation) -> None:
+def test_what_is_computed_is_part_of_a_job(changes: dict[str, Any], found: ResolvedJob) -> None:
     with pytest.raises(JobMismatchError, match="recipe"):
         freeze_over(found.frozen, changes)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from pipelines import EncodeJob, encode_parquet
 from pipelines.cli import merge_job_options
 from pipelines.progress.report import EncodeReport
-from pipelines.run.prepare import prepare
+from pipelines.run.resolved_job import resolve_job
 from t5enc import TextEncoder, load_embeddings
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, T5encError
@@ -92,11 +92,11 @@ def test_shards_are_sized_by_what_a_projection_leaves(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("pipelines.run.prepare.SHARD_BYTES", 100_000)
+    monkeypatch.setattr("pipelines.run.resolved_job.SHARD_BYTES", 100_000)
     folder = make_repository(tmp_path / "model", "StableAudioPipeline")
     write_projection(folder, {"text_projection.weight": torch.ones(24, 64), "text_projection.bias": torch.ones(24)})
     job = EncodeJob(inputs=[str(write_captions(CAPTIONS))], output=str(tmp_path / "out"), model=str(folder))
-    found = prepare(job, torch.device("cpu"))
+    found = resolve_job(job, torch.device("cpu"))
     assert (found.frozen.dim, job.storage_dtype) == (24, "float16")
     assert found.frozen.rows_per_shard == int(100_000 / (found.sample.mean * 24 * 2))
 

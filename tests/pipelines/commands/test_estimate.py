@@ -7,7 +7,7 @@ import torch
 
 from pipelines.commands.estimate import Estimate, Prices, advise, estimate
 from pipelines.job import EncodeJob
-from pipelines.run.prepare import flops_per_token, prepare
+from pipelines.run.resolved_job import flops_per_token, resolve_job
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.config import EncoderConfig
 from tests.pipelines.conftest import WriteCaptions
@@ -35,7 +35,7 @@ def test_figures_of_a_whole_input_are_exact_where_the_sample_is_all_of_it(write_
 
     inputs = write_captions()
     job = EncodeJob(inputs=[str(inputs)], output="-", model="builtin:tiny", rows_per_shard=100)
-    found = estimate(prepare(job, torch.device("cpu")), tokens_per_second=1000)
+    found = estimate(resolve_job(job, torch.device("cpu")), tokens_per_second=1000)
     lengths = [len(ids) for ids in TextEncoder.from_pretrained("builtin:tiny").tokenize(sample_captions()).ids]
     assert (found.files, found.rows, found.captions, found.shards) == (4, 310, 310, 4)
     assert (found.tokens, found.longest) == (sum(lengths), max(lengths))

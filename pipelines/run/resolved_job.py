@@ -67,7 +67,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
+class ResolvedJob:
     """What a run starts from."""
 
     inputs: Inputs
@@ -80,7 +80,7 @@ class Preparation:
     options: EncoderOptions
 
 
-def prepare(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Preparation:
+def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> ResolvedJob:
     """List inputs, read their footers, open the model, and work out the job as it would be frozen for a device.
 
     With `cpus`, those of the Ray cluster that this process is connected to, very many footers are read there.
@@ -100,7 +100,7 @@ def prepare(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Preparati
     sample = take_sample(inputs.filesystem, files, job, schema, preparer)
     frozen = freeze_options(job, device, checkpoint, preparer, schema, sample)
     frozen.record.update(_record_recipe(inferred))
-    return Preparation(
+    return ResolvedJob(
         inputs=inputs,
         files=files,
         unreadable=found.unreadable,
