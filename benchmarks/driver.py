@@ -34,7 +34,7 @@ from benchmarks.memory import read_peak
 
 if TYPE_CHECKING:
     from pipelines.plan.units import Unit
-    from pipelines.run.state import Run
+    from pipelines.run.state import RunState
 
 NOTED = 10_000
 STEPS = ("idle", "list", "begin", "resume", "dispatch", "conclude")
@@ -199,11 +199,11 @@ def dispatch_spans(workload: Workload, folder: Path, seconds: float) -> dict[str
 
     from pipelines.nodes.cluster import connect, start_local
     from pipelines.run import dispatch
-    from pipelines.run.state import begin
+    from pipelines.run.state import begin_run
 
     job = make_job(workload, folder)
     start_local(num_cpus=2)
-    run = begin(job, torch.device("cpu"))
+    run = begin_run(job, torch.device("cpu"))
     dispatch.EncoderActor = Idler  # type: ignore[misc, assignment]
     with connect(job) as cluster:
         clerk, options = make_clerk(run), run.resolved.options
@@ -213,7 +213,7 @@ def dispatch_spans(workload: Workload, folder: Path, seconds: float) -> dict[str
     return figures
 
 
-def take_results(run: Run, found: Iterator[Any], seconds: float) -> dict[str, Any]:
+def take_results(run: RunState, found: Iterator[Any], seconds: float) -> dict[str, Any]:
     """Note units as they come; seconds and CPU until the first come, and for each dispatch after that."""
     first: dict[str, Any] = {}
     with timed(first):
@@ -230,7 +230,7 @@ def take_results(run: Run, found: Iterator[Any], seconds: float) -> dict[str, An
     }
 
 
-def note_units(run: Run, results: Sequence[Any]) -> bool:
+def note_units(run: RunState, results: Sequence[Any]) -> bool:
     """What the driver does with what comes back."""
     for result in results:
         run.commit.records[result.record.name] = result.record
@@ -248,7 +248,7 @@ class Idler:
         return self.work(self, batch)
 
 
-def make_clerk(run: Run) -> Any:
+def make_clerk(run: RunState) -> Any:
     """A worker that encodes nothing, and makes up a record of each unit."""
     from pipelines.actors.tasks import SpanResult, SpanTask
     from pipelines.actors.worker import SpanWorker

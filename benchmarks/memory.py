@@ -21,7 +21,7 @@ from benchmarks.conditions.machine import Machine, judge, publish
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
-    from pipelines.run.state import Run
+    from pipelines.run.state import RunState
 
 SIZES = (10_000, 100_000)
 GROWTH_TARGET = 1.1
@@ -59,7 +59,7 @@ class PeakMemory:
     def __init__(self) -> None:
         self.bytes = 0
 
-    def __call__(self, progress: Progress, run: Run) -> None:
+    def __call__(self, progress: Progress, run: RunState) -> None:
         for process in psutil.Process().children(recursive=True):
             try:
                 if "EncoderActor" in process.cmdline()[0]:

@@ -35,7 +35,7 @@ from t5enc.checkpoint.builtin import sample_captions
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
-    from pipelines.run.state import Run
+    from pipelines.run.state import RunState
 
 ACTORS = (1, 2, 4, 8)
 WINDOW_SECONDS = 60.0
@@ -134,7 +134,7 @@ class Window:
         self.before: dict[str, float] | None = None
         self.figures: dict[str, float] = {}
 
-    def __call__(self, progress: Progress, run: Run) -> None:
+    def __call__(self, progress: Progress, run: RunState) -> None:
         """What the watch of a run calls once a second."""
         now = self._measure(progress)
         if self.ready is None and progress.actors_ready >= self.actors:

@@ -26,7 +26,7 @@ from pipelines.plan.units import Span, Unit
 from pipelines.progress.ledger import start_ledger
 from pipelines.progress.report import EncodeReport, describe_job, write_report
 from pipelines.progress.tracing import Tracing
-from pipelines.run.state import OnProgress, Run, begin
+from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.survey import count_cpus
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
@@ -51,14 +51,14 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
         cluster = stack.enter_context(connect(job)) if job.ray_address or is_connected() else None
         started, cpu = time.perf_counter(), time.process_time()
         device = torch.device(cluster.device) if cluster else resolve_device(job.device)
-        run = begin(job, device, actors=cluster.actors[1] if cluster else 1, cpus=count_cpus() if cluster else 0)
+        run = begin_run(job, device, actors=cluster.actors[1] if cluster else 1, cpus=count_cpus() if cluster else 0)
         run.started, run.started_cpu = started, cpu
         if run.commit.left:
             encode_units(run, cluster or stack.enter_context(connect(job)), on_progress)
     return conclude(run)
 
 
-def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> None:
+def encode_units(run: RunState, cluster: Cluster, on_progress: OnProgress | None) -> None:
     """Run what is left on a pool of actors, then the units that seemed to kill them one by one."""
     from pipelines.run.dispatch import map_tasks
 
@@ -77,7 +77,7 @@ def encode_units(run: Run, cluster: Cluster, on_progress: OnProgress | None) -> 
         encode_suspects(run, log, partial(encode_suspect, cluster, options, worker))
 
 
-def encode_suspects(run: Run, log: Log, encode: Callable[[Span, Unit], SpanResult]) -> None:
+def encode_suspects(run: RunState, log: Log, encode: Callable[[Span, Unit], SpanResult]) -> None:
     """Encode one suspect after the other; the first one's error is raised when all had their turn."""
     errors: list[T5encError] = []
     for suspect in run.suspects.values():
@@ -93,7 +93,7 @@ def encode_suspects(run: Run, log: Log, encode: Callable[[Span, Unit], SpanResul
         raise errors[0]
 
 
-def passes(run: Run) -> Iterator[int]:
+def passes(run: RunState) -> Iterator[int]:
     """Count passes over what is left: nodes that are leaving give work back, and Ray may lose some.
 
     DriverError where one after the other commits nothing.
@@ -109,12 +109,12 @@ def passes(run: Run) -> Iterator[int]:
             raise DriverError(f"{run.rows_left} rows came back undone {idle} times; run the same command again")
 
 
-def _is_undone(run: Run) -> bool:
+def _is_undone(run: RunState) -> bool:
     """Whether a unit is left that is neither a suspect nor of an input that cannot be read."""
     return any(unit.id not in run.suspects and unit.source not in run.unreadable for unit in run.commit.left)
 
 
-def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
+def _actor_options(run: RunState, cluster: Cluster) -> EncoderOptions:
     """The frozen recipe and dtype, threads for the CPUs that an actor is given, and paths that hold in any folder."""
     options = _frozen_options(run)
     return replace(
@@ -130,7 +130,7 @@ def _actor_options(run: Run, cluster: Cluster) -> EncoderOptions:
     )
 
 
-def _frozen_options(run: Run) -> EncoderOptions:
+def _frozen_options(run: RunState) -> EncoderOptions:
     """What was asked for, with the recipe as it was frozen: its file may have changed, or an actor not find it."""
     frozen = run.commit.frozen
     if frozen.recipe is None:
@@ -153,7 +153,7 @@ def absolute_output(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def _take(run: Run, log: Log, result: SpanResult) -> None:
+def _take(run: RunState, log: Log, result: SpanResult) -> None:
     """Note what became of a unit."""
     if result.kind == "unit" and result.record is not None:
         run.commit.records[result.record.name] = result.record
@@ -177,7 +177,7 @@ class _Fatal(OutputError):
         self.exit_code = exit_code
 
 
-def conclude(run: Run) -> EncodeReport:
+def conclude(run: RunState) -> EncodeReport:
     """Write the manifest where all is committed, and the report."""
     _forget_read(run)
     is_complete = not run.unreadable and not run.commit.left
@@ -192,18 +192,18 @@ def conclude(run: Run) -> EncodeReport:
     return report
 
 
-def _forget_read(run: Run) -> None:
+def _forget_read(run: RunState) -> None:
     """A file that could not be read once, and then was, is not unreadable."""
     wanting = {unit.source for unit in run.commit.left} | set(run.resolved.unreadable)
     run.unreadable = {source: reason for source, reason in run.unreadable.items() if source in wanting}
 
 
-def note_report(run: Run) -> None:
+def note_report(run: RunState) -> None:
     """Write what a run has done so far, so that one that is lost leaves a report, too."""
     write_report(run.store, _make_report(run, is_complete=False, is_running=True))
 
 
-def _make_report(run: Run, is_complete: bool, is_running: bool = False) -> EncodeReport:
+def _make_report(run: RunState, is_complete: bool, is_running: bool = False) -> EncodeReport:
     return EncodeReport(
         output=hide_credentials(run.job.output),
         totals=run.commit.records.totals(),

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
-    from pipelines.run.state import OnProgress, Run
+    from pipelines.run.state import OnProgress, RunState
 
 LINE_SECONDS = 10.0
 
@@ -35,7 +35,7 @@ def show_progress() -> Iterator[OnProgress]:
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("loading", total=None, rates="")
 
-        def update(progress: Progress, run: Run) -> None:
+        def update(progress: Progress, run: RunState) -> None:
             state = "encoding" if run.ready else "loading"
             done, total = count_rows(progress, run)
             bar.update(task, description=state, completed=done, total=total, rates=describe(progress, run))
@@ -50,7 +50,7 @@ class Lines:
         self.console = console
         self.last = time.monotonic()
 
-    def __call__(self, progress: Progress, run: Run) -> None:
+    def __call__(self, progress: Progress, run: RunState) -> None:
         if time.monotonic() - self.last < LINE_SECONDS:
             return
         self.last = time.monotonic()
@@ -63,12 +63,12 @@ class Lines:
         )
 
 
-def count_rows(progress: Progress, run: Run) -> tuple[int, int]:
+def count_rows(progress: Progress, run: RunState) -> tuple[int, int]:
     """Input rows committed so far, earlier runs included, and all there are."""
     return run.rows_before + progress.counts.input_rows, run.resolved.files.total_rows
 
 
-def describe(progress: Progress, run: Run) -> str:
+def describe(progress: Progress, run: RunState) -> str:
     """Rates, what is left, how full the streams are, and what went wrong."""
     if run.ready is None:
         return "loading the model"

@@ -129,9 +129,9 @@ class Units(Mapping[str, Unit]):
             place = self._places.get(source)
             if place is not None and row.isdecimal():
                 number = int(row) // self.rows_per_unit
-                first, end = self.first_units[place : place + 2].tolist()
+                first, end = self.first_units[place : place + 2]
                 if number < end - first and self._make(place, number).name == name:
-                    return number + first
+                    return number + int(first)
         return None
 
     @cached_property

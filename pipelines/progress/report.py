@@ -119,7 +119,7 @@ class EncodeReport:
 def _flatten(sums: dict[str, Any]) -> dict[str, Any]:
     """What is counted, beside the other keys."""
     rest = {name: value for name, value in sums.items() if name not in ("counts", "work")}
-    return sums["counts"] | sums["work"] | rest
+    return {**sums["counts"], **sums["work"], **rest}
 
 
 def write_report(store: Store, report: EncodeReport) -> None:

@@ -22,7 +22,7 @@ SPANS_PER_ACTOR = 4
 
 
 @dataclass(slots=True)
-class Run:
+class RunState:
     """State of one run of a job."""
 
     job: EncodeJob
@@ -48,7 +48,7 @@ class Run:
         return self.commit.units.count_rows(~self.commit.records.is_there)
 
 
-def begin(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0) -> Run:
+def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0) -> RunState:
     """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster."""
     resolved = resolve_job(job, device, cpus=cpus)
     store = open_store(job.output)
@@ -60,7 +60,7 @@ def begin(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 
         retry_errors=job.retry_errors,
         is_whole=not resolved.unreadable,
     )
-    run = Run(job, resolved, store, commit, unreadable=dict(resolved.unreadable))
+    run = RunState(job, resolved, store, commit, unreadable=dict(resolved.unreadable))
     run.earlier = read_runs(store, commit.frozen.fingerprint)
     run.rows_before = commit.units.count_rows(commit.records.is_there)
     most = max(actors, (job.actor_range() or (1, 1))[1], job.tokenizer_range()[1])
@@ -68,7 +68,7 @@ def begin(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 
     return run
 
 
-def choose_units_per_span(run: Run, actors: int) -> int:
+def choose_units_per_span(run: RunState, actors: int) -> int:
     """Units of a span: about a minute of work, and several spans for each actor."""
     frozen = run.commit.frozen
     device = str(frozen.record.get("device", "cpu")).partition(":")[0]
@@ -76,4 +76,4 @@ def choose_units_per_span(run: Run, actors: int) -> int:
     return max(1, min(by_time, -(-len(run.commit.units) // (SPANS_PER_ACTOR * actors))))
 
 
-OnProgress = Callable[[Progress, Run], None]
+OnProgress = Callable[[Progress, RunState], None]

@@ -14,7 +14,7 @@ from t5enc.errors import DriverError
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
-    from pipelines.run.state import OnProgress, Run
+    from pipelines.run.state import OnProgress, RunState
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ class Watch:
 
     def __init__(
         self,
-        run: Run,
+        run: RunState,
         ledger: Any,
         on_progress: OnProgress | None,
         *,
         seconds: float = READ_SECONDS,
-        on_minute: Callable[[Run], None] | None = None,
+        on_minute: Callable[[RunState], None] | None = None,
     ) -> None:
         """`on_minute` is called once a minute, with the run's details brought up to date."""
         self.run = run
@@ -137,7 +137,7 @@ class Watch:
         self._reporting = threading.Thread(target=self._write, args=(self.on_minute,), name="report", daemon=True)
         self._reporting.start()
 
-    def _write(self, on_minute: Callable[[Run], None]) -> None:
+    def _write(self, on_minute: Callable[[RunState], None]) -> None:
         """What a store does not take now it gets a minute later, or at the end, where that counts."""
         try:
             self._read_details()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -105,7 +105,7 @@ class ObjectStore:
         with contextlib.suppress(FileNotFoundError):
             self._ask(name, obstore.delete, name)
 
-    def list_unnamed(self) -> list[str]:
+    def list_unnamed(self) -> Sequence[str]:
         """None: what was not put whole is not there, and a rule of the bucket removes parts of killed uploads."""
         return []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -88,7 +88,7 @@ class RemoteStore:
         with contextlib.suppress(FileNotFoundError):
             self._ask(name, self.filesystem.delete_file)
 
-    def list_unnamed(self) -> list[str]:
+    def list_unnamed(self) -> Sequence[str]:
         """Files that were written aside and have no name yet."""
         return [name.rpartition("/")[2] for name, _ in self._list(TEMPORARY)] if self.is_growing else []
 

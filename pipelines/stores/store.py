@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,7 +54,7 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
 
-    def list_unnamed(self) -> list[str]:
+    def list_unnamed(self) -> Sequence[str]:
         """Names of temporary files: the last part of the name that each is to get, and what tells it from others."""
 
     def sweep(self, unnamed: Iterable[str]) -> None:
@@ -133,7 +133,7 @@ class LocalStore:
         """Remove an object."""
         (self.root / name).unlink(missing_ok=True)
 
-    def list_unnamed(self) -> list[str]:
+    def list_unnamed(self) -> Sequence[str]:
         """Files that were written aside and have no name yet."""
         return [path.name for path in (self.root / TEMPORARY).glob("*")]
 

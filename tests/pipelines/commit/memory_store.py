@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -53,7 +53,7 @@ class MemoryStore:
         """Remove an object."""
         self.objects.pop(name, None)
 
-    def list_unnamed(self) -> list[str]:
+    def list_unnamed(self) -> Sequence[str]:
         """None: nothing is left behind in memory."""
         return []
 
