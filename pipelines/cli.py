@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from t5enc.commands.library import RecipeOptions
+from t5enc.commands.model_options import takes_model_options
 from t5enc.commands.option_files import merge_options
 from t5enc.errors import ConfigError
 from t5enc.storage import STORAGE_DTYPES
@@ -20,9 +21,6 @@ ColumnOption = Annotated[Text, typer.Option(help="Column of captions (default: c
 ChoiceOption = Annotated[Text, typer.Option(help="Of several captions a row: all or first.")]
 StorageOption = Annotated[Text, typer.Option(help=f"One of {', '.join(STORAGE_DTYPES)} (default: float16).")]
 LengthOption = Annotated[int | None, typer.Option(help="Longest caption in tokens (default: the recipe's, or 512).")]
-SubfolderOption = Annotated[Text, typer.Option(help="Folder of the model within a repository.")]
-RevisionOption = Annotated[Text, typer.Option(help="Branch, tag or commit of a hub repository.")]
-TokenizerOption = Annotated[Text, typer.Option(help="Tokenizer folder or hub id, if not the model's own.")]
 RecipeOption = Annotated[
     Text, typer.Option(help="A family of `t5enc recipes`, a YAML file, or none (default: a repository's own, if any).")
 ]
@@ -30,7 +28,7 @@ RecipeOption = Annotated[
 # Options that are given again and again -> the job's option that holds them all.
 REPEATED = {"resource": "resources", "label": "label_selector"}
 # Options of `plan` that are none of a job's.
-PLAN_ALONE = ("tokens_per_second", "devices", "hour_price", "storage_price", "config")
+PLAN_ALONE = ("tokens_per_second", "devices", "hour_price", "storage_price", "config", "place")
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +39,7 @@ def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
 
 
+@takes_model_options()
 def encode(
     inputs: Inputs = None,
     output: Annotated[Text, typer.Option("--output", "-o", help="Folder or URI to write to.")] = None,
@@ -60,11 +59,6 @@ def encode(
     deterministic: Annotated[bool | None, typer.Option("--deterministic", help="Same bits in any company.")] = None,
     recipe: RecipeOption = None,
     recipe_option: RecipeOptions = None,
-    subfolder: SubfolderOption = None,
-    revision: RevisionOption = None,
-    variant: Annotated[Text, typer.Option(help="Variant of the weight files, fp16 for example.")] = None,
-    tokenizer: TokenizerOption = None,
-    local_files_only: Annotated[bool | None, typer.Option("--local-files-only", help="Never download.")] = None,
     actors: Annotated[Text, typer.Option(help="auto, N or MIN:MAX.")] = None,
     tokenizers: Annotated[
         Text, typer.Option(help="CPU actors that read and tokenize for the encoders: 0, N or MIN:MAX (default: 0).")
@@ -96,9 +90,11 @@ def encode(
         bool | None, typer.Option("--ship-code", help="Send this t5enc to the nodes instead of expecting it there.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of these options.")] = None,
+    *,
+    place: dict[str, Any],
 ) -> None:
     """Encode the captions of Parquet files; run the same command again to resume."""
-    given = {name: value for name, value in locals().items() if name not in ("config", "resume")}
+    given = {name: value for name, value in locals().items() if name not in ("config", "resume", "place")} | place
     if resume and overwrite:
         raise ConfigError("resume, overwrite: expected one of them, got both")
     from pipelines.commands.supervise import supervise
@@ -108,6 +104,7 @@ def encode(
     raise typer.Exit(supervise(EncodeJob.from_mapping(options)))
 
 
+@takes_model_options()
 def plan(
     inputs: Inputs = None,
     model: ModelOption = None,
@@ -117,9 +114,6 @@ def plan(
     max_length: LengthOption = None,
     recipe: RecipeOption = None,
     recipe_option: RecipeOptions = None,
-    subfolder: SubfolderOption = None,
-    revision: RevisionOption = None,
-    tokenizer: TokenizerOption = None,
     device: Annotated[Text, typer.Option(help="What to size work for: cpu or cuda.")] = None,
     tokens_per_second: Annotated[
         float | None, typer.Option(help="Useful tokens/s of one device, if you measured it.")
@@ -128,9 +122,11 @@ def plan(
     hour_price: Annotated[float, typer.Option(help="Price of a device-hour.")] = 2.5,
     storage_price: Annotated[float, typer.Option(help="Price of a TB a month.")] = 23.0,
     config: Annotated[Path | None, typer.Option(help="YAML file with any of the options of encode.")] = None,
+    *,
+    place: dict[str, Any],
 ) -> None:
     """Estimate tokens, shards, bytes, hours and cost from a sample of the captions; writes nothing."""
-    given = {name: value for name, value in locals().items() if name not in PLAN_ALONE}
+    given = {name: value for name, value in locals().items() if name not in PLAN_ALONE} | place
     from pipelines.commands.estimate import Prices, print_estimate
     from pipelines.job import EncodeJob
 

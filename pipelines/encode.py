@@ -31,7 +31,7 @@ from pipelines.run.survey import count_cpus
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
 from t5enc.errors import DriverError, OutputError, T5encError
-from t5enc.options import EncoderOptions, resolve_device
+from t5enc.options import EncoderOptions, ModelSource, resolve_device
 from t5enc.storage.filesystems import hide_credentials
 
 # Passes over what is left, one after the other, that commit nothing before the run is given up.
@@ -50,7 +50,7 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
         # A cluster decides the device; without one this machine does, and Ray need not start if nothing is left.
         cluster = stack.enter_context(connect(job)) if job.ray_address or is_connected() else None
         started, cpu = time.perf_counter(), time.process_time()
-        device = torch.device(cluster.device) if cluster else resolve_device(job.device)
+        device = torch.device(cluster.device) if cluster else resolve_device(job.encoder.device)
         run = begin_run(job, device, actors=cluster.actors[1] if cluster else 1, cpus=count_cpus() if cluster else 0)
         run.started, run.started_cpu = started, cpu
         if run.commit.left:
@@ -119,8 +119,7 @@ def _actor_options(run: RunState, cluster: Cluster) -> EncoderOptions:
     options = _frozen_options(run)
     return replace(
         options,
-        model=absolute_if_local(options.model),
-        revision=run.resolved.revision,  # what was hashed, wherever the branch moves meanwhile
+        source=_settle_source(options.source, run.resolved.revision),
         tokenizer=absolute_if_local(options.tokenizer) if options.tokenizer else None,
         compile_cache=absolute_output(options.compile_cache) if options.compile_cache else None,
         dtype=run.commit.frozen.identity["dtype"],
@@ -128,6 +127,11 @@ def _actor_options(run: RunState, cluster: Cluster) -> EncoderOptions:
         num_threads=cluster.threads_per_actor,
         device_share=min(1.0, cluster.gpus_per_actor or 1.0),
     )
+
+
+def _settle_source(source: ModelSource, revision: str | None) -> ModelSource:
+    """A path that holds in any folder, and the revision that was hashed, wherever the branch moves meanwhile."""
+    return replace(source, model=absolute_if_local(source.model), revision=revision)
 
 
 def _frozen_options(run: RunState) -> EncoderOptions:

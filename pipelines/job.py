@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
+from t5enc.fields.parts import fill, show_names, without
 from t5enc.options import EncoderOptions
 from t5enc.output import JOB, SUCCESS, read_recipe
 from t5enc.recipes.recipe import Recipe, complete_identity
@@ -23,22 +24,18 @@ FORMAT_VERSION = 1
 CaptionChoice = Literal["all", "first"]
 # What an actor takes of a node under names of their own.
 OWN_OPTIONS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor"}
-# What a field's declared type lets in, and how that is called. Other types have checks of their own.
-TYPES: dict[str, tuple[Any, str]] = {
-    "str": ((str, os.PathLike), "a string"),
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": (bool, "true or false"),
-}
+# Where a file or folder may lie in a home folder.
+PATHS = ("output", "model", "tokenizer", "compile_cache")
 
 
+@show_names
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeJob:
-    """What to encode, with which model, and where to put it."""
+    """What to encode, with which model, and where to put it; the options of the encoder stand beside the others."""
 
     inputs: Sequence[str]
     output: str
-    model: str
+    encoder: EncoderOptions = field(metadata=without("num_threads", "device_share"))
     text_column: str = "caption"
     caption_choice: CaptionChoice = "all"
     keep_columns: Sequence[str] | None = None
@@ -56,34 +53,15 @@ class EncodeJob:
     overwrite: bool = False
     retry_errors: bool = False
     ray_address: str | None = None
-    subfolder: str | None = None
-    revision: str | None = None
-    variant: str | None = None
-    token: str | None = field(default=None, repr=False)
-    local_files_only: bool = False
-    tokenizer: str | None = None
-    recipe: str | Recipe | None = None
-    recipe_options: Mapping[str, Any] = field(default_factory=dict)
-    max_length: int | None = None
-    dtype: str | None = None
-    device: str | None = None
-    token_budget: int | None = None
-    attention: Literal["auto", "flex", "sdpa"] = "auto"
-    compile_cache: str | None = None
-    deterministic: bool = False
+
+    def __init__(self, **options: Any) -> None:
+        fill(self, {name: _expand(value) if name in PATHS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            _check_type(entry.name, getattr(self, entry.name), str(entry.type))
-        object.__setattr__(self, "inputs", [os.path.expanduser(os.fspath(path)) for path in self.inputs])
-        for name in ("output", "model", "tokenizer", "compile_cache"):
-            if (path := getattr(self, name)) is not None:
-                object.__setattr__(self, name, os.path.expanduser(os.fspath(path)))
+        object.__setattr__(self, "inputs", [_expand(path) for path in self.inputs])
         if not self.inputs:
             raise ConfigError("inputs: expected at least one file, folder or glob, got none")
         check_storage_dtype(self.storage_dtype)
-        _check_choice("caption_choice", self.caption_choice, ("all", "first"))
-        _check_choice("on_error", self.on_error, ("keep", "fail"))
         if self.rows_per_shard is not None and self.rows_per_shard < 1:
             raise ConfigError(f"rows_per_shard: expected at least 1, got {self.rows_per_shard}")
         if self.ray_address is not None and self.ray_address.startswith("ray://"):
@@ -96,18 +74,10 @@ class EncodeJob:
         self.actor_range()
         self.tokenizer_range()
         self._check_share()
-        self.encoder_options()
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> EncodeJob:
         """A job from a YAML file or the command line; an unknown name is refused along with those that exist."""
-        known = [entry.name for entry in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(f"{name}: no such option; expected one of {', '.join(known)}")
-        for name in ("inputs", "output", "model"):
-            if name not in options:
-                raise ConfigError(f"{name}: expected a value, got none")
         return cls(**options)
 
     def actor_range(self) -> tuple[int, int] | None:
@@ -140,11 +110,6 @@ class EncodeJob:
             if name in self.resources:
                 raise ConfigError(f"resources: expected {OWN_OPTIONS[name]} for {name}, got it here")
 
-    def encoder_options(self) -> EncoderOptions:
-        """The part that describes the encoder."""
-        names = {entry.name for entry in fields(EncoderOptions)} & {entry.name for entry in fields(self)}
-        return EncoderOptions(**{name: getattr(self, name) for name in names})
-
 
 def _parse_range(value: str | int) -> tuple[int, int] | None:
     """N or MIN:MAX, at least 1; None for anything else."""
@@ -156,27 +121,9 @@ def _parse_range(value: str | int) -> tuple[int, int] | None:
     return bounds if 1 <= bounds[0] <= bounds[1] else None
 
 
-def _check_type(name: str, value: Any, declared: str) -> None:
-    """ConfigError for a value of another type than declared: a YAML file may hold any."""
-    if declared.startswith("Sequence") and value is not None:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ConfigError(f"{name}: expected a list of strings, got {value!r}")
-        for item in value:
-            _check_type(name, item, "str")
-    if declared.startswith("Mapping"):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{name}: expected `option: value` pairs, got {value!r}")
-        for key, item in value.items():
-            _check_type(f"{name}: {key}", item, declared.removesuffix("]").rpartition(" ")[2])
-    kinds, expected = TYPES.get(declared.removesuffix(" | None"), (object, ""))
-    is_fine = isinstance(value, kinds) and (kinds is bool or kinds is object or not isinstance(value, bool))
-    if not is_fine and not (value is None and declared.endswith(" | None")):
-        raise ConfigError(f"{name}: expected {expected}, got {value!r}")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+def _expand(path: Any) -> Any:
+    """A path with its home folder; what is no path is left to be refused."""
+    return os.path.expanduser(os.fspath(path)) if isinstance(path, str | os.PathLike) else path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

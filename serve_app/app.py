@@ -142,7 +142,7 @@ def count_gpus(config: ServeConfig) -> float:
     """GPUs of a replica: as asked, or one where it computes on one; Ray would put all replicas on the first else."""
     if config.num_gpus is not None:
         return config.num_gpus
-    device = config.device or "auto"
+    device = config.encoder.device or "auto"
     return 1.0 if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()) else 0.0
 
 
@@ -159,7 +159,7 @@ def describe_loaded(service: ModelService) -> dict[str, Any]:
     chosen = ("device", "dtype", "attention", "token_budget")
     found = {name: getattr(service.options, name) for name in chosen} | {"max_length": service.limits.max_length}
     recipe = {} if service.recipe is None else {"recipe": service.recipe.name}
-    return {"name": service.name, "model": service.options.model} | recipe | found | {"dim": service.dim}
+    return {"name": service.name, "model": service.options.source.model} | recipe | found | {"dim": service.dim}
 
 
 async def report_forever(metrics: Metrics) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from t5enc.commands.model_options import takes_model_options
 
 if TYPE_CHECKING:
     from serve_app.config import ServeConfig
 
 Text = str | None
 MODEL, ACCESS, REPLICAS, LIMITS = "Model", "Address and keys", "Replicas", "Limits"
-META = ("config", "write_deploy_file")
+META = ("config", "write_deploy_file", "place")
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("serve-check")(serve_check)
 
 
+@takes_model_options(panel=MODEL)
 def serve(
     model: Annotated[
         Text, typer.Option(help="Hub id, folder, single file, repository or builtin:NAME.", rich_help_panel=MODEL)
@@ -88,9 +91,11 @@ def serve(
     write_deploy_file: Annotated[
         Path | None, typer.Option(help="Start nothing, but write what `serve deploy` takes; - prints it.")
     ] = None,
+    *,
+    place: dict[str, Any],
 ) -> None:
     """Serve embeddings over HTTP until Ctrl-C or SIGTERM; what was accepted by then is answered."""
-    given = {name: value for name, value in locals().items() if name not in META}
+    given = {name: value for name, value in locals().items() if name not in META} | place
     from serve_app.config import ServeConfig
     from t5enc.commands.option_files import merge_options
 

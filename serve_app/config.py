@@ -5,14 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from typing import Any, ClassVar
-
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from serve_app.served.service import ServiceLimits
 from t5enc.errors import ConfigError
-from t5enc.options import DEFAULT_LENGTH, EncoderOptions
+from t5enc.fields.parts import check_names, fill, find_default, list_options, list_values, show_names, without
+from t5enc.fields.words import read_words
+from t5enc.options import EncoderOptions
 from t5enc.recipes.opening import is_recipe_file, open_recipe
 from t5enc.recipes.recipe import Recipe
 
@@ -22,25 +22,25 @@ SAID_TO_SERVE = ("host", "port", "route_prefix")
 # Requests that a replica takes in at once. Far above what fills a batch: one request may be a single short text.
 MAX_ONGOING_REQUESTS = 4096
 ROUTE = re.compile(r"/|(/[\w.~-]+)+")
-ENCODER_NAMES = tuple(entry.name for entry in fields(EncoderOptions) if entry.name != "device_share")
 # What further models have as the first does, where they do not say it.
 SHARED_NAMES = ("max_length", "token_budget", "dtype", "device", "device_share", "local_files_only", "compile_cache")
-LIMIT_NAMES = tuple(entry.name for entry in fields(ServiceLimits))
+LIMIT_NAMES = tuple(entry.name for entry in fields(ServiceLimits) if entry.name != "max_length")
 DEFAULTS = ServiceLimits()
 
 
+@show_names
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
     """Models, where they are served, and what a client may ask; None means chosen at load and reported.
+
+    The options of the first model's encoder stand beside the others.
 
     `models` names further models of the same replica: `{name: {model: ..., dtype: ...}}`, with any option of an
     encoder; what is not said there is as for the first, but the recipe. A recipe's YAML file is read when the
     configuration is made: replicas elsewhere need not have it.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    model: str
+    encoder: EncoderOptions = field(metadata=without("device_share"))
     name: str | None = None
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     host: str = "127.0.0.1"
@@ -55,22 +55,6 @@ class ServeConfig:
     target_tokens: int | None = None
     upscale_seconds: float = 10.0
     downscale_seconds: float = 300.0
-    subfolder: str | None = None
-    revision: str | None = None
-    variant: str | None = None
-    token: str | None = field(default=None, repr=False)
-    local_files_only: bool = False
-    tokenizer: str | None = None
-    recipe: str | Mapping[str, Any] | None = None
-    recipe_options: Mapping[str, Any] = field(default_factory=dict)
-    max_length: int | None = None
-    token_budget: int | None = None
-    dtype: str | None = None
-    device: str | None = None
-    attention: str = "auto"
-    compile_cache: str | None = None
-    deterministic: bool = False
-    num_threads: int | None = None
     max_texts: int = DEFAULTS.max_texts
     queue_tokens: int = DEFAULTS.queue_tokens
     queue_texts: int = DEFAULTS.queue_texts
@@ -83,6 +67,9 @@ class ServeConfig:
     head_seconds: float = 30.0
     body_seconds: float = 30.0
     drain_seconds: float = 60.0
+
+    def __init__(self, **options: Any) -> None:
+        fill(self, _make_recipe(options))
 
     def __post_init__(self) -> None:
         for name in ("max_body_bytes", "head_seconds", "body_seconds", "drain_seconds"):
@@ -114,19 +101,13 @@ class ServeConfig:
 
         Raises ConfigError naming what is unknown, missing or of the wrong type.
         """
-        known = [entry.name for entry in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(f"{name}: no such option; expected one of {', '.join(known)}")
+        check_names(cls, options)
         if "model" not in options:
             raise ConfigError("model: expected a hub id, folder, file or builtin:NAME, got none")
         if isinstance(options.get("replicas"), int):
             options = {**options, "replicas": str(options["replicas"])}
-        options = _read_recipes(options)
-        try:
-            return TypeAdapter(cls).validate_python(dict(options))
-        except ValidationError as error:
-            raise ConfigError(_describe(error)) from error
+        hints = {name: hint for name, (_, hint) in list_options(cls).items()}
+        return cls(**read_words(hints, _read_recipes(options)))
 
     @classmethod
     def from_application(cls, args: Mapping[str, Any]) -> ServeConfig:
@@ -138,37 +119,38 @@ class ServeConfig:
 
     def find_changes(self) -> dict[str, Any]:
         """What was asked for: every option that is not as it is by default."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        defaults = {entry.name: _find_default(entry) for entry in fields(self)}
-        return {name: value for name, value in values.items() if value != defaults[name]}
+        defaults = {name: find_default(entry) for name, (entry, _) in list_options(type(self)).items()}
+        return {name: value for name, value in self.to_mapping().items() if value != defaults[name]}
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `from_mapping` reads."""
-        return asdict(self)
+        values = list_values(self)
+        recipe = values["recipe"]
+        return values | {"recipe": recipe.to_mapping() if isinstance(recipe, Recipe) else recipe}
 
     @property
     def default_name(self) -> str:
         """The name of the first model: as asked, or the last part of where it lies."""
-        return self.name or re.sub(r"[^\w.:-]", "-", self.model.rstrip("/").rpartition("/")[2])
+        return self.name or re.sub(r"[^\w.:-]", "-", self.encoder.source.model.rstrip("/").rpartition("/")[2])
 
     def encoders(self) -> dict[str, EncoderOptions]:
         """Options of every model by name, the default first."""
-        first = {name: getattr(self, name) for name in ENCODER_NAMES}
         # Ray lets a replica's libraries use one thread, however many CPUs it was given.
-        first["num_threads"] = self.num_threads or max(1, int(self.num_cpus))
-        first["device_share"] = min(1.0, self.num_gpus or 1.0) / (1 + len(self.models))
-        found = {self.default_name: _encoder("model", first)}
+        threads = self.encoder.num_threads or max(1, int(self.num_cpus))
+        share = min(1.0, self.num_gpus or 1.0) / (1 + len(self.models))
+        first = replace(self.encoder, num_threads=threads, device_share=share)
+        shared = {name: value for name, value in list_values(first).items() if name in SHARED_NAMES}
+        found = {self.default_name: first}
         for name, options in self.models.items():
             if name in found:
                 raise ConfigError(f"models.{name}: expected another name than that of the first model")
-            shared = {key: first[key] for key in SHARED_NAMES}
-            found[name] = _encoder(f"models.{name}", shared | dict(options))
+            found[name] = _make_further(name, shared | dict(options))
         return found
 
     def limits(self, max_length: int | None = None) -> ServiceLimits:
         """What one model takes; a model of its own `max_length` takes no longer text."""
         values = {name: getattr(self, name) for name in LIMIT_NAMES}
-        return ServiceLimits(**(values | {"max_length": max_length or self.max_length or DEFAULT_LENGTH}))
+        return ServiceLimits(**values, max_length=max_length or self.encoder.length)
 
     def replica_range(self) -> tuple[int, int]:
         """(fewest, most) replicas."""
@@ -200,10 +182,6 @@ def check_exposure(config: ServeConfig, has_keys: bool) -> None:
         )
 
 
-def _find_default(entry: Field[Any]) -> Any:
-    return entry.default if entry.default_factory is MISSING else entry.default_factory()
-
-
 def _read_recipes(options: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the fields of a recipe in the place of its file, of further models, too."""
     found = {**options}
@@ -217,18 +195,14 @@ def _read_recipes(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _encoder(where: str, options: dict[str, Any]) -> EncoderOptions:
+def _make_recipe(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with a recipe in the place of its fields."""
+    recipe = options.get("recipe")
+    return {**options, "recipe": Recipe.from_mapping(recipe)} if isinstance(recipe, Mapping) else {**options}
+
+
+def _make_further(name: str, options: Mapping[str, Any]) -> EncoderOptions:
     try:
-        if isinstance(options.get("recipe"), Mapping):
-            options = {**options, "recipe": Recipe.from_mapping(options["recipe"])}
-        return EncoderOptions.from_mapping(options)
-    except (ConfigError, TypeError) as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    if isinstance(own := first.get("ctx", {}).get("error"), ConfigError):
-        return str(own)
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+        return EncoderOptions.from_mapping(_make_recipe(options))
+    except ConfigError as error:
+        raise ConfigError(f"models.{name}: {error}") from error

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from t5enc.config import EncoderConfig
-from t5enc.errors import ConfigError
+from t5enc.errors import CheckpointError, ConfigError
+from t5enc.fields.parts import fill, show_names
+from t5enc.fields.types import check_fields
 from t5enc.model.memory import choose_budget, find_free_bytes
 from t5enc.model.precision import resolve_dtype
 from t5enc.recipes.opening import open_recipe
@@ -29,19 +33,48 @@ SMALLEST_FLEX_HEAD = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderOptions:
-    """Which model, where it runs, and how; None means chosen at load and reported.
+class ModelSource:
+    """Where a model is: a hub id, folder, single file or `builtin:NAME`, which part and state of it, and how to ask.
 
-    A recipe that is None may be inferred from the repository of the model; "none" stays none. `device_share` is how
-    much of its device's memory the encoder may count on.
+    The token is never shown; True stands for the one that is stored on this machine.
     """
 
     model: str
     subfolder: str | None = None
     revision: str | None = None
     variant: str | None = None
-    token: str | None = field(default=None, repr=False)
+    token: str | bool | None = field(default=None, repr=False)
     local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        object.__setattr__(self, "model", os.fspath(self.model))
+
+    @classmethod
+    def of(cls, model: ModelPlace) -> ModelSource:
+        """A place that may be a mere name; CheckpointError for a Path to nothing, which is never taken for a hub id."""
+        if isinstance(model, ModelSource):
+            return model
+        if isinstance(model, Path) and not model.expanduser().exists():
+            raise CheckpointError(f"{model}: expected a folder, a .safetensors file or a hub id, got no such path")
+        return cls(model=os.fspath(model))
+
+
+# A model's name where nothing else needs to be said.
+ModelPlace = str | os.PathLike[str] | ModelSource
+
+
+@show_names
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderOptions:
+    """Which model, where it runs, and how; None means chosen at load and reported.
+
+    The fields of `source` are given by their own names, beside the others. A recipe that is None may be inferred from
+    the repository of the model; "none" stays none. `device_share` is how much of its device's memory the encoder may
+    count on.
+    """
+
+    source: ModelSource
     tokenizer: str | None = None
     recipe: str | Recipe | None = None
     recipe_options: Mapping[str, Any] = field(default_factory=dict)
@@ -55,6 +88,9 @@ class EncoderOptions:
     num_threads: int | None = None
     device_share: float = 1.0
 
+    def __init__(self, **options: Any) -> None:
+        fill(self, _name_torch(options))
+
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError(f"max_length: expected at least 1, got {self.max_length}")
@@ -62,26 +98,28 @@ class EncoderOptions:
             raise ConfigError(f"num_threads: expected at least 1, got {self.num_threads}")
         if not 0 < self.device_share <= 1:
             raise ConfigError(f"device_share: expected more than 0 and at most 1, got {self.device_share}")
-        if self.attention not in ("auto", "flex", "sdpa"):
-            raise ConfigError(f"attention: expected auto, flex or sdpa, got {self.attention!r}")
         if self.recipe_options and self.recipe == NO_RECIPE:
             raise ConfigError(f"recipe_options: expected a recipe with them, got {dict(self.recipe_options)} and none")
         if self.find_recipe() is None or self.max_length is not None:
             self._check_budget(self.length)
 
     @classmethod
-    def from_mapping(cls, options: dict[str, Any]) -> EncoderOptions:
+    def from_mapping(cls, options: Mapping[str, Any]) -> EncoderOptions:
         """Options by name; an unknown name is refused along with those that exist."""
-        known = [entry.name for entry in fields(cls)]
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise ConfigError(f"{unknown[0]}: no such option; expected one of {', '.join(known)}")
         return cls(**options)
 
     @property
     def length(self) -> int:
         """Longest text in tokens where no recipe says otherwise."""
         return self.max_length or DEFAULT_LENGTH
+
+    @property
+    def tokenizer_source(self) -> ModelSource | None:
+        """Where the tokenizer is, if not with the model: asked for as the model is."""
+        if self.tokenizer is None:
+            return None
+        given = self.source
+        return ModelSource(model=self.tokenizer, token=given.token, local_files_only=given.local_files_only)
 
     def find_recipe(self) -> Recipe | None:
         """The recipe with its options; `max_length`, where it is given, must be one that the pipeline's call takes."""
@@ -131,6 +169,12 @@ class EncoderOptions:
         if self.attention == "flex":
             _check_flex(device, config)
         return self.attention
+
+
+def _name_torch(options: dict[str, Any]) -> dict[str, Any]:
+    """The same with names for PyTorch's own dtypes and devices."""
+    kinds = (torch.dtype, torch.device)
+    return {n: str(v).removeprefix("torch.") if isinstance(v, kinds) else v for n, v in options.items()}
 
 
 def resolve_device(device: str | None) -> torch.device:

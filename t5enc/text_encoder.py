@@ -92,13 +92,13 @@ class TextEncoder:
         Raises ConfigError for an option that cannot be honoured, CheckpointError for files that do not fit.
         """
         asked = EncoderOptions.from_mapping({"model": os.fspath(model), **options})
-        checkpoint = open_model(asked)
+        checkpoint = open_model(asked.source)
         return cls.load(infer_options(asked, checkpoint), checkpoint)
 
     @classmethod
     def load(cls, options: EncoderOptions, checkpoint: Checkpoint | None = None) -> TextEncoder:
         """What `from_pretrained` does, from options made elsewhere; `checkpoint` is what `open_model` made of them."""
-        checkpoint = checkpoint or open_model(options)
+        checkpoint = checkpoint or open_model(options.source)
         preparer = open_preparer(options, checkpoint)
         options = options.resolve(checkpoint.config, max_length=preparer.longest)
         if options.num_threads:
@@ -108,7 +108,7 @@ class TextEncoder:
         dtype = getattr(torch, options.dtype or "float32")
         pack = device.type == "cpu" and options.attention == "sdpa" and can_pack(dtype)
         encoder = load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=device, pack=pack)
-        projection = open_projection(preparer.recipe, checkpoint, options.variant, device)
+        projection = open_projection(preparer.recipe, checkpoint, options.source.variant, device)
         return cls(encoder, preparer, options, projection, cache)
 
     @property

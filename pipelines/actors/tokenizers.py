@@ -36,7 +36,7 @@ class TokenizerActor:
         worker.join()
         actor = find_place().actor
         worker.ledger.tokenizer_starting.remote(actor)
-        preparer = open_preparer(options, open_model(options, with_weights=False))
+        preparer = open_preparer(options, open_model(options.source, with_weights=False))
         worker.check_tokenizer(preparer.tokenizer)
         worker.ledger.tokenizer_started.remote(actor)
         return preparer

@@ -93,11 +93,11 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
     """Resolve the job, estimate, print."""
     if tokens_per_second is not None and tokens_per_second <= 0:
         raise ConfigError(f"tokens_per_second: expected more than 0, got {tokens_per_second:g}")
-    resolved = resolve_job(job, device_to_plan(job.device))
+    resolved = resolve_job(job, device_to_plan(job.encoder.device))
     frozen, found = resolved.frozen, estimate(resolved, tokens_per_second)
     cuts = describe_cuts(found.truncated, found.captions, found.longest, frozen.identity["max_length"])
     basis = "as measured" if tokens_per_second else "a rough guess; measure yours with `t5enc bench`"
-    table = Table("figure", "estimate", title=f"plan for {job.model}", title_justify="left")
+    table = Table("figure", "estimate", title=f"plan for {job.encoder.source.model}", title_justify="left")
     for name, value in {
         "input": f"{found.files:,} files, {found.rows:,} rows, {found.captions:,} captions",
         "recipe": frozen.describe_recipe() or "none",

@@ -90,9 +90,9 @@ def list_least(job: EncodeJob, nodes: Sequence[Node]) -> list[Needs]:
 
 def _choose_gpus(job: EncodeJob, nodes: Sequence[Node], *, is_local: bool) -> float:
     """GPUs of an actor: where some are there or are asked for, and 0 for CPUs."""
-    if is_local and resolve_device(job.device).type != "cuda":
+    if is_local and resolve_device(job.encoder.device).type != "cuda":
         return 0.0  # Ray counts cards that this PyTorch cannot use
-    wants = _name_wish(job) is not None or (job.device in (None, "auto") and _count_gpus(nodes) > 0)
+    wants = _name_wish(job) is not None or (job.encoder.device in (None, "auto") and _count_gpus(nodes) > 0)
     return (job.gpus_per_actor or 1.0) if wants else 0.0
 
 
@@ -103,8 +103,8 @@ def _count_gpus(nodes: Sequence[Node]) -> float:
 def _name_wish(job: EncodeJob) -> str | None:
     """The option that asks for cards, and what it says; None where none does, or where the device is another."""
     options: tuple[str, ...] = ("gpus_per_actor", "accelerator_type")
-    if job.device not in (None, "auto"):
-        options = ("device",) if str(job.device).startswith("cuda") else ()
+    if job.encoder.device not in (None, "auto"):
+        options = ("device",) if str(job.encoder.device).startswith("cuda") else ()
     found = next((name for name in options if getattr(job, name) is not None), None)
     return None if found is None else f"{found}: expected GPUs in the Ray cluster, got {getattr(job, found)!r}"
 
@@ -113,7 +113,7 @@ def _name_device(job: EncodeJob, *, wants_gpu: bool) -> str:
     """An actor on a GPU sees the card that Ray gave it, and no other."""
     if wants_gpu:
         return "cuda"
-    return str(resolve_device(job.device)) if job.device not in (None, "auto") else "cpu"
+    return str(resolve_device(job.encoder.device)) if job.encoder.device not in (None, "auto") else "cpu"
 
 
 def _extra_needs(job: EncodeJob, gpus: float) -> Needs:

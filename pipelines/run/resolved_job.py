@@ -92,8 +92,8 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Resol
     files = found.files
     keep = None if job.keep_columns is None else list(job.keep_columns)
     schema = kept_schema(found.schema, files[0].file, text_column=job.text_column, keep_columns=keep)
-    asked = job.encoder_options()
-    checkpoint = open_model(asked)
+    asked = job.encoder
+    checkpoint = open_model(asked.source)
     inferred = find_inferred(asked, checkpoint)
     options = apply_inferred(asked, inferred)
     preparer = open_preparer(options, checkpoint)
@@ -106,7 +106,7 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Resol
         unreadable=found.unreadable,
         frozen=frozen,
         config=checkpoint.config,
-        revision=checkpoint.provenance.get("commit") or job.revision,
+        revision=checkpoint.provenance.get("commit") or asked.source.revision,
         sample=sample,
         options=options,
     )
@@ -170,7 +170,7 @@ def freeze_options(
     sample: Sample,
 ) -> FrozenJob:
     """The job with nothing left open."""
-    dtype = str(resolve_dtype(job.dtype, device)).removeprefix("torch.")
+    dtype = str(resolve_dtype(job.encoder.dtype, device)).removeprefix("torch.")
     identity = {
         "format": FORMAT_VERSION,
         "weights": checkpoint.fingerprint(),
@@ -182,9 +182,9 @@ def freeze_options(
         "keep_columns": "all but binary" if job.keep_columns is None else list(job.keep_columns),
         "dtype": dtype,
         "storage_dtype": job.storage_dtype,
-        "deterministic": job.deterministic,
+        "deterministic": job.encoder.deterministic,
     }
-    projection = open_projection(preparer.recipe, checkpoint, job.variant, torch.device("cpu"))
+    projection = open_projection(preparer.recipe, checkpoint, job.encoder.source.variant, torch.device("cpu"))
     if projection is not None:
         identity["projection"] = hash_tensors({"weight": projection[0], "bias": projection[1]})
     if job.rows_per_shard is not None:
@@ -193,7 +193,7 @@ def freeze_options(
     size = token_bytes(job.storage_dtype, dim)
     rows = job.rows_per_shard or choose_rows(checkpoint.config, size, device.type, sample)
     record: dict[str, Any] = {
-        "model": job.model,
+        "model": job.encoder.source.model,
         "inputs": [hide_credentials(path) for path in job.inputs],
         "device": str(device),
     }

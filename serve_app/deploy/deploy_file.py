@@ -22,7 +22,7 @@ HEADER = """# For `serve deploy`, on a Ray that runs already. For HAProxy, set R
 
 def make_deploy_file(config: ServeConfig) -> dict[str, Any]:
     """One application with these options; further ones may be added to the list, each under a route of its own."""
-    if config.token is not None or any("token" in options for options in config.models.values()):
+    if config.encoder.source.token is not None or any("token" in options for options in config.models.values()):
         raise ConfigError("token: expected none, for a file would show it; set HF_TOKEN where the replicas run")
     changed = config.find_changes()
     application = {

@@ -53,7 +53,7 @@ def run_service(config: ServeConfig) -> None:
     config = share_threads(require_known_keys(config))
     check_port(config.host, config.port)
     for options in config.encoders().values():
-        options.resolve(open_model(options).config)
+        options.resolve(open_model(options.source).config)
     # Not in TMPDIR: the path of a socket is short.
     with interrupts(), TemporaryDirectory(prefix="t5enc-", dir="/tmp") as folder:
         os.environ |= ENVIRONMENT | dict(os.environ) | make_environment(os.environ, Path(folder), config.head_seconds)
@@ -75,9 +75,10 @@ def require_known_keys(config: ServeConfig) -> ServeConfig:
 
 def share_threads(config: ServeConfig) -> ServeConfig:
     """The same, with this machine's cores divided among the replicas where they compute on them."""
-    if config.num_threads is not None or resolve_device(config.device).type != "cpu":
+    if config.encoder.num_threads is not None or resolve_device(config.encoder.device).type != "cpu":
         return config
-    return replace(config, num_threads=max(1, (os.cpu_count() or 1) // config.replica_range()[1]))
+    threads = max(1, (os.cpu_count() or 1) // config.replica_range()[1])
+    return replace(config, encoder=replace(config.encoder, num_threads=threads))
 
 
 def serve_until_interrupted(config: ServeConfig) -> None:

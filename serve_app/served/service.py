@@ -87,7 +87,7 @@ class ModelService:
         Raises ConfigError for options that cannot be honoured, CheckpointError for files that do not fit.
         """
         self.name = name
-        checkpoint = open_model(options)
+        checkpoint = open_model(options.source)
         options = infer_options(options, checkpoint)
         preparer = open_preparer(options, checkpoint)
         self.limits = _limit(limits, options, preparer)

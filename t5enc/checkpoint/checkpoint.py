@@ -31,6 +31,7 @@ from t5enc.checkpoint.layouts import (
 from t5enc.checkpoint.tensor_files import open_tensors
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
+from t5enc.options import ModelPlace, ModelSource
 
 # A folder for AutoTokenizer, a sentencepiece model, "byt5" for plain bytes, or None when nothing is there.
 TokenizerSource = Path | bytes | str | None
@@ -102,15 +103,7 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    model: str | os.PathLike[str],
-    *,
-    subfolder: str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
-    with_weights: bool = True,
+    place: ModelPlace, *, cache_dir: str | os.PathLike[str] | None = None, with_weights: bool = True
 ) -> Checkpoint:
     """Open a folder, a hub id, a diffusers repository (either place) or a single .safetensors file.
 
@@ -118,19 +111,20 @@ def open_checkpoint(
     without `with_weights` none of them, and the checkpoint has no tensors.
     Raises CheckpointError for missing or damaged files, ConfigError for a config that is not modelled.
     """
-    path = Path(model).expanduser()
+    source = ModelSource.of(place)
+    path = Path(source.model).expanduser()
     if path.is_file():
-        if subfolder or variant:
+        if source.subfolder or source.variant:
             raise ConfigError(f"subfolder, variant: expected none with the single file {path}")
         return open_single_file(path)
-    root = open_folder(model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
+    root = open_folder(source, cache_dir=cache_dir)
     index = root.find("model_index.json")
     repository = None if index is None else Repository(index=read_json(index), folder=root)
-    encoder, tokenizer = _find_components(root, repository, subfolder)
+    encoder, tokenizer = _find_components(root, repository, source.subfolder)
     described, config = _read_config(encoder)
-    files = _find_weights(encoder, variant) if with_weights else []
+    files = _find_weights(encoder, source.variant) if with_weights else []
     return Checkpoint(
-        name=os.fspath(model),
+        name=source.model,
         config=config,
         tensors=select_encoder(open_tensors(files), encoder.label) if with_weights else {},
         tokenizer_source=_find_tokenizer_files(tokenizer),
@@ -157,14 +151,13 @@ def open_single_file(path: Path) -> Checkpoint:
     )
 
 
-def find_tokenizer(
-    tokenizer: str | os.PathLike[str], *, token: str | None = None, local_files_only: bool = False
-) -> TokenizerSource:
+def find_tokenizer(place: ModelPlace) -> TokenizerSource:
     """Where a tokenizer given by name is: a folder, a hub id, or a sentencepiece .model file."""
-    path = Path(tokenizer).expanduser()
+    source = ModelSource.of(place)
+    path = Path(source.model).expanduser()
     if path.is_file() and path.suffix == ".model":
         return path.read_bytes()
-    folder = open_folder(tokenizer, token=token, local_files_only=local_files_only)
+    folder = open_folder(source)
     found = _find_tokenizer_files(folder)
     if found is None:
         expected = " or ".join(TOKENIZER_FILES[:3])

@@ -38,7 +38,7 @@ from t5enc.checkpoint.weights import find_tensor, has_fused_norms, match_tensors
 from t5enc.errors import CheckpointError, ConfigError, OutputError
 from t5enc.model.norm_fusion import FUSIONS
 from t5enc.model.precision import COMPUTE_DTYPES, resolve_dtype
-from t5enc.options import EncoderOptions
+from t5enc.options import ModelPlace
 
 KEEP = "keep"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(i?)B?", re.IGNORECASE)
@@ -64,36 +64,23 @@ class Converted:
 
 
 def convert(
-    model: str | os.PathLike[str],
+    place: ModelPlace,
     output: str | os.PathLike[str],
     *,
     dtype: str | torch.dtype = KEEP,
     fuse_norms: bool = False,
     max_shard_size: int | str = "5GB",
     overwrite: bool = False,
-    subfolder: str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
 ) -> Converted:
-    """Write a model (hub id, folder, file, `builtin:NAME`) into the folder `output`, weights fused, in `dtype`.
+    """Write a model (its name, or a ModelSource that says more) into the folder `output`, weights fused, in `dtype`.
 
     "keep" leaves each weight's dtype, but makes float32 of float8 and float64. `fuse_norms` multiplies norm scales, as
     they are stored, into the weights that follow. A folder that is not empty is refused, or with `overwrite` what a
     conversion writes is replaced in it. Raises ConfigError, CheckpointError or OutputError, and leaves nothing then.
     """
-    options = EncoderOptions(
-        model=os.fspath(model),
-        subfolder=subfolder,
-        revision=revision,
-        variant=variant,
-        token=token,
-        local_files_only=local_files_only,
-    )
     limit, wanted, folder = parse_size(max_shard_size), _read_dtype(dtype), Path(output).expanduser()
     _check_output(folder, overwrite=overwrite)
-    checkpoint = open_model(options)
+    checkpoint = open_model(place)
     _check_source(checkpoint, folder)
     tensors = list_tensors(checkpoint, wanted, fuse_norms=fuse_norms)
     is_norm_fused = fuse_norms or has_fused_norms(checkpoint.tensors)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from t5enc.errors import CheckpointError
+from t5enc.options import ModelSource
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -68,7 +69,7 @@ class HubFolder:
     repo: str
     revision: str | None = None
     subfolder: str | None = None
-    token: str | None = None
+    token: str | bool | None = field(default=None, repr=False)
     local_files_only: bool = False
     cache_dir: str | os.PathLike[str] | None = None
     note: str = ""
@@ -135,21 +136,20 @@ class HubFolder:
         return f"{type(error).__name__}: {first_line}"
 
 
-def open_folder(
-    model: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
-) -> Folder:
+def open_folder(source: ModelSource, *, cache_dir: str | os.PathLike[str] | None = None) -> Folder:
     """A local folder if there is one of that name, else a repository of the hub."""
-    path = Path(model).expanduser()
+    path = Path(source.model).expanduser()
     if path.is_dir():
         return LocalFolder(path)
-    if not isinstance(model, str) or not HUB_ID.fullmatch(model):
-        raise CheckpointError(f"{model}: expected a folder, a .safetensors file or a hub id, got no such path")
-    return HubFolder(repo=model, revision=revision, token=token, local_files_only=local_files_only, cache_dir=cache_dir)
+    if not HUB_ID.fullmatch(source.model):
+        raise CheckpointError(f"{source.model}: expected a folder, a .safetensors file or a hub id, got no such path")
+    return HubFolder(
+        repo=source.model,
+        revision=source.revision,
+        token=source.token,
+        local_files_only=source.local_files_only,
+        cache_dir=cache_dir,
+    )
 
 
 def _commit_of(path: Path, repo: str) -> str:

@@ -129,7 +129,7 @@ def make_products(config: EncoderConfig, rows: int, dtype: torch.dtype, device: 
 def print_result(encoder: TextEncoder, result: BenchResult) -> None:
     """The figures as a table."""
     options = encoder.options
-    table = Table("figure", "value", title=f"{options.model} on {options.device}", title_justify="left")
+    table = Table("figure", "value", title=f"{options.source.model} on {options.device}", title_justify="left")
     for name, value in {
         "corpus": f"{result.texts:,} texts, {result.tokens:,} tokens",
         "settings": f"{options.dtype}, {options.attention}, streams of {options.token_budget} tokens",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from t5enc.commands.model_options import SOURCE, takes_model_options
 
 
 def register(app: typer.Typer) -> None:
@@ -14,6 +16,7 @@ def register(app: typer.Typer) -> None:
     app.command("add-sentinels")(add_sentinels)
 
 
+@takes_model_options(*SOURCE)
 def convert(
     model: Annotated[str, typer.Argument(help="Hub id, folder, file or builtin:NAME.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -21,27 +24,21 @@ def convert(
     fuse_norms: Annotated[bool, typer.Option("--fuse-norms", help="Multiply norm scales into the weights.")] = False,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is there.")] = False,
-    subfolder: Annotated[str | None, typer.Option(help="Folder inside the model's.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
-    variant: Annotated[str | None, typer.Option(help="Variant of the weight files, such as fp16.")] = None,
-    token: Annotated[str | None, typer.Option(help="Token for the hub.")] = None,
-    local_files_only: Annotated[bool, typer.Option("--local-files-only", help="Ask no network.")] = False,
+    *,
+    place: dict[str, Any],
 ) -> None:
     """Write a model's weights fused, as t5enc keeps them, so that they load without being rearranged."""
     from t5enc.checkpoint.convert import convert as run
+    from t5enc.options import ModelSource
 
+    source = ModelSource(model=model, **place)
     done = run(
-        model,
+        source,
         out,
         dtype=dtype,
         fuse_norms=fuse_norms,
         max_shard_size=max_shard_size,
         overwrite=overwrite,
-        subfolder=subfolder,
-        revision=revision,
-        variant=variant,
-        token=token,
-        local_files_only=local_files_only,
     )
     norms = ", norm scales multiplied in" if done.has_fused_norms else ""
     typer.echo(f"{done.folder}: {done.weight_bytes / 1e6:,.1f} MB of weights in {', '.join(done.dtypes)}{norms}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from t5enc.commands import recipes as recipe_commands
+from t5enc.commands.model_options import takes_model_options
 from t5enc.errors import ConfigError
 
 RecipeOptions = Annotated[
@@ -35,6 +36,7 @@ def inspect(
     print_output(path, rows=rows, partial=partial)
 
 
+@takes_model_options()
 def bench(
     model: Annotated[str, typer.Option(help="Hub id, folder, file or builtin:NAME.")] = "builtin:tiny",
     texts: Annotated[
@@ -50,27 +52,29 @@ def bench(
     recipe: Annotated[str | None, typer.Option(help="A family of `t5enc recipes`, or a YAML file.")] = None,
     recipe_option: RecipeOptions = None,
     rounds: Annotated[int, typer.Option(min=1, help="Times the whole corpus is encoded.")] = 3,
+    *,
+    place: dict[str, Any],
 ) -> None:
     """Measure useful tokens a second, and the share of what plain matrix products reach here."""
     from t5enc.checks.bench import run_bench
     from t5enc.commands.option_files import parse_pairs
     from t5enc.options import EncoderOptions
 
-    options = EncoderOptions.from_mapping(
-        {
-            "model": model,
-            "device": device,
-            "dtype": dtype,
-            "attention": attention,
-            "token_budget": token_budget,
-            "max_length": max_length,
-            "recipe": recipe,
-            "recipe_options": parse_pairs("recipe_option", recipe_option or ()),
-        }
+    options = EncoderOptions(
+        model=model,
+        device=device,
+        dtype=dtype,
+        attention=attention,
+        token_budget=token_budget,
+        max_length=max_length,
+        recipe=recipe,
+        recipe_options=parse_pairs("recipe_option", recipe_option or ()),
+        **place,
     )
     run_bench(options, texts, rounds=rounds)
 
 
+@takes_model_options()
 def verify(
     model: Annotated[str | None, typer.Argument(help="Hub id, folder or builtin:NAME.")] = None,
     pipeline: Annotated[
@@ -82,8 +86,6 @@ def verify(
         str | None, typer.Option(help="Text file, one caption a line; built-in samples otherwise.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="Dtypes to measure, between commas.")] = "float32,bfloat16,float16",
-    subfolder: Annotated[str | None, typer.Option(help="Folder of the encoder in a repository.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     attention: Annotated[str, typer.Option(help="auto, flex or sdpa; transformers takes SDPA.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Texts a padded batch.")] = 8,
@@ -98,6 +100,8 @@ def verify(
     peers: Annotated[bool, typer.Option("--peers", help="Measure nai-t5-wrapper, too.")] = False,
     json: Annotated[str | None, typer.Option(help="File for all figures.")] = None,
     plot: Annotated[str | None, typer.Option(help="File for a picture; needs the extra `plot`.")] = None,
+    *,
+    place: dict[str, Any],
 ) -> None:
     """Compare with transformers in float32: quantiles of the absolute difference, by dtype.
 
@@ -106,7 +110,7 @@ def verify(
     """
     if pipeline is not None:
         _verify_pipeline(
-            pipeline, model, texts, recipe_option, revision=revision, device=device, tolerance=tolerance, json=json
+            pipeline, model, texts, recipe_option, place=place, device=device, tolerance=tolerance, json=json
         )
         return
     if model is None:
@@ -123,8 +127,7 @@ def verify(
     captions = _read_captions(texts)
     if plot:
         make_figure()  # say now that matplotlib is missing, not when all is measured
-    fields = {"model": model, "subfolder": subfolder, "revision": revision, "device": device, "max_length": max_length}
-    options = EncoderOptions.from_mapping(fields | {"attention": attention})
+    options = EncoderOptions(model=model, device=device, max_length=max_length, attention=attention, **place)
     dtypes = [name.strip() for name in dtype.split(",")]
     with show_progress() as progress:
         report = run_verify(
@@ -151,7 +154,7 @@ def _verify_pipeline(
     texts: str | None,
     pairs: list[str] | None,
     *,
-    revision: str | None,
+    place: dict[str, Any],
     device: str,
     tolerance: float | None,
     json: str | None,
@@ -164,14 +167,16 @@ def _verify_pipeline(
     from t5enc.checks.pipeline.table import print_comparison
     from t5enc.checks.pipeline.verify import TOLERANCE, verify_pipeline
     from t5enc.commands.option_files import parse_pairs
+    from t5enc.options import ModelSource
 
     if model is not None:
         raise ConfigError(f"model, pipeline: expected one of them, got {model} and {repository}")
+    for name in {"subfolder", "tokenizer"} & set(place):
+        raise ConfigError(f"{name}: expected none with --pipeline, which has its own, got {place[name]}")
     found = verify_pipeline(
-        repository,
+        ModelSource(model=repository, **place),
         _read_captions(texts) if texts else ["", *_read_captions(None)[::10]],
         recipe_options=parse_pairs("recipe_option", pairs or ()),
-        revision=revision,
         device=device,
         tolerance=TOLERANCE if tolerance is None else tolerance,
     )
@@ -182,17 +187,18 @@ def _verify_pipeline(
         raise typer.Exit(1)
 
 
+@takes_model_options()
 def calibrate(
     model: Annotated[str, typer.Argument(help="Hub id, folder, file or builtin:NAME.")],
     texts: Annotated[
         str | None, typer.Option(help="Text file, one caption a line; built-in samples otherwise.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="The dtype whose range is judged.")] = "float16",
-    subfolder: Annotated[str | None, typer.Option(help="Folder of the encoder in a repository.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     max_length: Annotated[int, typer.Option(help="Longest text in tokens.")] = 512,
     json: Annotated[str | None, typer.Option(help="File for all figures.")] = None,
+    *,
+    place: dict[str, Any],
 ) -> None:
     """Show the largest activations of every layer, and the room that float16 leaves them."""
     from rich.console import Console
@@ -202,8 +208,8 @@ def calibrate(
     from t5enc.checks.json_report import write_json
     from t5enc.options import EncoderOptions
 
-    fields = {"model": model, "subfolder": subfolder, "revision": revision, "device": device, "max_length": max_length}
-    found = run_calibrate(EncoderOptions.from_mapping(fields | {"dtype": dtype}), _read_captions(texts))
+    options = EncoderOptions(model=model, dtype=dtype, device=device, max_length=max_length, **place)
+    found = run_calibrate(options, _read_captions(texts))
     print_calibration(found, Console())
     if json:
         write_json(json, describe_calibration(found))

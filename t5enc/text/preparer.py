@@ -135,12 +135,7 @@ NAMES = {"t5": "a T5", "umt5": "a UMT5", "mt5": "an mT5", "byt5": "a ByT5"}
 
 def open_tokenizer(options: EncoderOptions, checkpoint: Checkpoint) -> Tokenizer:
     """The tokenizer that options name, or the checkpoint's own."""
-    return load_tokenizer(
-        options.tokenizer or checkpoint.tokenizer_source,
-        max_length=options.length,
-        token=options.token,
-        local_files_only=options.local_files_only,
-    )
+    return load_tokenizer(options.tokenizer_source or checkpoint.tokenizer_source, max_length=options.length)
 
 
 def open_preparer(options: EncoderOptions, checkpoint: Checkpoint) -> Preparer:

@@ -8,7 +8,6 @@ differently (`</s>` in a text is four plain characters to it, and it keeps mT5's
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from t5enc.checkpoint.checkpoint import TOKENIZER_FILES, TokenizerSource, find_tokenizer
 from t5enc.errors import CheckpointError, ConfigError, InputError
+from t5enc.options import ModelPlace, ModelSource
 from t5enc.text.token_spans import (
     BYTE_CONTROLS,
     BYTE_END,
@@ -94,12 +94,7 @@ def cut_ids(ids: list[int], max_length: int, cut: Cut = "end") -> list[int]:
 
 
 def load_tokenizer(
-    source: TokenizerSource | os.PathLike[str],
-    *,
-    max_length: int,
-    kind: Literal["auto", "sentencepiece"] = "auto",
-    token: str | None = None,
-    local_files_only: bool = False,
+    source: TokenizerSource | ModelPlace, *, max_length: int, kind: Literal["auto", "sentencepiece"] = "auto"
 ) -> Tokenizer:
     """A tokenizer from a folder, a hub id, a sentencepiece model (bytes or .model file), or "byt5" for bytes.
 
@@ -108,11 +103,9 @@ def load_tokenizer(
     """
     if source is None:
         raise CheckpointError("the checkpoint has no tokenizer files: give a folder or a hub id as tokenizer=")
-    if source == "byt5":
+    if (source.model if isinstance(source, ModelSource) else source) == "byt5":
         return _load_bytes(max_length)
-    found: TokenizerSource | os.PathLike[str] = source
-    if not isinstance(source, bytes):
-        found = find_tokenizer(source, token=token, local_files_only=local_files_only)
+    found = source if isinstance(source, bytes) else find_tokenizer(source)
     if isinstance(found, bytes):
         return _load_sentencepiece(found, max_length)
     assert isinstance(found, Path)

@@ -38,7 +38,7 @@ def test_options_become_a_job(handed_over: list[EncodeJob]) -> None:
     code, _ = run("encode", "a", "b", "-o", "out", "--model", "m", "--keep-columns", "id, url", "--actors", "1:4")
     assert code == 0
     (job,) = handed_over
-    assert (list(job.inputs), job.output, job.model) == (["a", "b"], "out", "m")
+    assert (list(job.inputs), job.output, job.encoder.source.model) == (["a", "b"], "out", "m")
     assert job.keep_columns == ["id", "url"]
     assert job.actor_range() == (1, 4)
 
@@ -52,7 +52,7 @@ def test_the_command_line_wins_over_the_job_file(handed_over: list[EncodeJob], t
     (tmp_path / "job.yaml").write_text("inputs: [a]\noutput: out\nmodel: m\nmax-length: 64\nkeep_columns: none\n")
     run("encode", "--config", str(tmp_path / "job.yaml"), "--max-length", "32")
     (job,) = handed_over
-    assert (job.max_length, job.keep_columns, list(job.inputs)) == (32, [], ["a"])
+    assert (job.encoder.max_length, job.keep_columns, list(job.inputs)) == (32, [], ["a"])
 
 
 def test_tokenizers_are_asked_for_in_either_way(handed_over: list[EncodeJob], tmp_path: Path) -> None:

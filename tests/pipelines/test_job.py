@@ -44,7 +44,7 @@ NEEDED: dict[str, Any] = {"inputs": ["in"], "output": "out", "model": "builtin:t
         ("tokenizers", -1, "tokenizers: expected 0, N or MIN:MAX with 1 <= MIN <= MAX, got -1"),
         ("max_length", 0, "max_length: expected at least 1, got 0"),
         ("max_length", "long", "max_length: expected a whole number, got 'long'"),
-        ("attention", "fast", "attention: expected auto, flex or sdpa, got 'fast'"),
+        ("attention", "fast", "attention: expected one of auto, flex, sdpa, got 'fast'"),
         ("gpus_per_actor", 1.5, "gpus_per_actor: expected a share of one, or a whole number of them, got 1.5"),
         ("gpus_per_actor", 0, "gpus_per_actor: expected a share of one, or a whole number of them, got 0"),
         ("cpus_per_actor", 0, "cpus_per_actor: expected at least 1, got 0"),
@@ -91,14 +91,14 @@ def test_without_tokenizers_encoders_do_it_themselves(none: str | int) -> None:
 def test_where_a_job_runs_is_no_part_of_what_it_is() -> None:
     job = EncodeJob(**NEEDED, resources={"slot": 0.5}, label_selector={"zone": "!a"}, accelerator_type="L4")
     assert job.resources == {"slot": 0.5}
-    assert job.encoder_options() == EncodeJob(**NEEDED).encoder_options()
+    assert job.encoder == EncodeJob(**NEEDED).encoder
 
 
 def test_the_encoder_gets_its_part_of_the_options() -> None:
     job = EncodeJob(**NEEDED, dtype="float32", max_length=77, revision="main", deterministic=True)
-    options = job.encoder_options()
-    assert (options.model, options.dtype, options.max_length) == ("builtin:tiny", "float32", 77)
-    assert options.revision == "main"
+    options = job.encoder
+    assert (options.source.model, options.dtype, options.max_length) == ("builtin:tiny", "float32", 77)
+    assert options.source.revision == "main"
     assert options.deterministic
 
 

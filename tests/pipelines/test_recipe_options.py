@@ -40,9 +40,13 @@ def test_options_of_a_recipe_are_given_one_by_one_over_those_of_the_job_file(
     given = ("--recipe-option", "max_sequence_length=128", "--recipe-option", "negative_prompt_2=no")
     run("encode", "a", "-o", "out", "--model", "m", "--config", str(path), *given)
     (job,) = jobs
-    assert job.recipe == "flux"
-    assert job.recipe_options == {"max_sequence_length": 128, "negative_prompt": "pale", "negative_prompt_2": "no"}
-    assert job.max_length is None
+    assert job.encoder.recipe == "flux"
+    assert job.encoder.recipe_options == {
+        "max_sequence_length": 128,
+        "negative_prompt": "pale",
+        "negative_prompt_2": "no",
+    }
+    assert job.encoder.max_length is None
 
 
 @pytest.mark.parametrize("pairs", [[], ["a=1"]])

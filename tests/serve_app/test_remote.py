@@ -33,7 +33,11 @@ def answer_with(encoder: TextEncoder) -> Behaviour:
 
     def answer(handler: Handler, content: dict[str, Any]) -> None:
         if handler.command == "GET":
-            info = {"model_id": encoder.options.model, "model_dtype": "float32", "model_dim": encoder.config.model_dim}
+            info = {
+                "model_id": encoder.options.source.model,
+                "model_dtype": "float32",
+                "model_dim": encoder.config.model_dim,
+            }
             return handler.reply(200, json.dumps(info).encode(), "application/json")
         with lock:
             embeddings = encoder.encode_tokens(content["ids"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pytest
@@ -26,7 +26,7 @@ class CountTokens:
         self.events.append("starting")
 
     def started(self, actor: EncoderActor) -> None:
-        self.events.append(f"started {actor.encoder.options.model}")
+        self.events.append(f"started {actor.encoder.options.source.model}")
 
     def failed(self, error: Exception) -> None:
         self.events.append(f"failed: {error}")
@@ -50,7 +50,7 @@ def test_work_hears_of_the_model_before_and_after_it_is_loaded() -> None:
 def test_work_hears_of_a_model_that_cannot_be_loaded() -> None:
     work = CountTokens()
     with pytest.raises(ConfigError):
-        EncoderActor(replace(OPTIONS, model="builtin:unknown"), work)
+        EncoderActor(EncoderOptions(model="builtin:unknown"), work)
     assert work.events[0] == "starting"
     assert work.events[1].startswith("failed: builtin:unknown")
 

@@ -65,7 +65,7 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     [
         (("inspect", "absent"), "error: absent: expected the output of a t5enc job"),
         (("bench", "--model", "builtin:huge"), "error: builtin:huge: expected one of builtin:tiny"),
-        (("bench", "--attention", "flash"), "error: attention: expected auto, flex or sdpa, got 'flash'"),
+        (("bench", "--attention", "flash"), "error: attention: expected one of auto, flex, sdpa, got 'flash'"),
         (("bench", "--dtype", "int8"), "error: dtype: expected auto or one of"),
         (("bench", "--texts", "absent.txt"), "error: absent.txt: expected a UTF-8 text file"),
     ],

@@ -113,8 +113,8 @@ def make_info(service: ModelService) -> dict[str, Any]:
 
     options, limits = service.options, service.limits
     return {
-        "model_id": options.model,
-        "model_sha": options.revision,
+        "model_id": options.source.model,
+        "model_sha": options.source.revision,
         "model_dtype": options.dtype,
         "served_model_name": service.name,
         "model_type": {"embedding": {"pooling": "mean"}},

@@ -97,7 +97,7 @@ def calibrate(options: EncoderOptions, texts: Sequence[str]) -> Calibration:
     `options.dtype` is the dtype to judge (float16 if none). PrecisionError where even float32 is left.
     """
     dtype = resolve_dtype(options.dtype or "float16", torch.device("cpu"))
-    checkpoint = open_model(options)
+    checkpoint = open_model(options.source)
     resolved = options.resolve(checkpoint.config)
     ids = open_tokenizer(options, checkpoint).encode(texts).ids
     device = torch.device(resolved.device or "cpu")
@@ -105,7 +105,7 @@ def calibrate(options: EncoderOptions, texts: Sequence[str]) -> Calibration:
     assert resolved.token_budget is not None
     layers = [add_headroom(peaks, dtype) for peaks in find_peaks(encoder, ids, resolved.token_budget)]
     return Calibration(
-        model=options.model,
+        model=options.source.model,
         dtype=str(dtype).removeprefix("torch."),
         device=str(device),
         texts=len(ids),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from t5enc.checkpoint.checkpoint import find_encoder_component
 from t5enc.errors import CheckpointError, ConfigError
+from t5enc.options import ModelSource
 from t5enc.recipes.conditioning import PipelineInputs
 from t5enc.recipes.inference import SETTINGS
 
@@ -91,18 +92,19 @@ def check_diffusers() -> Any:
     return diffusers
 
 
-def load_pipeline(repository: str, index: Mapping[str, Any], *, revision: str | None, device: str) -> Any:
+def load_pipeline(source: ModelSource, index: Mapping[str, Any], *, device: str) -> Any:
     """A repository's pipeline in float32 with nothing but what encodes texts."""
     diffusers = check_diffusers()
     components = [name for name, entry in index.items() if isinstance(entry, list) and not name.startswith("_")]
     absent: dict[str, Any] = {name: None for name in components if not name.startswith(PARTS)}
+    asked = {name: getattr(source, name) for name in ("revision", "variant", "token", "local_files_only")}
     try:
         with _silent(diffusers):
-            pipeline: Any = diffusers.DiffusionPipeline.from_pretrained(repository, revision=revision, **absent)
+            pipeline: Any = diffusers.DiffusionPipeline.from_pretrained(source.model, **asked, **absent)
             return pipeline.to(device, torch.float32)
     except (OSError, ValueError, ImportError) as error:
         first_line, _, _ = str(error).strip().partition("\n")
-        raise CheckpointError(f"{repository}: diffusers cannot load its text encoders: {first_line}") from error
+        raise CheckpointError(f"{source.model}: diffusers cannot load its text encoders: {first_line}") from error
 
 
 @contextmanager

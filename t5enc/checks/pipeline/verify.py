@@ -9,7 +9,7 @@ import gc
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import infer_options
 from t5enc.checks.pipeline.runs import PLACES, Pass, PipelineRun, check_diffusers, load_pipeline, record_runs
 from t5enc.errors import ConfigError
-from t5enc.options import EncoderOptions, resolve_device
+from t5enc.options import EncoderOptions, ModelPlace, ModelSource, resolve_device
 from t5enc.recipes.describe import describe_line
 from t5enc.recipes.forms import make_null_texts, make_texts
 from t5enc.recipes.recipe import Recipe
@@ -92,11 +92,10 @@ class Checks:
 
 
 def verify_pipeline(
-    repository: str,
+    place: ModelPlace,
     captions: Sequence[str],
     *,
     recipe_options: Mapping[str, Any] | None = None,
-    revision: str | None = None,
     device: str = "auto",
     tolerance: float = TOLERANCE,
 ) -> Comparison:
@@ -109,14 +108,14 @@ def verify_pipeline(
     if not captions:
         raise ConfigError("texts: expected at least one, got none")
     asked = EncoderOptions(
-        model=repository, recipe_options=recipe_options or {}, revision=revision, device=device, dtype="float32"
+        source=ModelSource.of(place), recipe_options=recipe_options or {}, device=device, dtype="float32"
     )
-    checkpoint = open_model(asked)
+    checkpoint = open_model(asked.source)
     options = infer_options(asked, checkpoint)
     index = _check_known(checkpoint, options)
     checks, recipe = _run_both(options, checkpoint, index, list(captions), tolerance)
     return Comparison(
-        repository=repository,
+        repository=asked.source.model,
         pipeline=str(index["_class_name"]),
         recipe=describe_line(recipe),
         captions=len(captions),
@@ -136,9 +135,9 @@ def _run_both(
     """The pipeline, whose tensors lie in a temporary folder, then the encoder; and the recipe, its length known."""
     recipe, device = options.find_recipe(), str(resolve_device(options.device))
     assert recipe is not None
-    commit = checkpoint.provenance.get("commit") or options.revision
+    commit = checkpoint.provenance.get("commit") or options.source.revision
     with tempfile.TemporaryDirectory(prefix="t5enc-verify-") as scratch:
-        pipeline = load_pipeline(options.model, index, revision=commit, device=device)
+        pipeline = load_pipeline(replace(options.source, revision=commit), index, device=device)
         runs = record_runs(pipeline, recipe.name, captions, options.recipe_options, index)
         paths = [_save(run, Path(scratch, f"{place}.pt")) for place, run in enumerate(runs)]
         del pipeline, runs

@@ -21,7 +21,7 @@ from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.weights import is_fused
 from t5enc.errors import ConfigError
 from t5enc.hf import FAMILIES
-from t5enc.options import EncoderOptions
+from t5enc.options import EncoderOptions, ModelSource
 from t5enc.text.preparer import open_tokenizer
 from t5enc.text.tokenizer import Tokenizer
 
@@ -54,20 +54,21 @@ class Source:
 
 def open_source(options: EncoderOptions, scratch: Path) -> tuple[Source, Tokenizer, EncoderOptions]:
     """The model's place, its tokenizer, and the options with nothing left open; a built-in is written out first."""
-    if Path(options.model).is_file():
-        raise ConfigError(f"{options.model}: expected a folder or a hub id, since transformers reads no single files")
+    model = options.source.model
+    if Path(model).is_file():
+        raise ConfigError(f"{model}: expected a folder or a hub id, since transformers reads no single files")
     named = options
-    if is_builtin(options.model):
-        write_builtin(options.model, scratch / "model")
-        named = replace(options, model=str(scratch / "model"))
-    checkpoint = open_model(named)
+    if is_builtin(model):
+        write_builtin(model, scratch / "model")
+        named = replace(options, source=ModelSource(model=str(scratch / "model")))
+    checkpoint = open_model(named.source)
     if is_fused(checkpoint.tensors):
-        raise ConfigError(f"{options.model}: expected transformers' layout, got that of `t5enc convert`")
+        raise ConfigError(f"{model}: expected transformers' layout, got that of `t5enc convert`")
     resolved = options.resolve(checkpoint.config)
     found = checkpoint.provenance
     keys: dict[str, Any] = {"revision": found["commit"]} if "commit" in found else {}
     keys |= {"subfolder": found["subfolder"]} if "subfolder" in found else {}
-    chosen = {"variant": options.variant, "token": options.token, "local_files_only": options.local_files_only}
+    chosen = {name: getattr(options.source, name) for name in ("variant", "token", "local_files_only")}
     keys |= {name: value for name, value in chosen.items() if value}
     source = Source(
         place=found.get("folder") or found["repository"],

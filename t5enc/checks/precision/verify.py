@@ -99,7 +99,7 @@ def verify(
         reference = Reference(Path(scratch), load_transformers(source, "float32"), batches, source.device)
         results, skipped = measure_all(contenders, reference, tokenizer, progress)
     return Report(
-        model=options.model,
+        model=options.source.model,
         device=source.device,
         attention=source.attention,
         texts=len(texts),

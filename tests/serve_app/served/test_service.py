@@ -16,7 +16,7 @@ from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, InputError, OverloadedError, PrecisionError, TooLongError
 from t5enc.online.calls import Served
-from t5enc.options import EncoderOptions
+from t5enc.options import EncoderOptions, ModelSource
 from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import TextEncoder
 
@@ -60,14 +60,14 @@ def test_it_says_what_it_is(service: ModelService, encoder: TextEncoder) -> None
 def test_a_model_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
-    def note(options: EncoderOptions) -> Checkpoint:
-        opened.append(options)
-        return open_model(options)
+    def note(source: ModelSource) -> Checkpoint:
+        opened.append(source)
+        return open_model(source)
 
     monkeypatch.setattr("serve_app.served.service.open_model", note)
     monkeypatch.setattr("t5enc.text_encoder.open_model", note)
     ModelService("tiny", OPTIONS, LIMITS)
-    assert opened == [OPTIONS]
+    assert opened == [OPTIONS.source]
 
 
 def test_texts_become_the_embeddings_of_the_bare_encoder(service: ModelService, encoder: TextEncoder) -> None:

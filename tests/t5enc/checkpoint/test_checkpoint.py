@@ -16,6 +16,7 @@ from t5enc.checkpoint.builtin import write_builtin
 from t5enc.checkpoint.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
+from t5enc.options import ModelSource
 from tests.families import FAMILIES, make_checkpoint
 
 Weights = dict[str, Tensor]
@@ -141,7 +142,7 @@ def test_a_bin_file_of_something_else_than_tensors_is_refused(model: Any, tmp_pa
 def test_a_variant_as_transformers_saves_it_is_found(shard_size: str, model: Any, tmp_path: Path) -> None:
     folder = tmp_path / "half"
     model.half().save_pretrained(folder, variant="fp16", max_shard_size=shard_size)
-    assert_holds(open_checkpoint(folder, variant="fp16"), state_of(model))
+    assert_holds(open_checkpoint(ModelSource(model=str(folder), variant="fp16")), state_of(model))
     with pytest.raises(CheckpointError, match="no weights in"):
         open_checkpoint(folder)
 
@@ -151,16 +152,16 @@ def test_the_other_spelling_of_a_variants_index_is_found(model: Any, tmp_path: P
     (folder / "model.safetensors").rename(folder / "model-1.fp16.safetensors")
     index = folder / "model.fp16.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": dict.fromkeys(state, "model-1.fp16.safetensors")}))
-    assert_holds(open_checkpoint(folder, variant="fp16"), state)
+    assert_holds(open_checkpoint(ModelSource(model=str(folder), variant="fp16")), state)
 
 
 def test_an_absent_variant_is_refused_even_where_plain_weights_are(model: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.fp16\.safetensors, .*model\.safetensors"):
-        open_checkpoint(tmp_path / "model", variant="fp16")
+        open_checkpoint(ModelSource(model=str(tmp_path / "model"), variant="fp16"))
 
 
 def test_a_subfolder_is_opened(model: Any, tmp_path: Path) -> None:
-    checkpoint = open_checkpoint(tmp_path, subfolder="model")
+    checkpoint = open_checkpoint(ModelSource(model=str(tmp_path), subfolder="model"))
     assert_holds(checkpoint, state_of(model))
     assert checkpoint.provenance["folder"] == str(tmp_path / "model")
 
@@ -187,7 +188,7 @@ def test_a_diffusers_repository_gives_its_t5_and_the_tokenizer_of_that_number(
     subfolder: str | None, tmp_path: Path
 ) -> None:
     model = make_diffusers(tmp_path)
-    checkpoint = open_checkpoint(tmp_path, subfolder=subfolder)
+    checkpoint = open_checkpoint(ModelSource(model=str(tmp_path), subfolder=subfolder))
     assert_holds(checkpoint, state_of(model))
     assert checkpoint.tokenizer_source == tmp_path / "tokenizer_2"
 
@@ -236,7 +237,7 @@ def test_a_missing_shard_is_named(model: Any, tmp_path: Path) -> None:
 
 def test_a_missing_subfolder_is_named(model: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"absent \(no such folder\)"):
-        open_checkpoint(tmp_path / "model", subfolder="absent")
+        open_checkpoint(ModelSource(model=str(tmp_path / "model"), subfolder="absent"))
 
 
 @pytest.mark.parametrize("content", ["{", "[1]"])

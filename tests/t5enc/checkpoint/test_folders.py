@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 from t5enc.checkpoint.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
 from t5enc.checkpoint.folders import HubFolder, open_folder
 from t5enc.errors import CheckpointError
+from t5enc.options import ModelSource
 from tests.families import make_checkpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -37,7 +38,7 @@ def make_cache(source: Path, cache: Path) -> Path:
 
 
 def open_cached(cache: Path, **options: Any) -> Checkpoint:
-    return open_checkpoint(REPO, cache_dir=cache, local_files_only=True, **options)
+    return open_checkpoint(ModelSource(model=REPO, local_files_only=True, **options), cache_dir=cache)
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_only_needed_files_are_fetched_and_all_at_one_commit(source: Path, hub: 
     (source / "flax_model.msgpack").write_bytes(b"something else")
     places = dict.fromkeys(names, "model-1.safetensors") | {"decoder.final_layer_norm.weight": "model-2.safetensors"}
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    checkpoint = open_checkpoint(REPO, revision="main")
+    checkpoint = open_checkpoint(ModelSource(model=REPO, revision="main"))
     assert checkpoint.provenance["files"] == "model-1.safetensors"
     asked = [name for name, _ in hub]
     assert "model-1.safetensors" in asked
@@ -134,7 +135,7 @@ def test_a_subfolder_and_its_tokenizer_are_fetched_at_one_commit(
     (source / "t5").mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         (source / name).rename(source / "t5" / name)
-    assert isinstance(open_checkpoint(REPO, subfolder="t5").tokenizer_source, Path)
+    assert isinstance(open_checkpoint(ModelSource(model=REPO, subfolder="t5")).tokenizer_source, Path)
     asked = [name for name, _ in hub]
     assert {revision for _, revision in hub[asked.index("t5/config.json") + 1 :]} == {COMMIT}
 
@@ -167,7 +168,7 @@ def test_errors_of_the_hub_are_told_in_words(
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", failing(error.__new__(error)))
     with pytest.raises(CheckpointError, match=f"org/name: .*{text}"):
-        open_checkpoint(REPO, revision="v9")
+        open_checkpoint(ModelSource(model=REPO, revision="v9"))
 
 
 def test_an_unreachable_hub_is_told_apart_from_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,9 +184,14 @@ def test_a_local_folder_wins_over_a_hub_id(source: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["t5-small", "google/t5-v1_1-xxl", "org.x/a-b_c.d"])
 def test_hub_ids_are_told_from_paths(name: str) -> None:
-    assert isinstance(open_folder(name), HubFolder)
+    assert isinstance(open_folder(ModelSource.of(name)), HubFolder)
+
+
+def test_a_token_is_not_shown() -> None:
+    source = ModelSource(model="org/name", token="hf_secret")
+    assert "hf_secret" not in f"{source!r} {open_folder(source)!r}"
 
 
 def test_a_path_object_is_never_a_hub_id() -> None:
     with pytest.raises(CheckpointError, match="no such path"):
-        open_folder(Path("google/t5-v1_1-xxl"))
+        open_folder(ModelSource.of(Path("google/t5-v1_1-xxl")))

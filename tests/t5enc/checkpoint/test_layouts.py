@@ -16,6 +16,7 @@ from t5enc.checkpoint.layouts import select_encoder
 from t5enc.checkpoint.tensor_files import LazyTensors
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
+from t5enc.options import ModelSource
 from tests.families import make_checkpoint
 
 Q = "encoder.block.0.layer.0.SelfAttention.q"
@@ -164,4 +165,4 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_options_that_a_single_file_cannot_honour_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").touch()
     with pytest.raises(ConfigError, match="subfolder, variant"):
-        open_checkpoint(tmp_path / "a.safetensors", variant="fp16")
+        open_checkpoint(ModelSource(model=str(tmp_path / "a.safetensors"), variant="fp16"))

@@ -93,7 +93,7 @@ def test_options_travel_to_other_processes() -> None:
     ("fields", "message"),
     [
         ({"max_length": 0}, "max_length: expected at least 1, got 0"),
-        ({"attention": "flash"}, "attention: expected auto, flex or sdpa, got 'flash'"),
+        ({"attention": "flash"}, "attention: expected one of auto, flex, sdpa, got 'flash'"),
         ({"recipe": "fluks"}, "recipe: expected one of wan, "),
         ({"token_budget": 100}, r"token_budget: expected at least 16 and max_length \(512\), got 100"),
         ({"token_budget": 15, "max_length": 4}, "token_budget: expected at least 16 and"),

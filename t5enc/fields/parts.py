@@ -1,0 +1,122 @@
+"""A dataclass that holds another one, and yet is asked for by one flat list of names.
+
+A job holds the options of its encoder, and these hold where the model is; a YAML file, a command line and a caller
+name all of them side by side. A field whose type is a dataclass is such a part.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from inspect import Parameter, Signature
+from numbers import Integral
+from typing import Any, TypeVar
+
+from t5enc.errors import ConfigError
+from t5enc.fields.types import check_fields, find_hints
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def without(*names: str) -> dict[str, tuple[str, ...]]:
+    """Metadata of a field that holds a part: options of the part that nobody may ask for."""
+    return {"without": names}
+
+
+def fill(instance: Any, given: Mapping[str, Any]) -> None:
+    """What the `__init__` of a frozen dataclass with parts does: set fields by flat names, or whole parts by theirs.
+
+    Names beside a whole part take the place of what it says. Raises ConfigError for a name that is unknown or missing,
+    and for a value of another type than declared.
+    """
+    kind: type = type(instance)
+    check_names(kind, given)
+    for entry in fields(kind):
+        hint = find_hints(kind)[entry.name]
+        value = _make_part(entry, hint, given) if is_dataclass(hint) else _find_value(entry, given)
+        object.__setattr__(instance, entry.name, value)
+    check_fields(instance)
+    instance.__post_init__()
+
+
+def check_names(kind: type, given: Mapping[str, Any]) -> None:
+    """ConfigError for the first name that no option has, along with those that exist."""
+    known = list_options(kind)
+    for name in given:
+        if name not in known and name not in find_hints(kind):
+            raise ConfigError(f"{name}: no such option; expected one of {', '.join(known)}")
+
+
+def list_options(kind: type) -> dict[str, tuple[Field[Any], Any]]:
+    """Flat name -> (field, declared type) of every option, those of a part in its place."""
+    return {entry.name: (entry, hint) for entry, hint in _walk(kind)}
+
+
+def list_values(instance: Any) -> dict[str, Any]:
+    """Flat name -> value of every option."""
+    kind: type = type(instance)
+    found: dict[str, Any] = {}
+    for entry in fields(kind):
+        value = getattr(instance, entry.name)
+        inner = list_values(value) if is_dataclass(find_hints(kind)[entry.name]) else {entry.name: value}
+        found |= {name: inner[name] for name in inner if name not in entry.metadata.get("without", ())}
+    return found
+
+
+def find_default(entry: Field[Any]) -> Any:
+    """What a field holds where nothing is said; MISSING where something must be."""
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
+def show_names(kind: Kind) -> Kind:
+    """Class decorator: `help` and notebooks show the flat names, with their types and defaults."""
+    options = list_options(kind).items()
+    defaults = {name: find_default(entry) for name, (entry, _) in options}
+    parameters = [
+        Parameter(
+            name,
+            Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if defaults[name] is MISSING else defaults[name],
+            annotation=entry.type,
+        )
+        for name, (entry, _) in options
+    ]
+    kind.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return kind
+
+
+def _walk(kind: type) -> Iterator[tuple[Field[Any], Any]]:
+    for entry in fields(kind):
+        hint = find_hints(kind)[entry.name]
+        if not is_dataclass(hint):
+            yield entry, hint
+            continue
+        for inner, inner_hint in _walk(hint):  # type: ignore[arg-type]
+            if inner.name not in entry.metadata.get("without", ()):
+                yield inner, inner_hint
+
+
+def _make_part(entry: Field[Any], kind: Any, given: Mapping[str, Any]) -> Any:
+    hidden = entry.metadata.get("without", ())
+    own = {name: given[name] for name in list_options(kind) if name in given and name not in hidden}
+    whole = given.get(entry.name)
+    if whole is None:
+        _check_missing(kind, own)
+        return kind(**own)
+    return kind(**(list_values(whole) | own)) if own and isinstance(whole, kind) else whole
+
+
+def _check_missing(kind: type, given: Mapping[str, Any]) -> None:
+    for name, (entry, _) in list_options(kind).items():
+        if name not in given and find_default(entry) is MISSING:
+            raise ConfigError(f"{name}: expected a value, got none")
+
+
+def _find_value(entry: Field[Any], given: Mapping[str, Any]) -> Any:
+    value = given[entry.name] if entry.name in given else find_default(entry)
+    if value is MISSING:
+        raise ConfigError(f"{entry.name}: expected a value, got none")
+    if isinstance(value, Integral) and not isinstance(value, int):  # NumPy's
+        return int(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
