@@ -107,14 +107,20 @@ def _explain_head(address: str | None) -> str:
 def explain_loss(code: int, command: list[str], *, is_overwriting: bool = False) -> str:
     """What happened as far as an exit code tells, and the command that goes on, also where it began anew.
 
-    Keys in its URIs are left out: what is told here is kept in logs.
+    A token and keys in its URIs are left out: what is told here is kept in logs.
     """
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     program = os.path.basename(command[0])
     start = [os.path.basename(sys.executable), "-m", "t5enc"] if program == "__main__.py" else [program]
-    options = [hide_credentials(part) for part in command[1:] if part != "--overwrite"]
+    options = [hide_credentials(part) for part in _leave_out_token(command[1:]) if part != "--overwrite"]
     again = shlex.join([*start, *options, *(["--resume"] if is_overwriting else [])])
     return f"the driver {how} without a word; what it committed is kept. To go on, run:\n  {again}"
+
+
+def _leave_out_token(options: list[str]) -> list[str]:
+    """Options but for `--token VALUE` and `--token=VALUE`."""
+    pairs = zip(["", *options], options, strict=False)
+    return [part for before, part in pairs if before != "--token" and not re.match(r"--token(=|$)", part)]
 
 
 def _main(status: int, terminal: int) -> None:

@@ -176,3 +176,9 @@ def test_the_explanation_names_the_signal_or_the_code() -> None:
 def test_keys_of_the_command_are_not_told() -> None:
     said = explain_loss(-9, ["t5enc", "encode", "s3://key:secret@in/a", "--output=s3://key:secret@out"])
     assert said.endswith("t5enc encode s3://in/a --output=s3://out")
+
+
+@pytest.mark.parametrize("token", [["--token", "hf_secret"], ["--token=hf_secret"]])
+def test_the_token_of_the_command_is_not_told(token: list[str]) -> None:
+    said = explain_loss(-9, ["t5enc", "encode", "in", *token, "-o", "out"])
+    assert said.endswith("t5enc encode in -o out")
