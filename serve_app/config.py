@@ -40,7 +40,7 @@ class ServeConfig:
     configuration is made: replicas elsewhere need not have it.
     """
 
-    encoder: EncoderOptions = field(metadata=without("device_share"))
+    encoder: EncoderOptions = field(metadata=without("device_share", where="model: "))
     name: str | None = None
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     host: str = "127.0.0.1"

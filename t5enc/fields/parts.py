@@ -19,9 +19,9 @@ from t5enc.fields.types import check_fields, find_hints
 Kind = TypeVar("Kind", bound=type)
 
 
-def without(*names: str) -> dict[str, tuple[str, ...]]:
-    """Metadata of a field that holds a part: options of the part that nobody may ask for."""
-    return {"without": names}
+def without(*names: str, where: str = "") -> dict[str, Any]:
+    """Metadata of a field that holds a part: options of it that nobody may ask for, and what its errors begin with."""
+    return {"without": names, "where": where}
 
 
 def fill(instance: Any, given: Mapping[str, Any]) -> None:
@@ -34,7 +34,7 @@ def fill(instance: Any, given: Mapping[str, Any]) -> None:
     check_names(kind, given)
     for entry in fields(kind):
         hint = find_hints(kind)[entry.name]
-        value = _make_part(entry, hint, given) if is_dataclass(hint) else _find_value(entry, given)
+        value = _open_part(entry, hint, given) if is_dataclass(hint) else _find_value(entry, given)
         object.__setattr__(instance, entry.name, value)
     check_fields(instance)
     instance.__post_init__()
@@ -95,6 +95,13 @@ def _walk(kind: type) -> Iterator[tuple[Field[Any], Any]]:
         for inner, inner_hint in _walk(hint):  # type: ignore[arg-type]
             if inner.name not in entry.metadata.get("without", ()):
                 yield inner, inner_hint
+
+
+def _open_part(entry: Field[Any], kind: Any, given: Mapping[str, Any]) -> Any:
+    try:
+        return _make_part(entry, kind, given)
+    except ConfigError as error:
+        raise ConfigError(f"{entry.metadata.get('where', '')}{error}") from error
 
 
 def _make_part(entry: Field[Any], kind: Any, given: Mapping[str, Any]) -> Any:

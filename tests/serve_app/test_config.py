@@ -36,7 +36,7 @@ def make(**options: Any) -> ServeConfig:
         ({"target_tokens": 600, "queue_tokens": 600}, r"target_tokens: .* fewer than queue_tokens \(600\).* got 600"),
         ({"queue_texts": 3}, "queue_texts: expected at least max_texts"),
         ({"num_gpus": -0.5}, "num_cpus, num_gpus: expected 0 or more"),
-        ({"token_budget": 100}, "token_budget: expected at least 16 and max_length"),
+        ({"token_budget": 100}, "model: token_budget: expected at least 16 and max_length"),
         ({"models": {"tiny": {"model": "builtin:tiny", "size": 3}}}, "models.tiny: size: no such option"),
         ({"models": {"builtin:tiny": {"model": "builtin:tiny"}}}, "models.builtin:tiny: expected another name"),
         ({"models": {"other": {}}}, "models.other: .*model"),

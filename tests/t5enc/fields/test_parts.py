@@ -38,7 +38,7 @@ class Engine:
 class Ship:
     """A whole."""
 
-    engine: Engine = field(metadata=without("notes"))
+    engine: Engine = field(metadata=without("notes", where="engine: "))
     name: str | None = None
 
     def __init__(self, **options: Any) -> None:
@@ -68,9 +68,9 @@ def test_names_beside_a_whole_part_take_the_place_of_what_it_says() -> None:
     [
         ({"power": 3, "wings": 2}, "wings: no such option; expected one of power, fuel, name"),
         ({"power": 3, "notes": {}}, "notes: no such option; expected one of power, fuel, name"),
-        ({"name": "Fram"}, "power: expected a value, got none"),
-        ({"power": "3"}, "power: expected a whole number, got '3'"),
-        ({"power": 0}, "power: expected at least 1, got 0"),
+        ({"name": "Fram"}, "engine: power: expected a value, got none"),
+        ({"power": "3"}, "engine: power: expected a whole number, got '3'"),
+        ({"power": 0}, "engine: power: expected at least 1, got 0"),
         ({"power": 3, "name": 5}, "name: expected a string, got 5"),
         ({"engine": 5}, "engine: expected a Engine, got 5"),
     ],
