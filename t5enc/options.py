@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.fields.parts import fill, show_names
 from t5enc.fields.types import check_fields
+from t5enc.model.attention.flex_support import find_flex_obstacle, find_missing_compiler, suits_flex
 from t5enc.model.memory import choose_budget, find_free_bytes
 from t5enc.model.precision import resolve_dtype
 from t5enc.recipes.opening import open_recipe
@@ -28,8 +28,6 @@ NO_RECIPE = "none"
 # Tokens a stream. On two cores 2048 is fastest: larger streams leave the cache between two products.
 DEFAULT_BUDGETS = {"cuda": 16384}
 DEFAULT_BUDGET = 2048
-# CUDA's Flex kernel takes no smaller heads.
-SMALLEST_FLEX_HEAD = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +163,11 @@ class EncoderOptions:
         if self.deterministic and self.attention == "flex":
             raise ConfigError("deterministic: expected attention auto or sdpa, got flex")
         if self.attention == "auto":
-            return "sdpa" if self.deterministic or not _suits_flex(device, config) else "flex"
-        if self.attention == "flex":
-            _check_flex(device, config)
+            return "sdpa" if self.deterministic or not suits_flex(config, device) else "flex"
+        if self.attention == "flex" and (
+            obstacle := find_flex_obstacle(config, device) or find_missing_compiler(device)
+        ):
+            raise ConfigError(f"attention: {obstacle}")
         return self.attention
 
 
@@ -190,26 +190,3 @@ def resolve_device(device: str | None) -> torch.device:
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: expected a CUDA device that PyTorch can use, got {device!r} and none is there")
     return resolved
-
-
-def _suits_flex(device: torch.device, config: EncoderConfig) -> bool:
-    """Flex wins on CUDA with Triton; on CPUs SDPA is faster and needs no compiler."""
-    has_triton = importlib.util.find_spec("triton") is not None
-    return device.type == "cuda" and has_triton and config.head_dim >= SMALLEST_FLEX_HEAD
-
-
-def _check_flex(device: torch.device, config: EncoderConfig) -> None:
-    if device.type != "cpu":
-        if config.head_dim < SMALLEST_FLEX_HEAD:
-            raise ConfigError(
-                f"attention: flex on {device.type} needs heads of at least {SMALLEST_FLEX_HEAD}, "
-                f"and the model's have d_kv {config.head_dim}"
-            )
-        return
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise ConfigError("attention: flex needs a C++ compiler (g++ or clang++), and none was found") from error

@@ -6,7 +6,6 @@ B batch, S sequence, M model dim, H heads, T = B * S rounded up to a rung.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -18,14 +17,17 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError, InputError
+from t5enc.hf.attention_mask import read_mask
+from t5enc.hf.hidden_states import select_states
 from t5enc.hf.unpadding import Rows, find_rows
-from t5enc.model.attention import AttentionPlan, PositionBias, plan_flex_batch, plan_padded, position_bias
-from t5enc.model.bias import RelativeBias
+from t5enc.model.attention.flex_support import find_flex_obstacle
+from t5enc.model.attention.plan import AttentionPlan, plan_flex_batch, plan_padded
 from t5enc.model.compile import CompiledBlock
-from t5enc.model.layers import Block, RMSNorm, RunBlock
+from t5enc.model.encoder import make_modules
+from t5enc.model.layer_loop import ActivationCheckpoint, layer_biases, run_blocks
+from t5enc.model.layers import ComputeBlock
 from t5enc.model.packing import round_rung
 from t5enc.model.precision import residual_dtype
-from t5enc.options import SMALLEST_FLEX_HEAD
 
 ATTENTIONS = ("sdpa", "flex_attention", "eager")
 PadOutputs = Literal["same", "zero", "skip"]
@@ -48,16 +50,11 @@ class FusedStack(nn.Module):
         self.shape = EncoderConfig.from_hf(config.to_dict())
         self.pad_outputs = pad_outputs
         self.max_seq_len = max_seq_len
-        self.embed_tokens = nn.Embedding(
-            self.shape.vocab_size,
-            self.shape.model_dim,
-            _weight=torch.empty(self.shape.vocab_size, self.shape.model_dim),
-        )
-        self.relative_bias = RelativeBias(self.shape)
-        self.block = nn.ModuleList(Block(self.shape, config.dropout_rate) for _ in range(self.shape.num_layers))
-        self.final_layer_norm = RMSNorm(self.shape.model_dim, self.shape.norm_eps)
+        # An Encoder's modules, three of them under transformers' names, which its state dict and its users know.
+        modules = make_modules(self.shape, config.dropout_rate)
+        self.embed_tokens, self.relative_bias, self.block, self.final_layer_norm = modules
         self.gradient_checkpointing = False
-        self._gradient_checkpointing_func: Callable[..., Tensor] | None = None
+        self._gradient_checkpointing_func: ActivationCheckpoint | None = None
         self.compiled_flex = CompiledBlock()
         self.compiled_padded: CompiledBlock | None = None
 
@@ -112,12 +109,13 @@ class FusedStack(nn.Module):
             raise InputError(f"expected at most max_seq_len = {self.max_seq_len} tokens, got {embeds.shape[1]}")
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        run = Run(self, embeds, attention_mask, keeps_states=bool(wanted), weights=[] if attentions else None)
-        hidden = run.encode()
+        weights: list[Tensor] | None = [] if attentions else None
+        forward_pass = ForwardPass(self, embeds, attention_mask, keeps_states=bool(wanted), weights=weights)
+        hidden = forward_pass.encode()
         output = BaseModelOutput(
             last_hidden_state=hidden,
-            hidden_states=_select_states(run.states, hidden, wanted) if wanted else None,
-            attentions=tuple(run.weights) if run.weights is not None else None,
+            hidden_states=select_states(forward_pass.states, hidden, wanted) if wanted else None,
+            attentions=tuple(weights) if weights is not None else None,
         )
         return output.to_tuple() if return_dict is False else output
 
@@ -125,28 +123,10 @@ class FusedStack(nn.Module):
         """Dropout as transformers has it around the blocks."""
         return F.dropout(hidden, self.config.dropout_rate, self.training)
 
-    def run_blocks(self, hidden: Tensor, plan: AttentionPlan, run: RunBlock | None) -> Iterator[Tensor]:
-        """The residual after each block."""
-        tables = self.relative_bias()
-        dtype = self.attention_dtype(hidden.device)
-        bias = position_bias(tables[0], plan, dtype)
-        for layer, block in enumerate(self.block):
-            if layer and self.shape.bias_per_layer:
-                bias = position_bias(tables[layer], plan, dtype)
-            hidden = self._run_block(block, hidden, bias, plan, run)
-            yield hidden
-
-    def _run_block(
-        self, block: nn.Module, hidden: Tensor, bias: PositionBias, plan: AttentionPlan, run: RunBlock | None
-    ) -> Tensor:
-        if not (self.gradient_checkpointing and self.training):
-            return block(hidden, bias, plan, self.dtype, run)  # type: ignore[no-any-return]
-
-        def again(hidden: Tensor, *parts: Tensor | None) -> Tensor:
-            return block(hidden, PositionBias(*parts), plan, self.dtype, run)  # type: ignore[arg-type, no-any-return]
-
-        assert self._gradient_checkpointing_func is not None
-        return self._gradient_checkpointing_func(again, hidden, *bias)
+    @property
+    def activation_checkpoint(self) -> ActivationCheckpoint | None:
+        """What computes blocks so that their activations are not kept, in training where that is enabled."""
+        return self._gradient_checkpointing_func if self.gradient_checkpointing and self.training else None
 
     def needs_grad(self, embeds: Tensor) -> bool:
         """Whether somebody may call backward."""
@@ -154,7 +134,7 @@ class FusedStack(nn.Module):
             embeds.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         )
 
-    def find_run(self, compiled: CompiledBlock | None) -> RunBlock | None:
+    def allow_compiled(self, compiled: CompiledBlock | None) -> ComputeBlock | None:
         """The compiled block, or None, said once, where hooks inside blocks would be compiled away."""
         if compiled is None or not has_inner_hooks(self.block):
             return compiled
@@ -175,7 +155,7 @@ def has_inner_hooks(blocks: nn.ModuleList) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in inner)
 
 
-class Run:
+class ForwardPass:
     """One call of the stack: which path it takes, and what it collects on the way."""
 
     def __init__(
@@ -225,31 +205,30 @@ class Run:
 
     def _may_use_flex(self) -> bool:
         stack = self.stack
-        is_asked = self._attention == "flex_attention" and self.weights is None
-        is_able = stack.dtype != torch.float64 and (
-            self.embeds.device.type == "cpu" or stack.shape.head_dim >= SMALLEST_FLEX_HEAD
-        )
-        return is_asked and is_able and not stack.training and not stack.needs_grad(self.embeds)
+        if self._attention != "flex_attention" or self.weights is not None or stack.training:
+            return False
+        needs_grad = stack.needs_grad(self.embeds)
+        return not find_flex_obstacle(stack.shape, self.embeds.device, dtype=stack.dtype, needs_grad=needs_grad)
 
     def _encode_padded(self) -> Tensor:
         stack = self.stack
         is_eager = self.weights is not None or self._attention == "eager"
         batch, length = self.embeds.shape[:2]
         dtype = stack.attention_dtype(self.embeds.device)
-        plan = plan_padded(batch, length, self.mask, dtype, is_eager=is_eager, weights=self.weights)
-        run = None if is_eager else stack.find_run(stack.compiled_padded)
-        return self._finish(self._run(self._start(self.embeds), plan, run))
+        plan = plan_padded(batch, length, self.mask, dtype, is_eager=is_eager)
+        compiled = None if is_eager else stack.allow_compiled(stack.compiled_padded)
+        return self._finish(self._run(self._start(self.embeds), plan, compiled))
 
     def _encode_flex(self) -> Tensor | None:
         """None where Flex cannot run this mask, or something overflowed, which in a stream spoils all rows."""
         stack, (batch, length) = self.stack, self.embeds.shape[:2]
-        run = stack.find_run(stack.compiled_flex)
+        compiled = stack.allow_compiled(stack.compiled_flex)
         total = round_rung(batch * length)
-        plan = None if run is None else plan_flex_batch(self.mask, batch, length, total, self.embeds.device)
+        plan = None if compiled is None else plan_flex_batch(self.mask, batch, length, total, self.embeds.device)
         if plan is None:
             return None
         flat = F.pad(rearrange(self.embeds, "b s m -> (b s) m"), (0, 0, 0, total - batch * length))
-        hidden = self._run(self._start(flat), plan, run)
+        hidden = self._run(self._start(flat), plan, compiled)
         if not hidden.isfinite().all():
             self.states.clear()
             return None
@@ -264,72 +243,39 @@ class Run:
         stack = self.stack
         if not rows.lengths.any():
             return rows.scatter(self.embeds.new_zeros(0, stack.shape.model_dim, dtype=stack.dtype), skips=self._skips)
-        run, plan = None, rows.plan_groups()
+        compiled, plan = None, rows.plan_groups()
         if self._may_use_flex():
-            run = stack.find_run(stack.compiled_flex)
-            plan = rows.plan_flex(self.embeds.device) if run is not None else plan
+            compiled = stack.allow_compiled(stack.compiled_flex)
+            plan = rows.plan_flex(self.embeds.device) if compiled is not None else plan
         flat = rows.gather(self.embeds)
-        hidden = self._run(self._start(F.pad(flat, (0, 0, 0, plan.total - len(flat)))), plan, run)
-        if run is not None and not hidden.isfinite().all():
+        hidden = self._run(self._start(F.pad(flat, (0, 0, 0, plan.total - len(flat)))), plan, compiled)
+        if compiled is not None and not hidden.isfinite().all():
             hidden = self._run(self._start(flat), rows.plan_groups(), None)
         return rows.scatter(self._finish(hidden), skips=self._skips)
 
     def _start(self, embeds: Tensor) -> Tensor:
         return self.stack.drop_out(embeds).to(residual_dtype(self.stack.dtype))
 
-    def _run(self, hidden: Tensor, plan: AttentionPlan, run: RunBlock | None) -> Tensor:
+    def _run(self, hidden: Tensor, plan: AttentionPlan, compiled: ComputeBlock | None) -> Tensor:
+        stack = self.stack
+        biases = layer_biases(stack.relative_bias(), stack.shape, plan, stack.attention_dtype(hidden.device))
+        keep = None if self.weights is None else self.weights.append
+        residuals = run_blocks(
+            stack.block,
+            hidden,
+            biases,
+            plan,
+            stack.dtype,
+            compiled=compiled,
+            activation_checkpoint=stack.activation_checkpoint,
+            keep_weights=keep,
+        )
         if self.keeps_states:
-            self.states = [hidden]
-        for residual in self.stack.run_blocks(hidden, plan, run):
+            self.states = [hidden, *residuals]
+            return self.states[-1]
+        for residual in residuals:
             hidden = residual
-            if self.keeps_states:
-                self.states.append(hidden)
         return hidden
 
     def _finish(self, hidden: Tensor) -> Tensor:
         return self.stack.drop_out(self.stack.final_layer_norm(hidden, self.stack.dtype))
-
-
-def read_mask(mask: Tensor | None, embeds: Tensor, heads: int) -> Tensor | None:
-    """A mask as booleans, or numbers to add, that broadcast to (B, H, S, S); None where everything is seen.
-
-    As in transformers: 2-D is padding, 4-D is taken as it is (booleans, else numbers to add). 3-D says, query by key,
-    who sees whom.
-    """
-    if mask is None:
-        return None
-    if not isinstance(mask, Tensor):
-        raise InputError(f"attention_mask: expected a tensor, got {type(mask).__name__}")
-    batch, length = embeds.shape[:2]
-    expected = {2: (batch, length), 3: (batch, length, length)}.get(mask.dim())
-    allowed = ((1, batch), (1, heads), (1, length), (length,))
-    is_square = mask.dim() == 4 and all(size in sizes for size, sizes in zip(mask.shape, allowed, strict=True))
-    if not is_square and tuple(mask.shape) != expected:
-        wanted = expected or f"2, 3 or 4 dimensions for {batch} rows of {length} tokens and {heads} heads"
-        raise InputError(f"attention_mask: expected {wanted}, got {tuple(mask.shape)}")
-    mask = mask.to(embeds.device)
-    if mask.dim() == 4:
-        return mask
-    mask = mask.bool()
-    is_traced = (
-        torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
-    )  # this mask stands for others
-    if not mask.is_cuda and not is_traced and mask.all():
-        return None
-    return rearrange(mask, "b k -> b 1 1 k") if mask.dim() == 2 else rearrange(mask, "b q k -> b 1 q k")
-
-
-def _select_states(states: list[Tensor], last: Tensor, wanted: bool | int | list[int]) -> tuple[Tensor | None, ...]:
-    """Embeddings and the residual after each block but the last, whose place the final states take."""
-    limits = torch.finfo(last.dtype)
-    found: list[Tensor | None] = [*(_clamp(state, limits).to(last.dtype) for state in states[:-1]), last]
-    if wanted is True:
-        return tuple(found)
-    asked = [wanted] if isinstance(wanted, int) else wanted
-    places = {place % len(found) for place in asked if -len(found) <= place < len(found)}
-    return tuple(state if place in places else None for place, state in enumerate(found))
-
-
-def _clamp(state: Tensor, limits: torch.finfo) -> Tensor:
-    """Within the range of the dtype it will have: the residual may leave float16's, as transformers' may not."""
-    return state.clamp(limits.min, limits.max) if limits.bits < 32 else state

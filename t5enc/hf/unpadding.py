@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t5enc.errors import InputError
-from t5enc.model.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
+from t5enc.model.attention.flex_support import flex_block_size
+from t5enc.model.attention.plan import AttentionPlan, plan_flex, plan_sdpa
 from t5enc.model.packing import round_rung
 
 

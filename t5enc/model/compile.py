@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from t5enc.model.attention import AttentionPlan, PositionBias
-from t5enc.model.layers import Block, RunBlock, compute_block
+from t5enc.model.attention.plan import AttentionPlan
+from t5enc.model.attention.position_bias import PositionBias
+from t5enc.model.layers import Block, ComputeBlock, compute_block
 
 
 class CompiledBlock:
@@ -30,7 +31,7 @@ class CompiledBlock:
         self.dynamic = dynamic
         self.mode = mode
         self.options = dict(options or {})
-        self._run: RunBlock | None = None
+        self._compiled: ComputeBlock | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remake, (self.dynamic, self.mode, self.options)
@@ -38,11 +39,11 @@ class CompiledBlock:
     def __call__(
         self, block: Block, residual: Tensor, bias: PositionBias, plan: AttentionPlan, dtype: torch.dtype
     ) -> Tensor:
-        if self._run is None:
-            self._run = self._compile()
-        return self._run(block, residual, bias, plan, dtype)
+        if self._compiled is None:
+            self._compiled = self._compile()
+        return self._compiled(block, residual, bias, plan, dtype)
 
-    def _compile(self) -> RunBlock:
+    def _compile(self) -> ComputeBlock:
         options: dict[str, Any] = {"recompile_limit": self.LIMIT, "isolate_recompiles": True}
         known = inspect.signature(torch.compile).parameters
         if "recompile_limit" not in known:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from t5enc.config import EncoderConfig
-from t5enc.model.attention import AttentionPlan, position_bias
-from t5enc.model.bias import RelativeBias
+from t5enc.model.attention.bias import RelativeBias
+from t5enc.model.attention.plan import AttentionPlan
 from t5enc.model.compile import CompiledBlock
+from t5enc.model.layer_loop import layer_biases, run_blocks
 from t5enc.model.layers import Block, RMSNorm
 from t5enc.model.linear import Linear
 from t5enc.model.precision import poison
@@ -20,17 +21,15 @@ from t5enc.model.precision import poison
 class Encoder(nn.Module):
     """A T5-family encoder over streams of documents.
 
-    Build it on the meta device and fill it with `weights.load_weights`; `dtype` is what its products compute in.
+    `t5enc.checkpoint.weights.load_encoder` builds it on the meta device and fills it; `dtype` is what its products
+    compute in.
     """
 
     def __init__(self, config: EncoderConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config = config
         self.dtype = dtype
-        self.embedding = nn.Embedding(config.vocab_size, config.model_dim, _weight=_empty(config))
-        self.relative_bias = RelativeBias(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.final_norm = RMSNorm(config.model_dim, config.norm_eps)
+        self.embedding, self.relative_bias, self.blocks, self.final_norm = make_modules(config)
         self.compiled = CompiledBlock()
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -42,12 +41,10 @@ class Encoder(nn.Module):
 
         A plan with a block mask runs the compiled block, one with groups the plain one.
         """
-        run = None if plan.block_mask is None else self.compiled
-        tables = self.relative_bias()
-        shared = None if self.config.bias_per_layer else position_bias(tables[0], plan, self.dtype)
-        for layer, block in enumerate(self.blocks):
-            bias = position_bias(tables[layer], plan, self.dtype) if shared is None else shared
-            hidden = block(hidden, bias, plan, self.dtype, run)
+        compiled = None if plan.block_mask is None else self.compiled
+        biases = layer_biases(self.relative_bias(), self.config, plan, self.dtype)
+        for residual in run_blocks(self.blocks, hidden, biases, plan, self.dtype, compiled=compiled):
+            hidden = residual
         # A norm whose sum of squares overflows gives zeros.
         overflow = poison(hidden.square().sum(-1, keepdim=True))
         return self.final_norm(hidden, torch.float32) + overflow  # type: ignore[no-any-return]
@@ -59,6 +56,12 @@ class Encoder(nn.Module):
                 module.pack()
 
 
-def _empty(config: EncoderConfig) -> Tensor:
-    """nn.Embedding would fill its own weight at random first: seconds for 250,000 tokens."""
-    return torch.empty(config.vocab_size, config.model_dim)
+def make_modules(
+    config: EncoderConfig, dropout: float = 0.0
+) -> tuple[nn.Embedding, RelativeBias, nn.ModuleList, RMSNorm]:
+    """What an encoder consists of, weights not yet filled: embedding, bias tables, blocks and final norm."""
+    # Given a weight, nn.Embedding does not fill its own at random first: seconds for 250,000 tokens.
+    weight = torch.empty(config.vocab_size, config.model_dim)
+    embedding = nn.Embedding(config.vocab_size, config.model_dim, _weight=weight)
+    blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
+    return embedding, RelativeBias(config), blocks, RMSNorm(config.model_dim, config.norm_eps)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from t5enc.model.bias import RelativeBias
+from t5enc.model.attention.bias import RelativeBias
 from t5enc.model.layers import RMSNorm
 from t5enc.model.linear import Linear
 

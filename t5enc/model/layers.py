@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import InputError
-from t5enc.model.attention import Attention, AttentionPlan, PositionBias
+from t5enc.model.attention.plan import AttentionPlan
+from t5enc.model.attention.position_bias import PositionBias
+from t5enc.model.attention.self_attention import KeepWeights, SelfAttention
 from t5enc.model.linear import Linear, activate_product, add_product
 from t5enc.model.precision import residual_dtype
 
-RunBlock = Callable[["Block", Tensor, PositionBias, AttentionPlan, torch.dtype], Tensor]
+ComputeBlock = Callable[["Block", Tensor, PositionBias, AttentionPlan, torch.dtype], Tensor]
 
 
 class RMSNorm(nn.Module):
@@ -65,7 +67,7 @@ class Block(nn.Module):
     def __init__(self, config: EncoderConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.model_dim, config.norm_eps)
-        self.attention = Attention(config, dropout)
+        self.attention = SelfAttention(config, dropout)
         self.feed_forward_norm = RMSNorm(config.model_dim, config.norm_eps)
         self.feed_forward = FeedForward(config, dropout)
 
@@ -75,23 +77,32 @@ class Block(nn.Module):
         bias: PositionBias,
         plan: AttentionPlan,
         dtype: torch.dtype,
-        run: RunBlock | None = None,
+        compiled: ComputeBlock | None = None,
+        keep_weights: KeepWeights | None = None,
     ) -> Tensor:
-        """(T, M) -> (T, M); `dtype` is what the products compute in, `run` a compiled `compute_block`.
+        """(T, M) -> (T, M); `dtype` is what the products compute in, `compiled` a compiled `compute_block`.
 
-        What is compiled is called in here, so that hooks on blocks stay outside the graph.
+        What is compiled is called in here, so that hooks on blocks stay outside the graph. `keep_weights` is given
+        the attention weights of an eager plan, which is not compiled.
         """
         if residual.dtype != residual_dtype(dtype):
             raise InputError(
                 f"residual: expected {residual_dtype(dtype)} beside {dtype} products, got {residual.dtype}; FSDP's "
                 f"MixedPrecisionPolicy has to have cast_forward_inputs=False"
             )
-        return (run or compute_block)(self, residual, bias, plan, dtype)
+        if compiled is not None:
+            return compiled(self, residual, bias, plan, dtype)
+        return compute_block(self, residual, bias, plan, dtype, keep_weights)
 
 
 def compute_block(
-    block: Block, residual: Tensor, bias: PositionBias, plan: AttentionPlan, dtype: torch.dtype
+    block: Block,
+    residual: Tensor,
+    bias: PositionBias,
+    plan: AttentionPlan,
+    dtype: torch.dtype,
+    keep_weights: KeepWeights | None = None,
 ) -> Tensor:
     """A block's arithmetic, with all that differs between layers passed in: what is compiled."""
-    residual = block.attention(block.attention_norm(residual, dtype), residual, bias, plan)
+    residual = block.attention(block.attention_norm(residual, dtype), residual, bias, plan, keep_weights)
     return block.feed_forward(block.feed_forward_norm(residual, dtype), residual)  # type: ignore[no-any-return]

@@ -78,9 +78,9 @@ def choose_budget(
     weights = count_weight_bytes(config, dtype)
     fixed = count_fixed_bytes(config, dtype, attention, length)
     token = count_token_bytes(config, dtype, attention)
-    room = int(free * USABLE) - weights - fixed
+    left = int(free * USABLE) - weights - fixed
     for budget in list_budgets(most, length):
-        if budget * token <= room:
+        if budget * token <= left:
             return budget
     smallest = max(SMALLEST_RUNG, length)
     raise ConfigError(

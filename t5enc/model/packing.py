@@ -30,38 +30,38 @@ def pack_sorted(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def pack_full(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Streams as full as first-fit decreasing makes them, for kernels of static shape.
 
-    First fit in O(N log N): a tree over the streams finds the first one with room.
+    First fit in O(N log N): a tree over the streams finds the first that has a text's tokens free.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    rooms = RoomTree(max(len(order), 1), budget)
+    free = FreeTokenTree(max(len(order), 1), budget)
     streams: list[list[int]] = []
     for index in order:
-        place = rooms.take(lengths[index])
+        place = free.take(lengths[index])
         if place == len(streams):
             streams.append([])
         streams[place].append(index)
     return streams
 
 
-class RoomTree:
-    """Finds the first stream with room for a text: a binary tree of maxima over free tokens."""
+class FreeTokenTree:
+    """Finds the first stream with enough tokens free for a text: a binary tree of maxima over free tokens."""
 
     def __init__(self, count: int, budget: int) -> None:
         self.leaves = 1 << (count - 1).bit_length()
         self.budget = budget
-        self.room = [budget] * (2 * self.leaves)
+        self.free = [budget] * (2 * self.leaves)
 
     def take(self, length: int) -> int:
         """Take `length` tokens of the first stream that has them, an untouched one if need be."""
         wanted = min(length, self.budget)
         node = 1
         while node < self.leaves:
-            node = 2 * node if self.room[2 * node] >= wanted else 2 * node + 1
+            node = 2 * node if self.free[2 * node] >= wanted else 2 * node + 1
         place = node - self.leaves
-        self.room[node] -= wanted
+        self.free[node] -= wanted
         while node > 1:
             node //= 2
-            self.room[node] = max(self.room[2 * node], self.room[2 * node + 1])
+            self.free[node] = max(self.free[2 * node], self.free[2 * node + 1])
         return place
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t5enc.model.attention import AttentionPlan, flex_block_size, plan_flex, plan_sdpa
+from t5enc.model.attention.flex_support import flex_block_size
+from t5enc.model.attention.plan import AttentionPlan, plan_flex, plan_sdpa
 from t5enc.model.encoder import Encoder
 from t5enc.model.packing import make_rungs, pack_full, pack_sorted, pick_rung, round_rows
 from t5enc.model.repeatability import find_floor

@@ -20,7 +20,7 @@ from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.weights import load_encoder
 from t5enc.checks.json_report import read_versions
 from t5enc.errors import PrecisionError
-from t5enc.model.attention import plan_sdpa
+from t5enc.model.attention.plan import plan_sdpa
 from t5enc.model.encoder import Encoder
 from t5enc.model.layers import Block
 from t5enc.model.packing import pack_sorted

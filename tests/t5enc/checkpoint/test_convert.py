@@ -25,7 +25,7 @@ from t5enc.checkpoint.convert import convert, parse_size
 from t5enc.checkpoint.tensor_files import LazyTensors
 from t5enc.checkpoint.weights import load_encoder
 from t5enc.errors import CheckpointError, ConfigError, OutputError
-from t5enc.model.attention import plan_sdpa
+from t5enc.model.attention.plan import plan_sdpa
 from t5enc.model.encoder import Encoder
 from t5enc.text_encoder import TextEncoder
 from tests.families import FAMILIES

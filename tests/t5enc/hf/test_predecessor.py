@@ -201,7 +201,7 @@ def test_29_there_are_gradients(make: Make) -> None:
 
 def test_30_a_block_mask_is_made_on_the_host_in_one_go() -> None:
     """[evaluated over all queries and keys at every call] 16,384 tokens: no T x T table ever exists."""
-    from t5enc.model.masks import document_mask
+    from t5enc.model.attention.masks import document_mask
 
     tracemalloc.start()
     document_mask([64] * 256, 16384, block_size=128, device=torch.device("cpu"))

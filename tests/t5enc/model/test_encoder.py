@@ -14,7 +14,7 @@ from torch import Tensor
 
 from t5enc.checkpoint.weights import load_encoder
 from t5enc.config import EncoderConfig
-from t5enc.model.attention import plan_flex, plan_sdpa
+from t5enc.model.attention.plan import plan_flex, plan_sdpa
 from t5enc.model.encoder import Encoder
 from tests.families import FAMILIES
 from tests.t5enc.conftest import Make

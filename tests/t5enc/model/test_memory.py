@@ -15,7 +15,7 @@ from benchmarks.paper.memory_table import XXL, make_memory_table
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
 from t5enc.model import precision
-from t5enc.model.attention import plan_flex, plan_sdpa
+from t5enc.model.attention.plan import plan_flex, plan_sdpa
 from t5enc.model.encoder import Encoder
 from t5enc.model.memory import (
     GIB,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t5enc.errors import ConfigError
-from t5enc.model.attention import plan_sdpa
+from t5enc.model.attention.plan import plan_sdpa
 from t5enc.model.precision import input_scale, poison, resolve_dtype, scale_down
 from t5enc.text_encoder import TextEncoder
 from tests.families import FAMILIES, make_checkpoint

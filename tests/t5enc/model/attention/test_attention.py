@@ -9,19 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from t5enc.model.attention import (
-    DENSE_BIAS_LIMIT,
-    AttentionPlan,
-    Group,
-    PositionBias,
-    attend_flex,
-    attend_sdpa,
-    plan_flex,
-    plan_flex_batch,
-    plan_padded,
-    plan_sdpa,
-    position_bias,
-)
+from t5enc.model.attention.flex import attend_flex
+from t5enc.model.attention.plan import AttentionPlan, Group, plan_flex, plan_flex_batch, plan_padded, plan_sdpa
+from t5enc.model.attention.position_bias import DENSE_BIAS_LIMIT, PositionBias, position_bias
+from t5enc.model.attention.sdpa import attend_sdpa
 
 HEADS, DIM, REACH = 3, 16, 40
 LENGTHS = [1, 2, 2, 2, 7, 30, 65, 65, 80]

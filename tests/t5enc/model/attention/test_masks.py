@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from t5enc.model.masks import document_mask, number_batch, number_mask
+from t5enc.model.attention.masks import document_mask, number_batch, number_mask
 
 CPU = torch.device("cpu")
 BLOCK = 8

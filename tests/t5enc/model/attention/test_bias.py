@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from t5enc.checkpoint.builtin import open_builtin
-from t5enc.model.bias import RelativeBias, bias_between, bucket_distances, saturation_distance
+from t5enc.model.attention.bias import RelativeBias, bias_between, bucket_distances, saturation_distance
 
 DISTANCES = torch.arange(-1500, 1501)
 SIZES = [
