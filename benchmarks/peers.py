@@ -39,7 +39,7 @@ from benchmarks.encoders.candidates import (
     list_candidates,
     load_transformers,
 )
-from t5enc.checkpoint.checkpoint import open_checkpoint
+from t5enc.checkpoint.opening import open_checkpoint
 from t5enc.checks.bench import SEGMENTS, clock, make_products
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions

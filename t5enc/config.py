@@ -118,6 +118,30 @@ class EncoderConfig:
             scale_logits=config.get("scale_logits") is True,
         )
 
+    def to_hf(self) -> dict[str, Any]:
+        """The Hugging Face `config.json` of an encoder that came without one."""
+        names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+        activation = names[self.activation]
+        gated = "gated-gelu" if self.activation == "gelu_tanh" else f"gated-{activation}"
+        described = {
+            "model_type": self.family,
+            "architectures": [f"{self.family.upper()}EncoderModel"],
+            "vocab_size": self.vocab_size,
+            "d_model": self.model_dim,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "d_kv": self.head_dim,
+            "d_ff": self.ff_dim,
+            "feed_forward_proj": gated if self.is_gated else activation,
+            "relative_attention_num_buckets": self.num_buckets,
+            "relative_attention_max_distance": self.max_distance,
+            "layer_norm_epsilon": self.norm_eps,
+            "tie_word_embeddings": False,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+        }
+        return described | ({"scale_logits": True} if self.scale_logits else {})
+
 
 def _check_family(family: str) -> None:
     if family not in FAMILIES:

@@ -93,7 +93,7 @@ class TextEncoder:
         """
         asked = EncoderOptions.from_mapping({"model": os.fspath(model), **options})
         checkpoint = open_model(asked.source)
-        return cls.load(infer_options(asked, checkpoint), checkpoint)
+        return cls.load(infer_options(asked, checkpoint.repository), checkpoint)
 
     @classmethod
     def load(cls, options: EncoderOptions, checkpoint: Checkpoint | None = None) -> TextEncoder:
@@ -108,7 +108,8 @@ class TextEncoder:
         dtype = getattr(torch, options.dtype or "float32")
         pack = device.type == "cpu" and options.attention == "sdpa" and can_pack(dtype)
         encoder = load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=device, pack=pack)
-        projection = open_projection(preparer.recipe, checkpoint, options.source.variant, device)
+        width, variant = checkpoint.config.model_dim, options.source.variant
+        projection = open_projection(preparer.recipe, checkpoint.repository, variant, device, model_dim=width)
         return cls(encoder, preparer, options, projection, cache)
 
     @property

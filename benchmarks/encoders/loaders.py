@@ -37,7 +37,7 @@ def load_converted(shape: str) -> Any:
 
 
 def _load_own(folder: Path, dtype: torch.dtype, *, pack: bool) -> Any:
-    from t5enc.checkpoint.checkpoint import open_checkpoint
+    from t5enc.checkpoint.opening import open_checkpoint
     from t5enc.checkpoint.weights import load_encoder
 
     checkpoint = open_checkpoint(folder)
@@ -75,7 +75,7 @@ def load_nai(shape: str) -> Any:
 
 def load_tensorizer(shape: str) -> Any:
     """t5enc's own layout in a file of tensorizer's, read whole into the same encoder."""
-    from t5enc.checkpoint.checkpoint import open_checkpoint
+    from t5enc.checkpoint.opening import open_checkpoint
     from t5enc.checkpoint.weights import load_encoder
 
     tensorizer: Any = importlib.import_module("tensorizer")

@@ -18,7 +18,8 @@ from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
 from pipelines.run.survey import survey
-from t5enc.checkpoint.checkpoint import Checkpoint, hash_tensors
+from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.fingerprint import hash_tensors
 from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import apply_inferred, find_inferred, open_projection
 from t5enc.config import EncoderConfig
@@ -94,7 +95,7 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Resol
     schema = kept_schema(found.schema, files[0].file, text_column=job.text_column, keep_columns=keep)
     asked = job.encoder
     checkpoint = open_model(asked.source)
-    inferred = find_inferred(asked, checkpoint)
+    inferred = find_inferred(asked, checkpoint.repository)
     options = apply_inferred(asked, inferred)
     preparer = open_preparer(options, checkpoint)
     sample = take_sample(inputs.filesystem, files, job, schema, preparer)
@@ -184,7 +185,9 @@ def freeze_options(
         "storage_dtype": job.storage_dtype,
         "deterministic": job.encoder.deterministic,
     }
-    projection = open_projection(preparer.recipe, checkpoint, job.encoder.source.variant, torch.device("cpu"))
+    width = checkpoint.config.model_dim
+    variant, host = job.encoder.source.variant, torch.device("cpu")
+    projection = open_projection(preparer.recipe, checkpoint.repository, variant, host, model_dim=width)
     if projection is not None:
         identity["projection"] = hash_tensors({"weight": projection[0], "bias": projection[1]})
     if job.rows_per_shard is not None:

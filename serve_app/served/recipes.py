@@ -146,10 +146,12 @@ class ServedRecipes:
                 f"recipe: {recipe.name} has texts of {preparer.longest} tokens, expected at most {longest}, "
                 "the most that is served here"
             )
-        if open_projection(recipe, self._checkpoint, self._options.source.variant, torch.device("cpu")) is not None:
+        repository, width, device = self._checkpoint.repository, self._checkpoint.config.model_dim, torch.device("cpu")
+        variant = self._options.source.variant
+        if open_projection(recipe, repository, variant, device, model_dim=width) is not None:
             raise ConfigError(
-                f"recipe: {recipe.name} projects to another width than the model's "
-                f"{self._checkpoint.config.model_dim}; expected one that does not, as a service has one width"
+                f"recipe: {recipe.name} projects to another width than the model's {width}; expected "
+                f"one that does not, as a service has one width"
             )
 
 

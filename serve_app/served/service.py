@@ -88,7 +88,7 @@ class ModelService:
         """
         self.name = name
         checkpoint = open_model(options.source)
-        options = infer_options(options, checkpoint)
+        options = infer_options(options, checkpoint.repository)
         preparer = open_preparer(options, checkpoint)
         self.limits = _limit(limits, options, preparer)
         self.fingerprint = checkpoint.fingerprint()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from t5enc.checkpoint.checkpoint import Checkpoint
-from t5enc.checkpoint.layouts import describe_config
+from t5enc.checkpoint.hf_names import name_weights
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
 
@@ -70,7 +70,7 @@ def write_builtin(name: str, folder: str | os.PathLike[str]) -> None:
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     save_file(dict(checkpoint.tensors), target / "model.safetensors", metadata={"format": "pt"})
-    _write_json(target / "config.json", describe_config(checkpoint.config))
+    _write_json(target / "config.json", checkpoint.config.to_hf())
     write_tokenizer(target, checkpoint.tokenizer_source)
 
 
@@ -113,43 +113,40 @@ def _make_config(family: str, vocab_size: int) -> EncoderConfig:
 
 
 def _draw_weights(config: EncoderConfig) -> dict[str, Tensor]:
-    """Every tensor from one stream, in the order of names; NumPy keeps this generator as it is for good."""
+    """Every tensor from one stream, in the order of its names; NumPy keeps this generator as it is for good."""
     random = np.random.RandomState(SEED)
-    return {name: _draw(random, name, shape) for name, shape in sorted(_list_shapes(config).items())}
+    places = [(part, ours, place) for ours, parts in name_weights(config).items() for place, part in enumerate(parts)]
+    return {part: _draw(random, config, ours, place) for part, ours, place in sorted(places)}
 
 
-def _draw(random: np.random.RandomState, name: str, shape: tuple[int, ...]) -> Tensor:
+def _draw(random: np.random.RandomState, config: EncoderConfig, ours: str, place: int) -> Tensor:
+    """The stored tensor that lies in a parameter of ours at that place."""
+    shape = _part_shape(config, ours)
     # Uniform, of variance one: exact arithmetic, while normal draws depend on the platform's logarithm.
     noise = (2 * random.random_sample(shape) - 1) * math.sqrt(3)
-    if name.endswith("norm.weight"):
+    if ours.endswith("norm.weight"):
         values = 1 + 0.1 * noise
-    elif name == "shared.weight" or name.endswith("bias.weight"):
+    elif ours in ("embedding.weight", "relative_bias.weight"):
         values = noise
     else:
         # T5 does not divide logits by sqrt(head dim), so a query of full size would saturate the softmax.
-        gain = 0.3 if name.endswith(".q.weight") else 1.0
+        gain = 0.3 if ours.endswith(".qkv.weight") and place == 0 else 1.0
         values = noise * (gain / math.sqrt(shape[1]))
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _list_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Hugging Face's names of the tensors that such an encoder has."""
-    model, inner, ff = config.model_dim, config.inner_dim, config.ff_dim
+def _part_shape(config: EncoderConfig, ours: str) -> tuple[int, ...]:
+    """Shape of each of the stored tensors that lie in a parameter of ours."""
+    model, inner, wide = config.model_dim, config.inner_dim, config.ff_dim
     shapes: dict[str, tuple[int, ...]] = {
-        "shared.weight": (config.vocab_size, model),
-        "encoder.final_layer_norm.weight": (model,),
+        "embedding": (config.vocab_size, model),
+        "relative_bias": (config.num_buckets, config.num_heads),
+        "qkv": (inner, model),
+        "output": (model, inner),
+        "up": (wide, model),
+        "down": (model, wide),
     }
-    for layer in range(config.num_layers):
-        attention, feed_forward = (f"encoder.block.{layer}.layer.{part}" for part in (0, 1))
-        shapes |= {f"{attention}.SelfAttention.{part}.weight": (inner, model) for part in "qkv"}
-        shapes |= {f"{feed_forward}.DenseReluDense.{part}.weight": (ff, model) for part in ("wi_0", "wi_1")}
-        shapes[f"{attention}.SelfAttention.o.weight"] = (model, inner)
-        shapes[f"{feed_forward}.DenseReluDense.wo.weight"] = (model, ff)
-        shapes |= {f"{part}.layer_norm.weight": (model,) for part in (attention, feed_forward)}
-        if layer < config.num_biases:
-            table = f"{attention}.SelfAttention.relative_attention_bias.weight"
-            shapes[table] = (config.num_buckets, config.num_heads)
-    return shapes
+    return shapes.get(ours.split(".")[-2], (model,))
 
 
 def _tokenizer_model() -> bytes:

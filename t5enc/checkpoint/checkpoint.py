@@ -1,72 +1,23 @@
 """A pretrained encoder as it lies on a disk or on the hub: its config, its tensors, its tokenizer's files.
 
-Layouts: Hugging Face's (safetensors or .bin, whole or in shards), a diffusers repository, one file of
-ComfyUI's, the fused one of `t5enc convert`. Nothing here knows the engine: `weights.py` says which tensors must exist.
+Nothing here knows the engine: `weights.py` says which tensors must exist.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from t5enc.checkpoint.fingerprint import hash_files
-from t5enc.checkpoint.folders import Folder, open_folder
-from t5enc.checkpoint.layouts import (
-    FUSED_LAYOUT,
-    LAYOUT_FIELD,
-    embedded_tokenizer,
-    find_prefix,
-    infer_config,
-    is_encoder_name,
-    select_encoder,
-)
-from t5enc.checkpoint.tensor_files import open_tensors
+from t5enc.checkpoint.fingerprint import hash_model
+from t5enc.checkpoint.repository import Repository
 from t5enc.config import EncoderConfig
-from t5enc.errors import CheckpointError, ConfigError
-from t5enc.options import ModelPlace, ModelSource
 
 # A folder for AutoTokenizer, a sentencepiece model, "byt5" for plain bytes, or None when nothing is there.
 TokenizerSource = Path | bytes | str | None
-
-TOKENIZER_FILES = (
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "spiece.model",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
-ENCODER_CLASSES = ("T5EncoderModel", "UMT5EncoderModel", "MT5EncoderModel")
-# What diffusers calls the weights of its own components.
-WEIGHTS = "diffusion_pytorch_model"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repository:
-    """A diffusers repository around an encoder: what its model_index.json says, and where its components are."""
-
-    index: Mapping[str, Any]
-    folder: Folder
-
-    def open_component(self, name: str, variant: str | None = None) -> Mapping[str, Tensor]:
-        """Tensors of a component of diffusers' own, not yet read; CheckpointError where it has no weights.
-
-        A variant is preferred where the component has it.
-        """
-        place = self.folder.within(name)
-        names = [f"{WEIGHTS}.{variant}.safetensors"] if variant else []
-        for file in (*names, f"{WEIGHTS}.safetensors"):
-            if (path := place.find(file)) is not None:
-                return open_tensors([path])
-        raise CheckpointError(f"no {WEIGHTS}.safetensors in {place.label}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,172 +45,4 @@ class Checkpoint:
         Hashes of files are kept in `cache_folder`/hashes.json (default ~/.cache/t5enc). A model made in
         memory has no files: its tensors are hashed.
         """
-        content = hash_files(list(self.files), cache_folder) if self.files else [hash_tensors(self.tensors)]
-        shape = asdict(self.config)
-        # A later field than the first fingerprints: it counts where it says something.
-        later = ["scale_logits"] if shape.pop("scale_logits") else []
-        parts = [shape, sorted(content), *later]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def open_checkpoint(
-    place: ModelPlace, *, cache_dir: str | os.PathLike[str] | None = None, with_weights: bool = True
-) -> Checkpoint:
-    """Open a folder, a hub id, a diffusers repository (either place) or a single .safetensors file.
-
-    From the hub only what is needed is fetched: config, tokenizer, and the weight files with encoder tensors, or
-    without `with_weights` none of them, and the checkpoint has no tensors.
-    Raises CheckpointError for missing or damaged files, ConfigError for a config that is not modelled.
-    """
-    source = ModelSource.of(place)
-    path = Path(source.model).expanduser()
-    if path.is_file():
-        if source.subfolder or source.variant:
-            raise ConfigError(f"subfolder, variant: expected none with the single file {path}")
-        return open_single_file(path)
-    root = open_folder(source, cache_dir=cache_dir)
-    index = root.find("model_index.json")
-    repository = None if index is None else Repository(index=read_json(index), folder=root)
-    encoder, tokenizer = _find_components(root, repository, source.subfolder)
-    described, config = _read_config(encoder)
-    files = _find_weights(encoder, source.variant) if with_weights else []
-    return Checkpoint(
-        name=source.model,
-        config=config,
-        tensors=select_encoder(open_tensors(files), encoder.label) if with_weights else {},
-        tokenizer_source=_find_tokenizer_files(tokenizer),
-        provenance=encoder.provenance | {"files": ", ".join(file.name for file in files)},
-        files=tuple(files),
-        hf_config=described,
-        repository=repository,
-    )
-
-
-def open_single_file(path: Path) -> Checkpoint:
-    """Open one .safetensors file as ComfyUI names and shares them; its shapes give the config."""
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: expected a folder or a .safetensors file, got a {path.suffix} file")
-    stored = open_tensors([path])
-    tensors = select_encoder(stored, str(path))
-    return Checkpoint(
-        name=str(path),
-        config=infer_config(tensors, str(path)),
-        tensors=tensors,
-        tokenizer_source=embedded_tokenizer(stored),
-        provenance={"folder": str(path.absolute().parent), "files": path.name},
-        files=(path,),
-    )
-
-
-def find_tokenizer(place: ModelPlace) -> TokenizerSource:
-    """Where a tokenizer given by name is: a folder, a hub id, or a sentencepiece .model file."""
-    source = ModelSource.of(place)
-    path = Path(source.model).expanduser()
-    if path.is_file() and path.suffix == ".model":
-        return path.read_bytes()
-    folder = open_folder(source)
-    found = _find_tokenizer_files(folder)
-    if found is None:
-        expected = " or ".join(TOKENIZER_FILES[:3])
-        raise CheckpointError(f"no {expected} in {folder.label}: give another place as tokenizer=")
-    return found
-
-
-def _find_components(root: Folder, repository: Repository | None, subfolder: str | None) -> tuple[Folder, Folder]:
-    """Folders of the encoder and of its tokenizer: the same one, but in a diffusers repository."""
-    if repository is None:
-        place = root.within(subfolder)  # one object: what it finds first pins the commit for both
-        return place, place
-    component = subfolder or find_encoder_component(repository.index, root.label)
-    return root.within(component), root.within(component.replace("text_encoder", "tokenizer"))
-
-
-def find_encoder_component(index: Mapping[str, Any], label: str) -> str:
-    """The first component of a T5 class in a model_index.json, whose entries are name -> [library, class]."""
-    classes = {name: entry[-1] for name, entry in index.items() if isinstance(entry, list) and entry}
-    for name, class_name in classes.items():
-        if class_name in ENCODER_CLASSES:
-            return name
-    held = ", ".join(f"{name} {class_name}" for name, class_name in classes.items())
-    raise CheckpointError(f"model_index.json of {label}: expected a T5 encoder, got {held}")
-
-
-def _read_config(folder: Folder) -> tuple[dict[str, Any], EncoderConfig]:
-    path = folder.find("config.json")
-    if path is None:
-        raise CheckpointError(f"no config.json in {folder.label}")
-    described = read_json(path)
-    layout = described.get(LAYOUT_FIELD)
-    if layout not in (None, FUSED_LAYOUT):
-        raise CheckpointError(f"{path}: {LAYOUT_FIELD}: expected {FUSED_LAYOUT}, got {layout!r} (of a newer t5enc?)")
-    try:
-        return described, EncoderConfig.from_hf(described)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model; CheckpointError for anything else."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON, got {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _find_weights(folder: Folder, variant: str | None) -> list[Path]:
-    """Files with encoder tensors, safetensors before .bin and a whole file before shards."""
-    names = _weight_names(variant)
-    for name in names:
-        path = folder.find(name)
-        if path is not None:
-            return _find_shards(folder, path) if ".index." in name else [path]
-    raise CheckpointError(f"no weights in {folder.label}: expected one of {', '.join(names)}")
-
-
-def _weight_names(variant: str | None) -> list[str]:
-    """Where weights may be; of a variant's index there are two spellings."""
-    if variant is None:
-        stems = [("model.safetensors", "model.safetensors.index.json")]
-        stems += [("pytorch_model.bin", "pytorch_model.bin.index.json")]
-        return [name for pair in stems for name in pair]
-    names = []
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        names += [f"{stem}.{variant}.{suffix}", f"{stem}.{suffix}.index.{variant}.json"]
-        names += [f"{stem}.{variant}.{suffix}.index.json"]
-    return names
-
-
-def _find_shards(folder: Folder, index: Path) -> list[Path]:
-    """The shards that hold encoder tensors; a decoder's are not even fetched."""
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict):
-        raise CheckpointError(f"{index}: expected a weight_map, got none")
-    prefix = find_prefix(places, str(index))
-    names = sorted({str(file) for name, file in places.items() if is_encoder_name(name, prefix)})
-    found = {name: folder.find(name) for name in names}
-    missing = [name for name, path in found.items() if path is None]
-    if missing:
-        raise CheckpointError(f"{index.name} names {', '.join(missing)}: no such file in {folder.label}")
-    return [path for path in found.values() if path is not None]
-
-
-def _find_tokenizer_files(folder: Folder) -> Path | None:
-    """The folder that the tokenizer's files are in, each fetched if it exists."""
-    found = [path for path in map(folder.find, TOKENIZER_FILES) if path is not None]
-    return found[0].parent if found else None
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes, dtypes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        _hash_tensor(digest, name, tensors[name].contiguous())
-    return digest.hexdigest()
-
-
-def _hash_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        return hash_model(self.config, self.files, self.tensors, cache_folder)

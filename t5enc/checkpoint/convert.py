@@ -1,8 +1,6 @@
 """A checkpoint of any layout written in the fused one: safetensors that load without being rearranged.
 
-The tensors are those of `t5enc.hf`'s state dict, each whole. They are read from the mapped source and written in pieces
-of rows, one after another: beyond pages of the mapped files, which the system can take back, memory holds one piece
-and its cast, and one whole tensor where a float8 weight is multiplied out.
+The tensors are those of `t5enc.hf`'s state dict, each whole, read from the mapped source and written piece by piece.
 
 TextEncoder and `t5enc.hf` load the result; `save_pretrained` of `t5enc.hf` gives Hugging Face's layout again.
 transformers' own classes cannot load it, and would draw the weights that they miss at random, with no more than a
@@ -12,41 +10,35 @@ message tells that name. `architectures` names the class that can.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from t5enc.checkpoint.builtin import write_tokenizer
-from t5enc.checkpoint.checkpoint import TOKENIZER_FILES, Checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.fingerprint import hash_files
-from t5enc.checkpoint.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD, describe_config
-from t5enc.checkpoint.opening import open_model
+from t5enc.checkpoint.fused_tensors import list_tensors, name_dtype
+from t5enc.checkpoint.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD
+from t5enc.checkpoint.opening import TOKENIZER_FILES, open_model
+from t5enc.checkpoint.output_folder import check_output, commit_files
 from t5enc.checkpoint.tensor_writer import StreamedTensor, plan_shards, write_safetensors
-from t5enc.checkpoint.weights import find_tensor, has_fused_norms, match_tensors, name_fused, split_rows
-from t5enc.errors import CheckpointError, ConfigError, OutputError
-from t5enc.model.norm_fusion import FUSIONS
+from t5enc.checkpoint.weights import has_fused_norms
+from t5enc.errors import ConfigError, OutputError
 from t5enc.model.precision import COMPUTE_DTYPES, resolve_dtype
 from t5enc.options import ModelPlace
 
 KEEP = "keep"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(i?)B?", re.IGNORECASE)
-# A linear layer's weight, seen from its block -> the scale that fusion multiplies into it.
-FUSED_SCALES = {f"{follower}.weight": f"{norm}.weight" for norm, follower in FUSIONS.items()}
 # What a conversion writes, and replaces where it is told to.
 WRITTEN = ("config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES)
-ASIDE = ".converting-"
 # A file that is not there; see above.
 REFUSED_WEIGHTS = "layout_of_t5enc-load_it_with_t5enc.hf.safetensors"
 
@@ -79,12 +71,12 @@ def convert(
     conversion writes is replaced in it. Raises ConfigError, CheckpointError or OutputError, and leaves nothing then.
     """
     limit, wanted, folder = parse_size(max_shard_size), _read_dtype(dtype), Path(output).expanduser()
-    _check_output(folder, overwrite=overwrite)
+    check_output(folder, overwrite=overwrite)
     checkpoint = open_model(place)
     _check_source(checkpoint, folder)
     tensors = list_tensors(checkpoint, wanted, fuse_norms=fuse_norms)
     is_norm_fused = fuse_norms or has_fused_norms(checkpoint.tensors)
-    with _commit(folder) as aside:
+    with commit_files(folder, WRITTEN) as aside:
         _write_weights(aside, plan_shards(tensors, limit), _make_metadata(checkpoint, wanted, is_norm_fused))
         _write_tokenizer(aside, checkpoint)
         _write_json(aside / "config.json", _make_config(checkpoint, tensors, is_norm_fused))
@@ -115,85 +107,6 @@ def _read_dtype(dtype: str | torch.dtype) -> torch.dtype | None:
     return resolve_dtype(dtype, torch.device("cpu"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """Stored tensors that lie in one of ours, one above the other; `scale` is a norm's, to be multiplied in."""
-
-    tensors: Mapping[str, Tensor]
-    names: tuple[str, ...]
-    dtype: torch.dtype
-    scale: Parts | None = None
-
-    def read(self) -> Iterator[Tensor]:
-        """Pieces of whole rows in the final dtype, one at a time."""
-        scale = None if self.scale is None else self.scale.read_scale()
-        for name in self.names:
-            yield from map(partial(self._cast, name, scale), split_rows(self.tensors[name]))
-
-    def read_scale(self) -> Tensor:
-        """(M,) float32, rounded as it will be stored, so that it can be divided out again."""
-        (piece,) = self.read()
-        if not piece.all():
-            raise CheckpointError(f"{self.names[0]}: expected no zeros, since a fused scale could not be taken out")
-        return piece.float()
-
-    def _cast(self, name: str, scale: Tensor | None, piece: Tensor) -> Tensor:
-        exact = piece if scale is None else piece.float() * scale
-        cast = exact.to(self.dtype)
-        if cast is not piece and not cast.isfinite().all():
-            largest = float(exact.float().abs().max())
-            raise CheckpointError(f"{name}: expected numbers in the range of {_name(self.dtype)}, got {largest:g}")
-        return cast
-
-
-def list_tensors(checkpoint: Checkpoint, dtype: torch.dtype | None, *, fuse_norms: bool) -> list[StreamedTensor]:
-    """The tensors of the fused layout, each to be read from a checkpoint when its turn comes.
-
-    Raises CheckpointError for tensors that are missing, unexpected or of the wrong shape.
-    """
-    encoder, table = match_tensors(checkpoint.config, checkpoint.tensors)
-    is_norm_fused = has_fused_norms(checkpoint.tensors)
-    parts = {ours: _take_parts(checkpoint.tensors, names, dtype) for ours, names in table.items()}
-    if fuse_norms and not is_norm_fused:
-        parts = _fuse_parts(parts)
-    names = name_fused(checkpoint.config, has_fused_norms=fuse_norms or is_norm_fused)
-    shapes = {ours: tuple(find_tensor(encoder, ours).shape) for ours in table}
-    return [
-        StreamedTensor(name=stored, dtype=parts[ours].dtype, shape=shapes[_unfused(ours, table)], read=parts[ours].read)
-        for ours, (stored,) in names.items()
-    ]
-
-
-def _take_parts(tensors: Mapping[str, Tensor], names: tuple[str, ...], dtype: torch.dtype | None) -> Parts:
-    return Parts(tensors=tensors, names=names, dtype=dtype or _common_dtype(tensors[name].dtype for name in names))
-
-
-def _common_dtype(dtypes: Iterator[torch.dtype]) -> torch.dtype:
-    found = set(dtypes)
-    return found.pop() if len(found) == 1 and found <= set(COMPUTE_DTYPES.values()) else torch.float32
-
-
-def _fuse_parts(parts: Mapping[str, Parts]) -> dict[str, Parts]:
-    """Norms as the scales to be remembered, and those scales in the weights that follow."""
-    fused = {}
-    for ours, part in parts.items():
-        start, within = _split_block(ours)
-        scale = parts.get(start + FUSED_SCALES.get(within, ""))
-        kept = Parts(tensors=part.tensors, names=part.names, dtype=part.dtype, scale=scale)
-        fused[start + within.replace("_norm.weight", "_norm.fused_scale") if start else ours] = kept
-    return fused
-
-
-def _split_block(ours: str) -> tuple[str, str]:
-    """A name's block, such as "blocks.3.", and the rest; no block for what is in none."""
-    first, layer, *rest = ours.split(".", 2)
-    return (f"{first}.{layer}.", rest[0]) if first == "blocks" else ("", ours)
-
-
-def _unfused(ours: str, table: Mapping[str, tuple[str, ...]]) -> str:
-    return ours if ours in table else ours.replace(".fused_scale", ".weight")
-
-
 def _make_metadata(checkpoint: Checkpoint, dtype: torch.dtype | None, is_norm_fused: bool) -> dict[str, str]:
     """What says, in the files themselves, where their numbers come from; the source's own path is not in it."""
     names = [path.name for path in checkpoint.files] or [checkpoint.name]
@@ -205,14 +118,14 @@ def _make_metadata(checkpoint: Checkpoint, dtype: torch.dtype | None, is_norm_fu
         "t5enc_version": version("t5enc"),
         "source": checkpoint.name,
         "source_sha256": json.dumps(dict(zip(names, hashes, strict=True))),
-        "source_dtypes": ", ".join(sorted({_name(checkpoint.tensors[name].dtype) for name in checkpoint.tensors})),
-        "dtype": KEEP if dtype is None else _name(dtype),
+        "source_dtypes": ", ".join(sorted({name_dtype(checkpoint.tensors[name].dtype) for name in checkpoint.tensors})),
+        "dtype": KEEP if dtype is None else name_dtype(dtype),
         "norms": "fused" if is_norm_fused else "separate",
     }
 
 
 def _make_config(checkpoint: Checkpoint, tensors: Sequence[StreamedTensor], is_norm_fused: bool) -> dict[str, Any]:
-    config = dict(checkpoint.hf_config) or describe_config(checkpoint.config)
+    config = dict(checkpoint.hf_config) or checkpoint.config.to_hf()
     for name in ("torch_dtype", "dtype"):
         config.pop(name, None)
     dtypes = _list_dtypes(tensors)
@@ -226,11 +139,7 @@ def _make_config(checkpoint: Checkpoint, tensors: Sequence[StreamedTensor], is_n
 
 
 def _list_dtypes(tensors: Sequence[StreamedTensor]) -> tuple[str, ...]:
-    return tuple(sorted({_name(tensor.dtype) for tensor in tensors}))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return tuple(sorted({name_dtype(tensor.dtype) for tensor in tensors}))
 
 
 def _write_weights(folder: Path, shards: Sequence[Sequence[StreamedTensor]], metadata: Mapping[str, str]) -> None:
@@ -263,15 +172,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _check_output(folder: Path, *, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: expected a folder to write to, got a file")
-    held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    if held and not overwrite:
-        shown = ", ".join(held[:5])
-        raise OutputError(f"{folder}: expected an empty folder (or overwrite), got one that holds {shown}")
-
-
 def _check_source(checkpoint: Checkpoint, folder: Path) -> None:
     """Files that are read must not be replaced meanwhile."""
     read = {path.resolve().parent for path in checkpoint.files} | {path.absolute().parent for path in checkpoint.files}
@@ -279,46 +179,3 @@ def _check_source(checkpoint: Checkpoint, folder: Path) -> None:
         read.add(checkpoint.tokenizer_source.resolve())
     if folder.resolve() in read:
         raise OutputError(f"{folder}: expected another folder than the one that the model is read from")
-
-
-@contextlib.contextmanager
-def _commit(folder: Path) -> Iterator[Path]:
-    """A folder to write to, whose files move into `folder` when all are there; on errors nothing of it stays."""
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder))
-        try:
-            yield aside
-            for path in aside.iterdir():
-                _sync(path)
-            _replace_files(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-            if is_new and not any(folder.iterdir()):
-                folder.rmdir()
-    except OSError as error:
-        raise OutputError(f"{folder}: {error}") from error
-
-
-def _replace_files(aside: Path, folder: Path) -> None:
-    """config.json goes first and comes last: without it nobody takes the folder for a checkpoint."""
-    (folder / "config.json").unlink(missing_ok=True)
-    for pattern in (*WRITTEN, f"{ASIDE}*"):
-        for path in folder.glob(pattern):
-            if path.is_file() or path.is_symlink():
-                path.unlink()
-            elif path != aside:
-                shutil.rmtree(path)
-    for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
-        path.replace(folder / path.name)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,7 @@
-"""SHA-256 of large files, computed once: a cache keyed by absolute path, size and modification time."""
+"""What identifies a model: SHA-256 of its files or its tensors.
+
+Large files are hashed once: a cache is keyed by absolute path, size and modification time.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,42 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from t5enc.config import EncoderConfig
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def hash_model(
+    config: EncoderConfig, files: Sequence[Path], tensors: Mapping[str, Tensor], cache_folder: Path | None = None
+) -> str:
+    """SHA-256 of a config and the content of weight files, or of tensors where there are no files."""
+    content = hash_files(list(files), cache_folder) if files else [hash_tensors(tensors)]
+    shape = asdict(config)
+    # A later field than the first fingerprints: it counts where it says something.
+    later = ["scale_logits"] if shape.pop("scale_logits") else []
+    parts = [shape, sorted(content), *later]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        _hash_tensor(digest, name, tensors[name].contiguous())
+    return digest.hexdigest()
+
+
+def _hash_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.flatten().view(torch.uint8).numpy().data)
 
 
 def hash_files(paths: list[Path], cache_folder: Path | None = None) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from t5enc.errors import CheckpointError
 from t5enc.options import ModelSource
@@ -150,6 +151,17 @@ def open_folder(source: ModelSource, *, cache_dir: str | os.PathLike[str] | None
         local_files_only=source.local_files_only,
         cache_dir=cache_dir,
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model; CheckpointError for anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, got {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _commit_of(path: Path, repo: str) -> str:

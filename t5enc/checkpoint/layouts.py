@@ -9,26 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from t5enc.checkpoint.hf_names import (
+    ANCHOR,
+    EMBEDDING,
+    FUSED_ANCHOR,
+    OWN_EMBEDDING,
+    PREFIXES,
+    count_layers,
+    name_bias,
+    name_up,
+)
 from t5enc.checkpoint.tensor_files import LazyTensors, ReadTensor
-from t5enc.config import ACTIVATIONS, EncoderConfig
+from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError
 
-# Every T5 encoder has this tensor, and no other model does: what stands before it is the file's prefix.
-ANCHOR = "encoder.block.0.layer.0.SelfAttention.q.weight"
-# The same of the fused layout, whose config.json names layout and version.
-FUSED_ANCHOR = "encoder.block.0.attention.qkv.weight"
+# What config.json says of the fused layout.
 FUSED_LAYOUT = "fused/1"
 LAYOUT_FIELD = "t5enc_layout"
 FUSED_NORMS_FIELD = "t5enc_fused_norms"
-EMBEDDING = "shared.weight"
-EMBEDDING_ALIAS = "encoder.embed_tokens.weight"
-BIAS = "encoder.block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
-FEED_FORWARD = "encoder.block.0.layer.1.DenseReluDense"
 TOKENIZER_MODEL = "spiece_model"
 SCALES = ("scale_weight", "weight_scale")
 # Scales of activations and notes for ComfyUI's kernels: of no meaning once a weight is multiplied out.
@@ -51,16 +53,16 @@ def find_prefix(names: Mapping[str, object], where: str) -> str:
 
 def is_encoder_name(name: str, prefix: str) -> bool:
     """Whether a tensor belongs to the encoder or its embedding; decoders and heads do not."""
-    return name.startswith((prefix + "encoder.", prefix + "shared."))
+    return name.startswith(tuple(prefix + start for start in PREFIXES))
 
 
 def select_encoder(tensors: LazyTensors, where: str) -> LazyTensors:
     """The encoder's tensors under Hugging Face's names, scaled weights multiplied out as they are read."""
     prefix = find_prefix(tensors, where)
     readers = {name.removeprefix(prefix): tensors.reader(name) for name in tensors if is_encoder_name(name, prefix)}
-    alias = readers.pop(EMBEDDING_ALIAS, None)
-    if alias is not None:  # where both are there and differ, transformers' encoder uses its own
-        readers[EMBEDDING] = alias
+    own = readers.pop(OWN_EMBEDDING, None)
+    if own is not None:  # where both are there and differ, transformers' encoder uses its own
+        readers[EMBEDDING] = own
     return LazyTensors(_apply_scales(readers))
 
 
@@ -91,48 +93,23 @@ def infer_config(tensors: Mapping[str, Tensor], where: str) -> EncoderConfig:
     """
     if FUSED_ANCHOR in tensors:
         raise CheckpointError(f"{where}: expected the folder that `t5enc convert` wrote, got one file of it")
-    is_gated = f"{FEED_FORWARD}.wi_0.weight" in tensors
-    bias_per_layer = BIAS.format(1) in tensors
+    is_gated = name_up(is_gated=True) in tensors
+    bias_per_layer = name_bias(1) in tensors
     vocab_size, model_dim = _shape(tensors, EMBEDDING, where)
-    num_buckets, num_heads = _shape(tensors, BIAS.format(0), where)
+    num_buckets, num_heads = _shape(tensors, name_bias(0), where)
     return EncoderConfig(
         family="umt5" if bias_per_layer else "t5",
         vocab_size=vocab_size,
         model_dim=model_dim,
-        num_layers=len({name.split(".")[2] for name in tensors if name.startswith("encoder.block.")}),
+        num_layers=count_layers(tensors),
         num_heads=num_heads,
         head_dim=_shape(tensors, ANCHOR, where)[0] // num_heads,
-        ff_dim=_shape(tensors, f"{FEED_FORWARD}.{'wi_0' if is_gated else 'wi'}.weight", where)[0],
+        ff_dim=_shape(tensors, name_up(is_gated=is_gated), where)[0],
         activation="gelu_tanh" if is_gated else "relu",
         is_gated=is_gated,
         num_buckets=num_buckets,
         bias_per_layer=bias_per_layer,
     )
-
-
-def describe_config(config: EncoderConfig) -> dict[str, Any]:
-    """The config.json of an encoder that came without one, as Hugging Face has it."""
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    activation = names[config.activation]
-    gated = "gated-gelu" if config.activation == "gelu_tanh" else f"gated-{activation}"
-    described = {
-        "model_type": config.family,
-        "architectures": [f"{config.family.upper()}EncoderModel"],
-        "vocab_size": config.vocab_size,
-        "d_model": config.model_dim,
-        "num_layers": config.num_layers,
-        "num_heads": config.num_heads,
-        "d_kv": config.head_dim,
-        "d_ff": config.ff_dim,
-        "feed_forward_proj": gated if config.is_gated else activation,
-        "relative_attention_num_buckets": config.num_buckets,
-        "relative_attention_max_distance": config.max_distance,
-        "layer_norm_epsilon": config.norm_eps,
-        "tie_word_embeddings": False,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-    }
-    return described | ({"scale_logits": True} if config.scale_logits else {})
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str, where: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Checkpoint tensors into an encoder: the one table of Hugging Face names, and a loader that streams.
+"""Checkpoint tensors into an encoder: a loader that streams, and the two layouts made of each other.
 
 Every parameter of ours is one or more of theirs, stacked along the first dimension, so loading is one loop: allocate
 the parameter in its final dtype and place, copy each part into its rows. Nothing else is ever allocated, but one
@@ -15,64 +15,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from t5enc.checkpoint.layouts import FUSED_ANCHOR
+from t5enc.checkpoint.hf_names import EMBEDDING, EMBEDDING_NAMES, FUSED_ANCHOR, is_scale, name_fused, name_weights
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError
 from t5enc.model.encoder import Encoder
 from t5enc.model.linear import Linear
 from t5enc.model.norm_fusion import expect_fused_norms
 
-# transformers prefers the first where both are there and differ.
-EMBEDDING_NAMES = ("encoder.embed_tokens.weight", "shared.weight")
 # A part is copied in pieces of this many elements: a copy that also casts and crosses devices buffers its source.
 COPY_ELEMENTS = 1 << 24
-
-
-def name_block(*, is_gated: bool) -> dict[str, tuple[str, ...]]:
-    """A block's parameter -> the Hugging Face tensors, seen from their block, that lie in it one above the other."""
-    up = ("wi_0", "wi_1") if is_gated else ("wi",)
-    return {
-        "attention_norm.weight": ("layer.0.layer_norm.weight",),
-        "attention.qkv.weight": tuple(f"layer.0.SelfAttention.{part}.weight" for part in "qkv"),
-        "attention.output.weight": ("layer.0.SelfAttention.o.weight",),
-        "feed_forward_norm.weight": ("layer.1.layer_norm.weight",),
-        "feed_forward.up.weight": tuple(f"layer.1.DenseReluDense.{part}.weight" for part in up),
-        "feed_forward.down.weight": ("layer.1.DenseReluDense.wo.weight",),
-    }
-
-
-def name_weights(config: EncoderConfig) -> dict[str, tuple[str, ...]]:
-    """Our parameter -> the Hugging Face tensors that lie in it one above the other.
-
-    The embedding has two names on disk, `shared` and `encoder.embed_tokens`; either will do.
-    """
-    table: dict[str, tuple[str, ...]] = {
-        "final_norm.weight": ("encoder.final_layer_norm.weight",),
-        "embedding.weight": EMBEDDING_NAMES[1:],
-    }
-    for layer in range(config.num_layers):
-        block = name_block(is_gated=config.is_gated).items()
-        table |= {
-            f"blocks.{layer}.{ours}": tuple(f"encoder.block.{layer}.{part}" for part in theirs)
-            for ours, theirs in block
-        }
-    table["relative_bias.weight"] = tuple(name_bias(layer) for layer in range(config.num_biases))
-    return table
-
-
-def name_fused(config: EncoderConfig, *, has_fused_norms: bool) -> dict[str, tuple[str]]:
-    """Our parameter -> the one tensor of the fused layout that is it: the names of `t5enc.hf`'s state dict."""
-    names = {
-        "final_norm.weight": "encoder.final_layer_norm.weight",
-        "embedding.weight": "shared.weight",
-        "relative_bias.weight": "encoder.relative_bias.weight",
-    }
-    parts = [*name_block(is_gated=config.is_gated)]
-    if has_fused_norms:
-        parts = [part.replace("_norm.weight", "_norm.fused_scale") for part in parts]
-    for layer in range(config.num_layers):
-        names |= {f"blocks.{layer}.{part}": f"encoder.block.{layer}.{part}" for part in parts}
-    return {ours: (stored,) for ours, stored in names.items()}
 
 
 def is_fused(tensors: Mapping[str, Tensor]) -> bool:
@@ -82,12 +33,7 @@ def is_fused(tensors: Mapping[str, Tensor]) -> bool:
 
 def has_fused_norms(tensors: Mapping[str, Tensor]) -> bool:
     """Whether tensors of the fused layout have their norm scales multiplied in."""
-    return any(name.endswith("_norm.fused_scale") for name in tensors)
-
-
-def name_bias(layer: int | str) -> str:
-    """The Hugging Face name of a layer's bias table."""
-    return f"encoder.block.{layer}.layer.0.SelfAttention.relative_attention_bias.weight"
+    return any(map(is_scale, tensors))
 
 
 def fuse_tensors(tensors: Mapping[str, Tensor], table: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
@@ -189,7 +135,7 @@ def _largest_linear(encoder: Encoder) -> int:
 def _find_names(table: Mapping[str, tuple[str, ...]], tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """The table with the embedding's name as it stands in this checkpoint; nothing missing, nothing left over."""
     names = set(tensors)
-    embedding = next((name for name in EMBEDDING_NAMES if name in names), EMBEDDING_NAMES[1])
+    embedding = next((name for name in EMBEDDING_NAMES if name in names), EMBEDDING)
     table = {**table, "embedding.weight": (embedding,)}
     wanted = {part for parts in table.values() for part in parts}
     problems = [f"{name}: missing" for name in sorted(wanted - names)]

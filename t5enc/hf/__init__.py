@@ -23,7 +23,8 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming
 
-from t5enc.checkpoint.weights import fuse_tensors, name_bias, name_block, split_tensors
+from t5enc.checkpoint.hf_names import name_bias, name_block, name_parts
+from t5enc.checkpoint.weights import fuse_tensors, split_tensors
 from t5enc.errors import ConfigError
 from t5enc.hf.layout import read_layout
 from t5enc.hf.stack import FusedStack, PadOutputs
@@ -177,13 +178,7 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def list_parts(self) -> dict[str, tuple[str, ...]]:
         """Each fused parameter -> transformers' tensors that lie in it one above the other."""
-        shape = self.encoder.shape
-        table = {"encoder.relative_bias.weight": tuple(name_bias(layer) for layer in range(shape.num_biases))}
-        for layer in range(shape.num_layers):
-            block = f"encoder.block.{layer}"
-            for ours, theirs in name_block(is_gated=shape.is_gated).items():
-                table[f"{block}.{ours}"] = tuple(f"{block}.{part}" for part in theirs)
-        return table
+        return name_parts(self.encoder.shape)
 
     def replace_linears(self, replace: Callable[[nn.Linear], nn.Module]) -> Self:
         """Put `replace(layer)` in the place of every linear layer: any module from (..., I) to (..., O).
@@ -319,7 +314,7 @@ def _rename_architecture(path: Path, name: str) -> None:
 
 
 def _make_conversions(*, is_gated: bool | None = None) -> list[WeightRenaming | WeightConverter]:
-    """transformers' converters for every tensor of a block and the bias tables, from the table in weights.py.
+    """transformers' converters for every tensor of a block and the bias tables, from the table of names.
 
     Dots are escaped and names whole, so that no pattern meets a key that it was not made for. Both kinds of
     feed-forward can be loaded; to save, which works backwards, one has to be chosen.

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from t5enc.checkpoint.checkpoint import read_json
+from t5enc.checkpoint.folders import read_json
 from t5enc.errors import CheckpointError, ConfigError, OutputError
 
 SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from t5enc.checkpoint.checkpoint import TOKENIZER_FILES, TokenizerSource, find_tokenizer
+from t5enc.checkpoint.checkpoint import TokenizerSource
+from t5enc.checkpoint.opening import TOKENIZER_FILES, find_tokenizer
 from t5enc.errors import CheckpointError, ConfigError, InputError
 from t5enc.options import ModelPlace, ModelSource
 from t5enc.text.token_spans import (

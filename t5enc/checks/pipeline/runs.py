@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from t5enc.checkpoint.checkpoint import find_encoder_component
+from t5enc.checkpoint.repository import find_encoder_component
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.options import ModelSource
 from t5enc.recipes.conditioning import PipelineInputs

@@ -111,7 +111,7 @@ def verify_pipeline(
         source=ModelSource.of(place), recipe_options=recipe_options or {}, device=device, dtype="float32"
     )
     checkpoint = open_model(asked.source)
-    options = infer_options(asked, checkpoint)
+    options = infer_options(asked, checkpoint.repository)
     index = _check_known(checkpoint, options)
     checks, recipe = _run_both(options, checkpoint, index, list(captions), tolerance)
     return Comparison(

@@ -11,7 +11,7 @@ import torch
 
 from t5enc.checkpoint.assets.train_tokenizer import VOCAB_SIZE
 from t5enc.checkpoint.builtin import ASSETS, MODELS, is_builtin, open_builtin, sample_captions, write_builtin
-from t5enc.checkpoint.checkpoint import open_checkpoint
+from t5enc.checkpoint.opening import open_checkpoint
 from t5enc.errors import ConfigError
 from t5enc.text.tokenizer import load_tokenizer
 

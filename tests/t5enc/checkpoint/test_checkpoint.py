@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from t5enc.checkpoint.builtin import write_builtin
-from t5enc.checkpoint.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
+from t5enc.checkpoint.opening import find_tokenizer, open_checkpoint
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.options import ModelSource

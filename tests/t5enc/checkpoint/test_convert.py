@@ -20,8 +20,8 @@ from torch import Tensor
 
 import t5enc.hf as hf
 from t5enc.checkpoint.builtin import ASSETS, open_builtin, sample_captions, write_builtin
-from t5enc.checkpoint.checkpoint import open_checkpoint
 from t5enc.checkpoint.convert import convert, parse_size
+from t5enc.checkpoint.opening import open_checkpoint
 from t5enc.checkpoint.tensor_files import LazyTensors
 from t5enc.checkpoint.weights import load_encoder
 from t5enc.errors import CheckpointError, ConfigError, OutputError

@@ -19,8 +19,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from t5enc.checkpoint.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
+from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.folders import HubFolder, open_folder
+from t5enc.checkpoint.opening import find_tokenizer, open_checkpoint
 from t5enc.errors import CheckpointError
 from t5enc.options import ModelSource
 from tests.families import make_checkpoint

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t5enc.checkpoint.checkpoint import open_checkpoint
 from t5enc.checkpoint.layouts import select_encoder
+from t5enc.checkpoint.opening import open_checkpoint
 from t5enc.checkpoint.tensor_files import LazyTensors
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from t5enc.checkpoint.weights import load_encoder, name_weights
+from t5enc.checkpoint.hf_names import name_weights
+from t5enc.checkpoint.weights import load_encoder
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError
 from t5enc.model.attention.plan import plan_sdpa
