@@ -20,7 +20,7 @@ from t5enc.checkpoint.builtin import is_builtin, write_builtin
 from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.weights import is_fused
 from t5enc.errors import ConfigError
-from t5enc.hf import FAMILIES
+from t5enc.hf.families import FAMILIES
 from t5enc.options import EncoderOptions, ModelSource
 from t5enc.text.preparer import open_tokenizer
 from t5enc.text.tokenizer import Tokenizer

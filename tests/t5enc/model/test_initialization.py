@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t5enc.checkpoint.weights import split_tensors
-from t5enc.hf import FAMILIES as MODELS
+from t5enc.hf.families import FAMILIES as MODELS
 from t5enc.model.encoder import Encoder
 from t5enc.model.initialization import initialize_all
 from tests.families import FAMILIES
