@@ -102,11 +102,11 @@ def _count_gpus(nodes: Sequence[Node]) -> float:
 
 def _name_wish(job: EncodeJob) -> str | None:
     """The option that asks for cards, and what it says; None where none does, or where the device is another."""
-    options: tuple[str, ...] = ("gpus_per_actor", "accelerator_type")
-    if job.encoder.device not in (None, "auto"):
-        options = ("device",) if str(job.encoder.device).startswith("cuda") else ()
-    found = next((name for name in options if getattr(job, name) is not None), None)
-    return None if found is None else f"{found}: expected GPUs in the Ray cluster, got {getattr(job, found)!r}"
+    wishes: dict[str, Any] = {"gpus_per_actor": job.gpus_per_actor, "accelerator_type": job.accelerator_type}
+    if (device := job.encoder.device) not in (None, "auto"):
+        wishes = {"device": device} if str(device).startswith("cuda") else {}
+    found = next((name for name, wish in wishes.items() if wish is not None), None)
+    return None if found is None else f"{found}: expected GPUs in the Ray cluster, got {wishes[found]!r}"
 
 
 def _name_device(job: EncodeJob, *, wants_gpu: bool) -> str:

@@ -48,7 +48,7 @@ def stay_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         is_initialized=lambda: False,
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "pipelines.run.dispatch", SimpleNamespace(map_spans=map_spans))
+    monkeypatch.setitem(sys.modules, "pipelines.run.dispatch", SimpleNamespace(map_tasks=map_tasks))
     monkeypatch.setattr("pipelines.encode.connect", connect)
     monkeypatch.setattr("pipelines.encode.start_ledger", lambda _, rows: Near(Ledger(rows=rows)))
     monkeypatch.setattr("pipelines.run.watch.find_leaving", set)
@@ -68,7 +68,7 @@ def connect(job: EncodeJob) -> Iterator[Cluster]:
     yield share_out(job, [MACHINE], is_local=True)
 
 
-def map_spans(
+def map_tasks(
     records: Records, cluster: Cluster, options: EncoderOptions, worker: SpanWorker, *, units_per_span: int
 ) -> Iterator[list[SpanResult]]:
     """What one actor, behind a tokenizer where there are some, makes of the units without a record."""
@@ -87,7 +87,7 @@ def load_once(options: EncoderOptions, checkpoint: Checkpoint | None = None) -> 
     key = repr(options)
     if key not in loaded:
         encoder = load(options, checkpoint)
-        if not options.model.startswith("builtin:"):
+        if not options.source.model.startswith("builtin:"):
             return encoder  # a folder may hold another model the next time
         encoder.warm_up()
         encoder.warm_up = lambda **_: None  # type: ignore[method-assign]
