@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Two processes of one thread each; what uses Ray stays in one of them.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Two processes of one thread each; what uses Ray stays in one of them. One that dies ends the run.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart=0
 NOT_QUICK := not battery and (cluster or own_service or long or hypothesis)
 
 .PHONY: demo test test-all lint types contracts pytest docs clean tools

@@ -36,6 +36,14 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse a pytest-xdist that passes over the groups: two Rays at once make tests fail that are in order."""
+    if getattr(session.config.option, "loadgroup", False):
+        grouped = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group")]
+        lost = [nodeid for nodeid in grouped if "@" not in nodeid]
+        assert not lost, f"this pytest-xdist does not keep {len(lost)} tests of a group together: {lost[0]}, ..."
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real prompts and tokenizers beside a checkout; tests that want them skip elsewhere."""
