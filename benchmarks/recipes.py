@@ -27,12 +27,12 @@ from benchmarks.conditions.corpus import (
     quieten,
 )
 from benchmarks.conditions.machine import Machine, publish
+from benchmarks.paper.recipe_table import make_table
 from pipelines.run.resolved_job import flops_per_token
 from t5enc.config import EncoderConfig
 from t5enc.recipes import RECIPES
 from t5enc.recipes.cleaning import CLEANERS
 from t5enc.recipes.recipe import Recipe
-from t5enc.recipes.stored import make_table
 from t5enc.text.preparer import Preparer
 from t5enc.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -1,18 +1,14 @@
-"""Recipes in words: all of them, with every option, and the table of their page as the code makes it."""
+"""Recipes in words: all of them, with every option."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from t5enc.recipes import RECIPES, Recipe
 from t5enc.recipes.describe import HEADS, MEANINGS, describe, describe_line, summarize
 from t5enc.recipes.overrides import OPTIONS
-from t5enc.recipes.stored import find_encoder, make_table, read_rows
-
-PAGE = (Path(__file__).resolve().parents[3] / "docs/recipes.md").read_text(encoding="utf-8")
 
 
 def test_every_option_has_a_meaning() -> None:
@@ -61,24 +57,3 @@ def test_recipes_that_differ_in_a_field_are_not_described_alike() -> None:
     ]
     found = [str(describe(replace(recipe, **change))) for change in [{}, *changes]]
     assert len(set(found)) == len(found)
-
-
-def test_the_pages_table_is_what_the_code_makes_of_its_rows() -> None:
-    rows = read_rows(PAGE)
-    assert list(rows) == list(RECIPES)
-    assert make_table(rows) in PAGE
-
-
-def test_a_padded_wan_caption_takes_what_trainers_know() -> None:
-    assert find_encoder(RECIPES["wan"]).width == 4096
-    assert "| 8.39 MB |" in make_table(dict.fromkeys(RECIPES, 1))
-
-
-@pytest.mark.long
-def test_the_pages_rows_are_those_of_real_prompts(shared: Path) -> None:
-    from benchmarks.conditions.corpus import draw_prompts
-    from benchmarks.recipes import find_medians, load_tokenizers
-
-    names = ("wan", "flux", "chroma", "hunyuandit", "cosmos", "glm_image", "hunyuan_image")
-    found = find_medians(draw_prompts(None, 3000), load_tokenizers(), names)
-    assert found == {name: read_rows(PAGE)[name] for name in names}
