@@ -1,4 +1,4 @@
-"""The exceptions of t5enc. Each says what was wrong, where, what was expected and what was found.
+"""The exceptions of t5enc, and its exit codes. An exception says what was wrong, where, what was expected and found.
 
 T5encError
 ├── ConfigError        an option or a model's configuration          exit code 2
@@ -18,30 +18,44 @@ T5encError
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What commands of t5enc end with; 130 is Ctrl-C, as in every shell."""
+
+    DONE = 0
+    FAILED = 1
+    REFUSED = 2
+    """An option, a model or an output that cannot be used as asked."""
+    CAPTIONS_DIED = 3
+    """Every row is there, but some captions killed the encoder."""
+    INPUTS_UNREADABLE = 4
+    DRIVER_LOST = 5
 
 
 class T5encError(Exception):
     """Whatever t5enc raises on purpose; `exit_code` is what the command line ends with."""
 
-    exit_code = 1
+    exit_code: ExitCode = ExitCode.FAILED
 
 
 class ConfigError(T5encError, ValueError):
     """An option, or a field of a model's configuration, that cannot be honoured."""
 
-    exit_code = 2
+    exit_code = ExitCode.REFUSED
 
 
 class CheckpointError(T5encError):
     """Weights or tokenizer files that are missing, unexpected, or of the wrong shape."""
 
-    exit_code = 2
+    exit_code = ExitCode.REFUSED
 
 
 class InputError(T5encError, ValueError):
     """A text or token list that cannot be encoded as given."""
 
-    exit_code = 2
+    exit_code = ExitCode.REFUSED
 
 
 class TooLongError(InputError):
@@ -57,13 +71,13 @@ class TooLongError(InputError):
 class SourceError(T5encError):
     """Captions that cannot be read: a missing file, an absent column, a damaged Parquet file."""
 
-    exit_code = 4
+    exit_code = ExitCode.INPUTS_UNREADABLE
 
 
 class OutputError(T5encError):
     """An output folder that cannot be written or read as asked."""
 
-    exit_code = 2
+    exit_code = ExitCode.REFUSED
 
 
 class JobMismatchError(OutputError):
@@ -103,4 +117,4 @@ class ServiceError(T5encError):
 class DriverError(T5encError):
     """The process that runs a job ended without a word; running the same command resumes."""
 
-    exit_code = 5
+    exit_code = ExitCode.DRIVER_LOST

@@ -1,4 +1,4 @@
-"""What an actor has computed so far; the difference of two readings is a unit's."""
+"""What an actor has computed so far; read before and after a unit, the difference is what the unit took."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs noted of their units once a minute, and which of it must not be believed.
+"""What runs noted of their units once a minute, and which of these notes are out of date.
 
 The log saves reading the footer of every shard again; whatever it does not say, a footer does.
 """

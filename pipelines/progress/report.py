@@ -12,16 +12,13 @@ from typing import Any
 from pipelines.job import FrozenJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.stores.store import Store
+from t5enc.errors import ExitCode
 
 REPORT = "report.json"
 PAGE = "report.html"
 # Earlier runs of a job, and inputs of it, that a report names.
 MOST_RUNS = 50
 MOST_INPUTS = 20
-# Exit codes of `t5enc encode` beyond the errors' own: everything encoded but captions that kill the encoder, and
-# inputs that could not be read.
-CAPTIONS_DIED = 3
-INPUTS_UNREADABLE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +45,11 @@ class EncodeReport:
     is_running: bool = False
 
     @property
-    def exit_code(self) -> int:
+    def exit_code(self) -> ExitCode:
         """What the command line ends with."""
         if self.unreadable:
-            return INPUTS_UNREADABLE
-        return CAPTIONS_DIED if self.totals["died"] else 0
+            return ExitCode.INPUTS_UNREADABLE
+        return ExitCode.CAPTIONS_DIED if self.totals["died"] else ExitCode.DONE
 
     @property
     def tokens_per_second(self) -> float:

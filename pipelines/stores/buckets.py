@@ -1,4 +1,4 @@
-"""The bucket of an output, opened with what Arrow's filesystem of the same URI was opened with or found out."""
+"""The bucket of an output on an object store: its credentials, region and endpoint, the same that Arrow reads with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trying again: throttling, server errors and lost connections pass, refusals do not."""
+"""Trying again: throttling, server errors and lost connections go by, refusals do not."""
 
 from __future__ import annotations
 

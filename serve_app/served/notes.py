@@ -1,4 +1,4 @@
-"""What is noted of a request where things become known, and read by the metering around the application."""
+"""Notes of one request (model, texts, tokens, why it failed), written where they are known and read by the metrics."""
 
 from __future__ import annotations
 

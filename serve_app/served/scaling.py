@@ -1,4 +1,4 @@
-"""How many replicas: as many as the tokens that wait and run fill.
+"""How many replicas: enough for the tokens that wait and those that are computed.
 
 Requests are the wrong measure, for one may hold a word and another 256 long captions. Each replica reports its load,
 where 1 is as full as it shall be; Serve's controller calls `follow_load` with what all replicas have reported.

@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder of this disk or a repository of the Hugging Face hub, asked alike."""
+"""Where a model's files are: a folder of this disk or a repository of the Hugging Face hub, behind one interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoint tensors into an encoder: a loader that streams, and the two layouts made of each other.
+"""Checkpoint tensors into an encoder: read tensor by tensor, with Hugging Face's layout made into ours and back.
 
 Every parameter of ours is one or more of theirs, stacked along the first dimension, so loading is one loop: allocate
 the parameter in its final dtype and place, copy each part into its rows. Nothing else is ever allocated, but one

@@ -10,6 +10,7 @@ import transformers
 from t5enc.errors import ConfigError
 from t5enc.hf.families import FAMILIES
 from t5enc.hf.fused_encoder import FusedEncoder
+from t5enc.model.attention.flex_support import prefers_flex
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import resolve_device
 
@@ -37,7 +38,7 @@ class AutoT5EncoderModel:
         hub = {name: options[name] for name in place if name in options}
         config = options.pop("config", None) or transformers.AutoConfig.from_pretrained(model, **hub)
         device = _find_device(device_map)
-        uses_flex = device.type == "cuda" if use_flex_attention is None else use_flex_attention
+        uses_flex = prefers_flex(device) if use_flex_attention is None else use_flex_attention
         options.setdefault("attn_implementation", "flex_attention" if uses_flex else "sdpa")
         found: FusedEncoder = _find_family(config).from_pretrained(
             model,

@@ -1,4 +1,4 @@
-"""The one loop over layers: each block with its own bias, the residual after it handed out."""
+"""The one loop over layers: each block with its own bias; whoever runs it sees the hidden states after each."""
 
 from __future__ import annotations
 

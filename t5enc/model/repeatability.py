@@ -1,4 +1,4 @@
-"""The same bits in any company: how many rows a product needs before its rows stop depending on their number.
+"""The same bits whatever else is in the batch: the fewest rows from which on a matrix product computes each row alike.
 
 Matrix libraries pick another kernel for few rows, and with it another order of summation. From some number of
 rows on, which depends on the CPU and the shapes, every row's bits are its own. Streams padded to that floor

@@ -1,4 +1,4 @@
-"""Rows of documents on their way to the texts they are of: finished as a recipe says, and put where they are wanted.
+"""Rows that the encoder computed, finished as a recipe says and handed back to the text that each belongs to.
 
 Each prompt's lie end to end; equal documents are computed once for all their places. N texts, T rows of all of them or
 tokens of a stream, M model dim.

@@ -45,10 +45,14 @@ def find_missing_compiler(device: torch.device) -> str | None:
     return None
 
 
+def prefers_flex(device: torch.device) -> bool:
+    """Whether Flex is the faster path there: it wins on CUDA with Triton; on CPUs SDPA does, and needs no compiler."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+
+
 def suits_flex(config: EncoderConfig, device: torch.device) -> bool:
-    """Whether Flex is the better choice: it wins on CUDA with Triton; on CPUs SDPA is faster and needs no compiler."""
-    has_triton = importlib.util.find_spec("triton") is not None
-    return device.type == "cuda" and has_triton and find_flex_obstacle(config, device) is None
+    """Whether Flex is the faster path, and runs such an encoder."""
+    return prefers_flex(device) and find_flex_obstacle(config, device) is None
 
 
 def flex_block_size(device: torch.device) -> int:
