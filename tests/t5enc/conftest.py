@@ -1,4 +1,4 @@
-"""Random checkpoints of every family, each made once a session."""
+"""Random checkpoints of every family, each made once a session, and encoders of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from t5enc.text_encoder import TextEncoder
 from tests.families import make_checkpoint
 
 
@@ -50,3 +51,8 @@ def compiler() -> None:
         get_cpp_compiler()
     except torch._inductor.exc.InvalidCxxCompiler:
         pytest.skip("compiled Flex on a CPU needs a C++ compiler (g++ or clang++)")
+
+
+def load(folder: Path, **options: Any) -> TextEncoder:
+    """An encoder of a checkpoint without tokenizer, which then reads bytes."""
+    return TextEncoder.from_pretrained(folder, tokenizer="byt5", **options)
