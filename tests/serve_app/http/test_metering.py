@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import httpx2
 import pytest
-from fastapi import FastAPI
-from prometheus_client.parser import text_string_to_metric_families
-from starlette.middleware import Middleware
-from starlette.types import Message, Send
 
 from serve_app.api.application import make_http
-from serve_app.http.body_limits import LimitBodies
-from serve_app.http.keys import KeyRing, RequireKeys
-from serve_app.http.metering import DEFINITIONS, MeterRequests, Metrics
+from serve_app.http.metering import DEFINITIONS
 from serve_app.served.models import Models
-from serve_app.served.service import ModelService, ServiceLimits
 from t5enc.errors import PrecisionError
-from t5enc.options import EncoderOptions
+from tests.serve_app.http.metered_server import MAX_BODY_BYTES, Case, Server, check_sums, sum_by_route
 from tests.serve_app.in_process import LONG, ask
-
-KEY = "a-key-of-the-tests"
-HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-MAX_BODY_BYTES = 4096
-
-Figures = dict[tuple[str, ...], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A request, how many texts it has embedded, and how it is counted: `end` is a method, or a reason of failure."""
-
-    path: str
-    body: object
-    end: str
-    texts: int = 0
-    route: str = ""
-    headers: tuple[tuple[str, str], ...] = ()
-
 
 CHROMA = {"recipe": "chroma", "recipe_options": {"max_sequence_length": 32}}
 ANSWERED = [
@@ -80,73 +51,6 @@ REFUSED = [
 ]
 
 
-class Server:
-    """An application with a tiny model of its own, whose figures start at zero; `hold` keeps a batch in the model."""
-
-    def __init__(self, *, with_ray: bool = False) -> None:
-        limits = ServiceLimits(max_texts=8, max_length=64, queue_texts=64, queue_tokens=1024)
-        self.model = ModelService("tiny", EncoderOptions(model="builtin:tiny", max_length=64), limits)
-        models = Models([self.model])
-        self.metrics = Metrics(models, with_ray=with_ray)
-        middlewares = [
-            Middleware(MeterRequests, metrics=self.metrics),
-            Middleware(RequireKeys, keys=KeyRing(values=[KEY])),
-            Middleware(LimitBodies, max_bytes=MAX_BODY_BYTES, seconds=60.0),
-        ]
-        self.app: FastAPI = make_http(models, middlewares=middlewares, metrics=self.metrics)
-        self.inside, self.free = threading.Event(), threading.Event()
-
-    def hold(self) -> None:
-        """From now on a batch waits in the model until `free` is set, and `inside` tells that one does."""
-        encode = self.model._actor.encoder.encode_ragged
-
-        def wait(*args: Any, **kwargs: Any) -> Any:
-            self.inside.set()
-            self.free.wait()
-            return encode(*args, **kwargs)
-
-        self.model._actor.encoder.encode_ragged = wait  # type: ignore[method-assign]
-
-    async def send(self, case: Case) -> httpx2.Response:
-        transport = httpx2.ASGITransport(self.app, raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.post(case.path, json=case.body, headers=HEADERS | dict(case.headers))
-
-    def read(self) -> defaultdict[str, Figures]:
-        """All samples of /metrics by name, then by the values of their tags, route and model before the others."""
-        answer = ask("GET", "/metrics", app=self.app)
-        assert answer.headers["content-type"].startswith("text/plain; version=")
-        figures: defaultdict[str, Figures] = defaultdict(dict)
-        for family in text_string_to_metric_families(answer.text):
-            for sample in family.samples:
-                tags = sorted(sample.labels, key=lambda name: name not in ("route", "model"))
-                figures[sample.name][tuple(sample.labels[name] for name in tags)] = sample.value
-        return figures
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.free.set()
-
-
-def check_sums(figures: defaultdict[str, Figures], ends: Counter[tuple[str, str]]) -> None:
-    """Every request is counted once, as what it was."""
-    success, failure = figures["te_request_success_total"], figures["te_request_failure_total"]
-    assert success | failure == dict(ends)
-    for figure in ("te_request_count_total", "te_request_duration_count"):
-        assert sum_by_route(figures[figure]) == sum_by_route(ends)
-
-
-def sum_by_route(values: Figures | Counter[tuple[str, str]]) -> dict[str, float]:
-    """Without the other tags."""
-    sums: Counter[str] = Counter()
-    for tags, value in values.items():
-        sums[tags[0]] += int(value)
-    return dict(sums)
-
-
 def test_requests_of_every_kind_add_up(server: Server) -> None:
     cases = [*ANSWERED, *REFUSED] * 3
 
@@ -178,35 +82,6 @@ def test_texts_and_tokens_add_up(server: Server) -> None:
     assert figures["te_embed_success_total"]["tiny",] == texts
     assert figures["te_batch_texts_total"]["tiny",] == misses - shared
     assert figures["te_queue_size"]["tiny",] == figures["te_running_tokens"]["tiny",] == 0
-
-
-def test_overloaded_and_dropped_requests_add_up(server: Server) -> None:
-    server.hold()
-
-    async def crowd() -> None:
-        running = asyncio.create_task(server.send(Case("/embed", {"inputs": "first"}, "single")))
-        await asyncio.to_thread(server.inside.wait)
-        batches = [[f"{number} {place}" for place in range(8)] for number in range(8)]
-        waiting = [asyncio.create_task(server.send(Case("/embed", {"inputs": texts}, "batch"))) for texts in batches]
-        await until(lambda: server.model.snapshot().queued_texts == 64)
-        refused = [await server.send(Case("/embed", {"inputs": "one more"}, "overloaded")) for _ in range(3)]
-        assert [answer.status_code for answer in refused] == [429] * 3
-        assert 'te_queue_size{model="tiny"} 64.0' in server.metrics.render().decode()
-        for leaving in waiting[:3]:
-            leaving.cancel()
-        await asyncio.wait(waiting[:3])
-        server.free.set()
-        assert [(await task).status_code for task in (running, *waiting[3:])] == [200] * 6
-
-    asyncio.run(crowd())
-    asyncio.run(hang_up(server.app))
-    figures = server.read()
-    ends = {("/embed", "single"): 1, ("/embed", "batch"): 5, ("/embed", "overloaded"): 3, ("/embed", "dropped"): 3}
-    check_sums(figures, Counter(ends | {("none", "dropped"): 1}))
-    # Texts that nobody waited for any more were asked for and not delivered.
-    assert figures["te_embed_count_total"]["tiny",] == 1 + 8 * 8
-    assert figures["te_embed_success_total"]["tiny",] == figures["te_batch_texts_total"]["tiny",] == 1 + 5 * 8
-    assert figures["te_queue_size"]["tiny",] == 0
 
 
 def test_failures_of_the_model_are_its_own(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,50 +130,3 @@ def test_ray_is_told_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, values in told.items():
         shown = figures[f"{name}_total"] or figures[f"{name}_sum"] or figures[name]
         assert +Counter(shown) == pytest.approx(dict(+values)), name
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let the others run until it holds."""
-    while not condition():
-        await asyncio.sleep(0)
-
-
-class LeftError(OSError):
-    """The connection is gone."""
-
-
-@pytest.mark.parametrize("end", [LeftError, asyncio.CancelledError])
-@pytest.mark.parametrize("part", ["http.response.start", "http.response.body"])
-def test_whoever_leaves_before_the_answer_was_sent_is_dropped(server: Server, part: str, end: type[Exception]) -> None:
-    async def leave(message: Message) -> None:
-        if message["type"] == part:
-            raise end
-
-    with pytest.raises(end):
-        asyncio.run(post_embed(server.app, leave))
-    check_sums(server.read(), Counter({("/embed", "dropped"): 1}))
-
-
-async def post_embed(app: FastAPI, send: Send) -> None:
-    """A request whose body is there at once, and whose answer goes to `send`."""
-
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b'{"inputs": "a"}', "more_body": False}
-
-    headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-    scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": headers}
-    await app(scope, receive, send)
-
-
-async def hang_up(app: FastAPI) -> None:
-    """A client that is gone before its body is complete."""
-
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    async def send(message: Message) -> None:
-        pytest.fail(f"expected no answer, got {message}")
-
-    headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-    scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": headers}
-    await app(scope, receive, send)
