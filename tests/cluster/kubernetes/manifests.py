@@ -33,6 +33,9 @@ def list_manifests() -> list[tuple[str, Document]]:
     return [(f"{path.name}/{doc['kind']}/{doc['metadata']['name']}", doc) for path, doc in found if "kind" in doc]
 
 
+MANIFESTS = dict(list_manifests())
+
+
 def find_manifest(kind: str, name: str) -> Document:
     """The object of that kind and name."""
     return next(doc for _, doc in list_manifests() if (doc["kind"], doc["metadata"]["name"]) == (kind, name))
