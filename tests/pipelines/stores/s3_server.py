@@ -162,6 +162,9 @@ def refuse(status: int, code: str) -> Fault:
     )
 
 
+SLOW_DOWN = refuse(503, "SlowDown")
+
+
 def reset(handler: Handler, _: bytes) -> None:
     """No answer but a reset, and nothing is done."""
     handler.hang_up()

@@ -1,10 +1,10 @@
-"""Outputs on S3: the first writer wins, trouble that passes is outlasted, trouble that does not is told at once."""
+"""Outputs on S3: the first writer wins, and what is large goes and comes in parts."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -13,88 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.stores import object_store, retrying
+from pipelines.stores import object_store
 from pipelines.stores.object_store import ObjectFile, ObjectStore
-from pipelines.stores.retrying import count_retries
 from pipelines.stores.store import open_store
-from pipelines.stores.store_errors import Trouble
 from t5enc.errors import OutputError
 from t5enc.storage.filesystems import open_filesystem
-from tests.pipelines.stores.s3_server import (
-    CREDENTIALS,
-    Fault,
-    FaultyProxy,
-    answer,
-    connect,
-    cut,
-    hold,
-    lose,
-    refuse,
-    reset,
-    run_faulty_proxy,
-)
+from tests.pipelines.stores.contents import names
+from tests.pipelines.stores.s3_server import SLOW_DOWN, FaultyProxy, answer, connect, cut, refuse, reset
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WRITERS = 8
-SLOW_DOWN = refuse(503, "SlowDown")
-PASSING: dict[str, Fault] = {
-    "500": refuse(500, "InternalError"),
-    "503": SLOW_DOWN,
-    "504": refuse(504, "GatewayTimeout"),
-    "429": refuse(429, "TooManyRequests"),
-    "400": refuse(400, "RequestTimeout"),
-    "reset": reset,
-    "lose": lose,
-    "cut": cut,
-    "hold": hold(60),
-}
-Request = Callable[[ObjectStore], Any]
-REQUESTS: dict[str, Request] = {
-    "read": lambda store: store.read("a"),
-    "open": lambda store: store.open("a").read(),
-    "size": lambda store: store.size("a"),
-    "list": lambda store: list(store.list()),
-    "create": lambda store: store.create("b", b"new"),
-    "replace": lambda store: store.replace("a", b"new"),
-    "move": lambda store: store.move("a", "b"),
-    "delete": lambda store: store.delete("a"),
-}
-
-
-@pytest.fixture
-def proxy(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[FaultyProxy]:
-    """A proxy in front of the server, and an environment with credentials; timeouts are short where they are tested."""
-    timeout = "1s" if "hold" in request.node.name else "60s"
-    for name, value in (CREDENTIALS | {"AWS_TIMEOUT": timeout}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.001)
-    with run_faulty_proxy(server) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def store(server: str, proxy: FaultyProxy, request: pytest.FixtureRequest) -> ObjectStore:
-    """An empty prefix of a bucket."""
-    connect(server).create_bucket(Bucket="bucket")
-    store = open_store(f"s3://bucket/{request.node.name}/out{proxy.query}")
-    assert isinstance(store, ObjectStore)
-    store.delete("warm")  # the client is at work before any fault
-    proxy.requests.clear()
-    return store
-
-
-def list_cases() -> list[tuple[str, str]]:
-    """Faults and requests: an answer to HEAD has no body to say what a 400 is, and a timeout costs a second."""
-    some = {
-        "400": ("read", "list", "replace"),
-        "hold": ("read", "create"),
-        "cut": ("read", "open", "list", "move", "delete"),
-    }
-    return [(fault, name) for fault in PASSING for name in some.get(fault, tuple(REQUESTS))]
-
-
-def names(store: ObjectStore) -> set[str]:
-    return {name for name, _ in store.list()}
 
 
 def test_one_of_many_threads_creates(store: ObjectStore) -> None:
@@ -132,86 +60,6 @@ def test_a_name_that_is_taken_is_not_sent_data(store: ObjectStore, proxy: Faulty
     proxy.requests.clear()
     assert not store.create("a", bytes(1000))
     assert [method for method, _ in proxy.requests] == ["HEAD"]
-
-
-@pytest.mark.parametrize(("fault", "request_name"), list_cases())
-def test_trouble_that_passes_is_outlasted(
-    store: ObjectStore, proxy: FaultyProxy, fault: str, request_name: str
-) -> None:
-    store.replace("a", bytes(1000))
-    expected = REQUESTS[request_name](store)
-    store.delete("b")
-    store.replace("a", bytes(1000))
-    before = count_retries()
-    proxy.script = [PASSING[fault]] * (1 if fault == "hold" else 3)
-    got = REQUESTS[request_name](store)
-    assert proxy.script == []
-    # A put whose answer was lost finds its own object.
-    assert got == expected or (request_name, fault, got) == ("create", "lose", False)
-    assert count_retries() > before
-    assert names(store) == {"create": {"a", "b"}, "move": {"b"}, "delete": set()}.get(request_name, {"a"})
-
-
-def test_a_put_whose_answer_is_lost_is_there_once_and_counts_as_taken(store: ObjectStore, proxy: FaultyProxy) -> None:
-    proxy.script = [answer, lose]
-    assert not store.create("a", b"whole")
-    assert store.read("a") == b"whole"
-
-
-def test_a_conflict_that_left_nothing_is_tried_again(store: ObjectStore, proxy: FaultyProxy) -> None:
-    """S3 answers 409 where another's delete is under way."""
-    proxy.script = [answer, refuse(409, "ConditionalRequestConflict")]
-    assert store.create("a", b"x")
-    assert store.read("a") == b"x"
-
-
-def test_patience_has_an_end(store: ObjectStore, proxy: FaultyProxy) -> None:
-    patience = [1000.0, 1000.0, 0.0]
-    impatient = ObjectStore(store.bucket, store.uri, patience=lambda trouble: patience.pop(0))
-    proxy.usual = SLOW_DOWN
-    with pytest.raises(OutputError, match=r"out/a: expected an answer after trying again .*, got 503 SlowDown"):
-        impatient.read("a")
-    assert len(proxy.requests) == 3
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "expected"),
-    [
-        (403, "AccessDenied", "expected leave to do this; see the credentials and the bucket's policy, got 403"),
-        (401, "InvalidToken", "expected leave to do this; see the credentials"),
-        (404, "NoSuchBucket", "expected a bucket that is there; make it, or mend its name, got 404 NoSuchBucket"),
-        (400, "InvalidArgument", "expected a request that the store grants, got 400 InvalidArgument"),
-        (301, "PermanentRedirect", "expected a request that the store grants, got .*region"),
-    ],
-)
-@pytest.mark.parametrize("request_name", ["list", "replace", "read"])
-def test_trouble_that_does_not_pass_is_told_at_once(
-    store: ObjectStore, proxy: FaultyProxy, request_name: str, status: int, code: str, expected: str
-) -> None:
-    proxy.usual = refuse(status, code)
-    with pytest.raises(OutputError, match=expected):
-        REQUESTS[request_name](store)
-    assert len(proxy.requests) == 1
-
-
-def test_a_bucket_that_is_not_there_is_named(proxy: FaultyProxy) -> None:
-    store = open_store(f"s3://no-such-bucket/out{proxy.query}")
-    with pytest.raises(OutputError, match=r"^s3://no-such-bucket/out: expected a bucket that is there"):
-        store.create("_job.json", b"{}")
-    with pytest.raises(OutputError, match="expected a bucket that is there"):
-        list(store.list())
-
-
-def test_a_host_that_is_not_there_and_missing_credentials_are_told_soon() -> None:
-    assert 0 < Trouble.UNREACHABLE.patience() < Trouble.PASSING.patience()
-    assert 0 < Trouble.NO_CREDENTIALS.patience() < Trouble.PASSING.patience()
-
-
-def test_an_address_where_nobody_listens_is_said_to_be_so(proxy: FaultyProxy) -> None:
-    found = open_store("s3://bucket/out?scheme=http&region=us-east-1&endpoint_override=127.0.0.1:9")
-    assert isinstance(found, ObjectStore)
-    with pytest.raises(OutputError, match="expected a store at its address; see the endpoint and the region"):
-        ObjectStore(found.bucket, found.uri, patience=lambda trouble: 0.0).read("a")
 
 
 def test_a_store_without_conditional_puts_is_written_all_the_same_and_says_so(
