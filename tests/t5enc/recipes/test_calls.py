@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from t5enc.recipes import RECIPES
-from tests.t5enc.recipes.pipelines import ARGUMENTS, CPU, FAMILIES, Reached, find_class
+from tests.t5enc.recipes.pipelines.building import find_class
+from tests.t5enc.recipes.pipelines.calls import ARGUMENTS, CPU, Reached
+from tests.t5enc.recipes.pipelines.families import FAMILIES
 from tests.t5enc.recipes.prompts import NEGATIVE
 
 pytest.importorskip("diffusers", reason="needs diffusers: pip install 't5enc[diffusers]'")

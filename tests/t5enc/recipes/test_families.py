@@ -21,7 +21,9 @@ from t5enc.recipes import RECIPES, find_recipe
 from tests.t5enc.recipes.agreement import TOLERANCE, assert_agree
 from tests.t5enc.recipes.checkpoints import KINDS
 from tests.t5enc.recipes.conftest import MakeFolder
-from tests.t5enc.recipes.pipelines import FAMILIES, build, call_with_transformer
+from tests.t5enc.recipes.pipelines.building import build
+from tests.t5enc.recipes.pipelines.calls import call_with_transformer
+from tests.t5enc.recipes.pipelines.families import FAMILIES
 from tests.t5enc.recipes.prompts import NEGATIVE, PROMPTS
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install 't5enc[diffusers]'")

@@ -1,7 +1,5 @@
-"""diffusers' own encoding code, run with a tiny encoder and none of a pipeline's other parts.
+"""How each family encodes a list of captions with the options of a call, by diffusers' own code.
 
-Each family says which class it is, which encoder it has, and how a list of captions is encoded with the options of a
-call. What the call does not name has the default of the class's `__call__`, not that of an inner function.
 N captions, W width, M model dim.
 """
 
@@ -9,8 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,66 +15,16 @@ import torch
 from torch import Tensor
 
 from t5enc.recipes.conditioning import PipelineInputs
+from tests.t5enc.recipes.pipelines.calls import (
+    CPU,
+    Options,
+    call_until_scheduler,
+    default_of,
+    find_arguments,
+    repeat_negative,
+)
 
-CPU = torch.device("cpu")
-Options = Mapping[str, Any]
 Encode = Callable[[Any, list[str], Options], PipelineInputs]
-# The options that are arguments of a call; the others are the checkpoint's, or make the caption.
-ARGUMENTS = ("max_sequence_length", "clean_caption", "mask_feature", "negative_prompt", "negative_prompt_3")
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A class of diffusers, the kind of its T5 encoder, its places in the pipeline, and how it encodes."""
-
-    class_name: str
-    encode: Encode
-    kind: str = "t5"
-    limit: int | None = None
-    place: str = "text_encoder"
-    tokenizer_place: str = "tokenizer"
-
-
-def build(family: Family, tokenizer: Any, encoder: Any, options: Options) -> Any:
-    """The family's pipeline with its T5 and nothing else; what its code asks of the other parts stands in for them."""
-    config = {name: options.get(name, default) for name, default in CONFIG.items()}
-    stand_ins = {"_execution_device": CPU, "config": SimpleNamespace(**config)}
-    pipeline_class: Any = type(family.class_name, (find_class(family.class_name),), stand_ins)
-    pipeline = object.__new__(pipeline_class)
-    vars(pipeline).update(dict.fromkeys(PARTS, SimpleNamespace(dtype=encoder.dtype)), **WRITTEN_DOWN)
-    vars(pipeline).update({family.place: encoder, family.tokenizer_place: tokenizer})
-    return pipeline
-
-
-def find_class(name: str) -> type:
-    """A pipeline's class; ConsisID's is hidden where OpenCV is missing, which its encoding does not need."""
-    import diffusers
-
-    if name == "ConsisIDPipeline":
-        from diffusers.pipelines.consisid.pipeline_consisid import ConsisIDPipeline
-
-        return ConsisIDPipeline
-    found: type = getattr(diffusers, name)
-    return found
-
-
-# The options that a checkpoint's config has, with the class's own default.
-CONFIG = {"force_zeros_for_empty_prompt": False, "boundary_ratio": None, "expand_timesteps": False}
-PARTS = [f"{part}{place}" for part in ("text_encoder", "tokenizer") for place in ("", "_2", "_3", "_4")]
-PARTS += ["transformer", "language_model"]
-# What constructors write down for the parts that are not there.
-WRITTEN_DOWN = {"tokenizer_max_length": 77, "prompt_template_encode": "", "system_message": ""}
-WRITTEN_DOWN |= {"prompt_template_encode_start_idx": 0}
-
-
-def find_arguments(pipeline: Any, prompts: Sequence[str], options: Options) -> dict[str, Any]:
-    """What `__call__` would hand to `encode_prompt`: its own defaults, and the options given."""
-    call, encode = (inspect.signature(method).parameters for method in (pipeline.__call__, pipeline.encode_prompt))
-    found = {name: call[name].default for name in ARGUMENTS if name in call and name in encode}
-    found |= {name: options[name] for name in found if name in options}
-    if "negative_prompt" in options and "negative_prompt" in found:
-        found["negative_prompt"] = repeat_negative(prompts, options)
-    return found
 
 
 def encode_returned(*places: int | None, skip: int = 0, **fixed: Any) -> Encode:
@@ -123,11 +70,6 @@ def encode_flux(pipeline: Any, prompts: list[str], options: Options) -> Pipeline
 
 
 NEGATIVES = ("negative_prompt", "negative_prompt_2")
-
-
-def default_of(pipeline: Any, name: str) -> Any:
-    """The default that `__call__` has for an argument."""
-    return inspect.signature(pipeline.__call__).parameters[name].default
 
 
 def encode_visualcloze(pipeline: Any, prompts: list[str], options: Options) -> PipelineInputs:
@@ -202,44 +144,6 @@ def encode_longcat(pipeline: Any, prompts: list[str], options: Options) -> Pipel
     return PipelineInputs(*(values[name] for name in names))
 
 
-def repeat_negative(prompts: Sequence[str], options: Options) -> list[str] | None:
-    """A negative prompt for each caption, or none."""
-    return [options["negative_prompt"]] * len(prompts) if "negative_prompt" in options else None
-
-
-class Reached(Exception):
-    """The pipeline is done with its captions."""
-
-
-class Scheduler:
-    """Stops whoever asks anything of it."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise Reached(name)
-
-
-def call_until_scheduler(pipeline: Any, **arguments: Any) -> dict[str, Any]:
-    """The variables of the pipeline's own `__call__` when it first turns to its scheduler."""
-    vars(pipeline)["scheduler"] = Scheduler()
-    try:
-        pipeline(**arguments)
-    except Reached as reached:
-        place = reached.__traceback__
-        while place is not None:
-            if place.tb_frame.f_code.co_name == "__call__":
-                return dict(place.tb_frame.f_locals)
-            place = place.tb_next
-    raise AssertionError(f"{type(pipeline).__name__} never turned to its scheduler")
-
-
-def call_with_transformer(pipeline: Any, prompts: list[str], **config: int) -> dict[str, Any]:
-    """The variables of a video pipeline's call, whose transformer says how large a video is, or in what it computes."""
-    transformer = SimpleNamespace(dtype=torch.bfloat16, config=SimpleNamespace(patch_size=(1, 2, 2), **config))
-    sizes = {"vae_scale_factor_temporal": 4, "vae_scale_factor_spatial": 8}
-    vars(pipeline).update(sizes, transformer=transformer, transformer_2=None)
-    return call_until_scheduler(pipeline, prompt=prompts)
-
-
 def encode_audioldm2(pipeline: Any, prompts: list[str], options: Options) -> PipelineInputs:
     """T5's rows, the null's before the captions'; CLAP, the projection and GPT-2 stand beside."""
     width = pipeline.text_encoder_2.config.d_model
@@ -280,42 +184,3 @@ def find_written_length(pipeline: Any) -> int:
     found = re.search(r"self\.tokenizer_2_max_length = (\d+)", inspect.getsource(type(pipeline).__mro__[1].__init__))
     assert found is not None
     return int(found[1])
-
-
-T5_2 = {"place": "text_encoder_2", "tokenizer_place": "tokenizer_2"}
-T5_3 = {"place": "text_encoder_3", "tokenizer_place": "tokenizer_3"}
-FAMILIES: Mapping[str, Family] = {
-    "wan": Family("WanPipeline", PLAIN, "umt5"),
-    "skyreels_v2": Family("SkyReelsV2Pipeline", PLAIN, "umt5"),
-    "anyflow": Family("AnyFlowPipeline", PLAIN, "umt5"),
-    "chronoedit": Family("ChronoEditPipeline", PLAIN, "umt5"),
-    "lucy": Family("LucyEditPipeline", PLAIN, "umt5"),
-    "helios": Family("HeliosPipeline", PLAIN, "umt5"),
-    "longcat_audio_dit": Family("LongCatAudioDiTPipeline", encode_longcat, "umt5"),
-    "aura_flow": Family("AuraFlowPipeline", MASKED, "llama"),
-    "flux": Family("FluxPipeline", encode_flux, **T5_2),
-    "visualcloze": Family("VisualClozeGenerationPipeline", encode_visualcloze, **T5_2),
-    "stable_diffusion_3": Family("StableDiffusion3Pipeline", encode_sd3, **T5_3),
-    "hidream_image": Family("HiDreamImagePipeline", encode_hidream, limit=100, **T5_3),
-    "chroma": Family("ChromaPipeline", encode_returned(0, 2, 3, 5)),
-    "bria": Family("BriaPipeline", PLAIN),
-    "pixart_alpha": Family("PixArtAlphaPipeline", MASKED),
-    "pixart_sigma": Family("PixArtSigmaPipeline", MASKED),
-    "allegro": Family("AllegroPipeline", MASKED),
-    "latte": Family("LattePipeline", PLAIN),
-    "deepfloyd_if": Family("IFPipeline", PLAIN),
-    "hunyuandit": Family("HunyuanDiTPipeline", encode_hunyuandit, "mt5", **T5_2),
-    "kandinsky3": Family("Kandinsky3Pipeline", encode_kandinsky3, "silu"),
-    "ltx": Family("LTXPipeline", MASKED),
-    "ltx_condition": Family("LTXConditionPipeline", MASKED),
-    "mochi": Family("MochiPipeline", MASKED),
-    "cogvideox": Family("CogVideoXPipeline", PLAIN),
-    "consisid": Family("ConsisIDPipeline", PLAIN),
-    "cogview3": Family("CogView3PlusPipeline", PLAIN),
-    "cosmos": Family("CosmosTextToWorldPipeline", PLAIN, "relu"),
-    "stable_audio": Family("StableAudioPipeline", encode_stable_audio, "relu", limit=128),
-    "audioldm2": Family("AudioLDM2Pipeline", encode_audioldm2, limit=512, **T5_2),
-    "glm_image": Family("GlmImagePipeline", PLAIN, "byt5"),
-    "hunyuan_image": Family("HunyuanImagePipeline", encode_glyphs, "byt5", **T5_2),
-    "hunyuan_video1_5": Family("HunyuanVideo15Pipeline", encode_glyphs, "byt5", **T5_2),
-}

@@ -1,0 +1,1 @@
+"""diffusers' own encoding code, run with a tiny encoder and none of a pipeline's other parts."""
