@@ -12,6 +12,7 @@ import pytest
 from pipelines.nodes.cluster import start_local
 from t5enc.checkpoint.builtin import sample_captions
 from tests.pipelines.in_process import stay_in_process
+from tests.pipelines.one_process import hide_ray
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +36,12 @@ def server() -> Iterator[str]:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs run in this process, without Ray."""
     stay_in_process(monkeypatch)
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that only looks like one."""
+    hide_ray(monkeypatch)
 
 
 WriteCaptions = Callable[..., Path]

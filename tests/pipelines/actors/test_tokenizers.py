@@ -37,12 +37,6 @@ from tests.pipelines.killing import POISON, PoisonedTokenizer, PoisonedTokensWor
 from tests.pipelines.one_process import TEXTS, Setting, hide_ray, lay_out, rows_of
 
 
-@pytest.fixture
-def setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setting:
-    hide_ray(monkeypatch)
-    return lay_out(tmp_path)
-
-
 class FakeTokenizer(TokenizerActor):
     """What the actor does, with a tokenizer that makes bytes of texts."""
 

@@ -1,41 +1,26 @@
-"""What an actor does with a span, without Ray: a ledger in this process, an encoder that can be made to die."""
+"""What an actor does with a span, without Ray: a ledger in this process, an encoder that is made up."""
 
 from __future__ import annotations
 
 import pickle
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 
 from pipelines.actors import reader as reader_module
-from pipelines.actors.prefetching import prefetch
-from pipelines.actors.shards import Caution
-from pipelines.actors.tasks import SpanResult
 from pipelines.actors.throughput import read_throughput
 from pipelines.commit.counts import Work
-from pipelines.commit.records import UnitRecord, read_footer_record
-from pipelines.progress.ledger import ATTEMPTS
-from pipelines.run.suspects import learn
+from pipelines.commit.records import read_footer_record
 from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError, SourceError
-from tests.pipelines.actors.fake_encoder import TOO_LARGE, Death, FakeActor, FakeEncoder
-from tests.pipelines.one_process import TEXTS, Setting, hide_ray, lay_out, rows_of
+from tests.pipelines.actors.fake_encoder import TOO_LARGE, FakeActor, FakeEncoder
+from tests.pipelines.one_process import TEXTS, Setting, lay_out, rows_of
 
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_ray(monkeypatch)
-
-
-@pytest.fixture
-def setting(tmp_path: Path) -> Setting:
-    return lay_out(tmp_path)
+pytestmark = pytest.mark.usefixtures("no_ray")
 
 
 def test_a_span_becomes_a_shard_a_unit_in_order(setting: Setting) -> None:
@@ -173,127 +158,6 @@ def test_a_caption_without_embedding_fails_the_run_where_asked_to(tmp_path: Path
     assert setting.stored() == {}
 
 
-def run_to_death(setting: Setting, encoder: FakeEncoder, most: int = 20) -> tuple[list[SpanResult], int]:
-    """What Ray does: repeat the task in a new process until it ends; results, and how many processes died."""
-    for deaths in range(most):
-        try:
-            return setting.run(encoder), deaths
-        except Death:
-            continue
-    raise AssertionError("the task dies for ever")
-
-
-def test_a_unit_that_kills_is_left_to_be_encoded_alone(setting: Setting) -> None:
-    results, deaths = run_to_death(setting, FakeEncoder(killers=[TEXTS[4]]))
-    assert deaths == ATTEMPTS
-    assert 3 in rows_of(results, "suspect")
-    assert 0 in setting.stored()
-    assert sorted(rows_of(results, "suspect") + rows_of(results, "unit")) == [0, 3, 6]
-    assert all(result.span == setting.task.span for result in results if result.kind == "suspect")
-
-
-def test_a_unit_that_kills_while_it_is_tokenized_is_found_too(setting: Setting) -> None:
-    class Crashing(FakeEncoder):
-        def prepare(self, texts: Sequence[str]) -> Any:
-            if TEXTS[0] in texts:
-                raise Death
-            return super().prepare(texts)
-
-    results, deaths = run_to_death(setting, Crashing())
-    assert deaths == ATTEMPTS
-    assert rows_of(results, "suspect") == [0]
-    assert rows_of(results, "unit") == [3, 6]
-
-
-def test_a_unit_that_kills_while_it_is_read_is_found_too(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = reader_module.read_captions
-
-    def die(*args: Any, skip: Any, **options: Any) -> Iterator[Any]:
-        if not skip(0):
-            raise Death
-        yield from read(*args, skip=skip, **options)
-
-    monkeypatch.setattr(reader_module, "read_captions", die)
-    results, deaths = run_to_death(setting, FakeEncoder())
-    assert deaths == ATTEMPTS
-    assert rows_of(results, "suspect") == [0]
-
-
-def test_whatever_dies_every_caption_is_stored_but_those_that_kill(setting: Setting) -> None:
-    encoder = FakeEncoder(killers=[TEXTS[1], TEXTS[4]])
-    results, _ = run_to_death(setting, encoder)
-    for suspect in (result for result in results if result.kind == "suspect"):
-        assert suspect.span is not None
-        assert suspect.unit is not None
-        record = encode_alone(setting, encoder, suspect)
-        assert record == read_footer_record(setting.store, suspect.unit.name)
-    texts = ["" if row in (1, 4) else text for row, text in enumerate(TEXTS)]
-    assert setting.stored() == {0: texts[:3], 3: texts[3:6], 6: texts[6:]}
-
-
-def encode_alone(setting: Setting, encoder: FakeEncoder, suspect: SpanResult) -> UnitRecord:
-    actor: Any = FakeActor(encoder)
-    assert suspect.span is not None
-    assert suspect.unit is not None
-    caution = Caution()
-    while True:
-        try:
-            return setting.worker().run_suspect(actor, suspect.span, suspect.unit, caution)
-        except Death:
-            caution = learn(caution, setting.ledger.take_note(suspect.unit.id))
-
-
-def test_a_death_while_a_suspect_is_committed_leaves_no_caption_in_hand(setting: Setting) -> None:
-    worker, unit = setting.worker(), setting.units[0]
-    worker.commit = end_life  # type: ignore[method-assign,assignment]
-    with pytest.raises(Death):
-        worker.run_suspect(FakeActor(FakeEncoder()), setting.task.span, unit, Caution())  # type: ignore[arg-type]
-    assert setting.ledger.take_note(unit.id) == []
-
-
-def end_life(*_: Any) -> None:
-    raise Death
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("unknown")])
-def test_a_card_that_fails_ends_the_process_and_counts_as_an_attempt(
-    setting: Setting, error: RuntimeError, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("pipelines.actors.worker.os._exit", end_life)
-    encode = FakeEncoder.encode_ragged
-
-    def fail(encoder: FakeEncoder, *arguments: Any, **options: Any) -> Any:
-        if len(encoder.streams) == 1:
-            raise error
-        return encode(encoder, *arguments, **options)
-
-    monkeypatch.setattr(FakeEncoder, "encode_ragged", fail)
-    with pytest.raises(Death):
-        setting.run(FakeEncoder())
-    assert setting.stored() == {0: TEXTS[:3]}, "what was in the writer's hands is committed"
-    assert setting.ledger.attempts[setting.units[1].id] == ["here"]
-    assert f"its device failed: {type(error).__name__}: {error}" in capsys.readouterr().err
-
-
-def test_a_suspect_whose_card_fails_ends_its_process(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr("pipelines.actors.worker.os._exit", end_life)
-    monkeypatch.setattr(FakeEncoder, "encode_ragged", fail)
-    actor: Any = FakeActor(FakeEncoder())
-    with pytest.raises(Death):
-        setting.worker().run_suspect(actor, setting.task.span, setting.units[0], Caution())
-
-
-def test_a_suspect_that_was_committed_meanwhile_is_not_encoded_again(setting: Setting) -> None:
-    results = setting.run(FakeEncoder())
-    suspect = SpanResult(kind="suspect", span=setting.task.span, unit=setting.units[0])
-    encoder = FakeEncoder()
-    assert encode_alone(setting, encoder, suspect) == results[0].record
-    assert encoder.streams == []
-
-
 def test_an_actor_says_when_it_starts_and_how_it_is_set(setting: Setting) -> None:
     worker = setting.worker()
     worker.starting()
@@ -324,38 +188,3 @@ def test_the_difference_of_two_readings_is_what_was_computed_between_them() -> N
     actor.encoder.counters.useful_tokens = 12
     actor.busy_seconds = 2.0
     assert read_throughput(actor) - before == Work(useful_tokens=7, busy_seconds=2.0)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_prefetched_items_come_in_order(count: int) -> None:
-    assert list(prefetch(range(count))) == list(range(count))
-
-
-def test_an_error_of_the_producer_is_raised_after_what_came_before() -> None:
-    def produce() -> Iterator[int]:
-        yield 1
-        raise SourceError("gone")
-
-    items = prefetch(produce())
-    assert next(items) == 1
-    with pytest.raises(SourceError, match="gone"):
-        next(items)
-
-
-def test_no_more_is_produced_than_is_asked_for_and_one_ahead() -> None:
-    made: list[int] = []
-    ended = threading.Event()
-
-    def produce() -> Iterator[int]:
-        try:
-            for number in range(100):
-                made.append(number)
-                yield number
-        finally:
-            ended.set()
-
-    items = prefetch(produce())
-    assert next(items) == 0
-    items.close()  # type: ignore[attr-defined]
-    assert ended.wait(60)
-    assert len(made) <= 4

@@ -14,9 +14,7 @@ from pipelines.progress import tracing
 from pipelines.progress.tracing import Tracing, flush_traces, start_tracing, trace_unit
 from t5enc.errors import ConfigError
 from tests.pipelines.actors.fake_encoder import FakeEncoder
-from tests.pipelines.actors.test_worker import lay_out, no_ray
-
-__all__ = ["no_ray"]
+from tests.pipelines.one_process import lay_out
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="needs t5enc[otel]")
 UNIT = Unit(source="a.parquet", first_row=30, num_rows=10, id="00ff00ff00ff00ff")

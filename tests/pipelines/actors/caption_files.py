@@ -1,0 +1,54 @@
+"""Files of captions, and reading a span of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from pipelines.actors.captions import CaptionBatch, read_captions
+from pipelines.inputs.columns import kept_schema
+from pipelines.inputs.footers import read_footer
+from pipelines.inputs.sources import SourceFile
+from pipelines.plan.units import Span
+
+LOCAL = pafs.LocalFileSystem()
+
+
+def write(path: Path, table: pa.Table, **options: Any) -> SourceFile:
+    pq.write_table(table, path, **options)
+    return SourceFile(source=path.name, path=str(path), size=path.stat().st_size, partitions=())
+
+
+def whole(filesystem: Any, file: SourceFile) -> Span:
+    footer = read_footer(filesystem, file)
+    return Span(file=file, digest=footer.digest, first_row=0, num_rows=footer.num_rows)
+
+
+def read(
+    span: Span,
+    *,
+    schema: pa.Schema | None = None,
+    choice: Any = "all",
+    rows_per_unit: int = 10,
+    skip: Callable[[int], bool] = lambda row: False,
+    filesystem: Any = LOCAL,
+) -> list[CaptionBatch]:
+    if schema is None:
+        found = read_footer(filesystem, span.file).schema
+        schema = kept_schema(found, span.file, text_column="caption", keep_columns=None)
+    return list(
+        read_captions(
+            filesystem,
+            span,
+            text_column="caption",
+            caption_choice=choice,
+            schema=schema,
+            rows_per_unit=rows_per_unit,
+            skip=skip,
+        )
+    )
