@@ -1,4 +1,4 @@
-"""Records of units: where they are found, what the log may say of them, and the end of a job."""
+"""The end of a job: plan, manifest and `_SUCCESS` say what is there, or the job does not end."""
 
 from __future__ import annotations
 
@@ -6,227 +6,33 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from threading import Barrier
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.commit.log import append_log, put_aside, read_log, read_struck_out, strike_out
-from pipelines.commit.manifest import finish, read_plan, read_records, write_plan
-from pipelines.commit.records import Records, UnitRecord, read_footer_record
-from pipelines.job import FrozenJob
+from pipelines.commit.log import put_aside
+from pipelines.commit.manifest import finish, read_plan, write_plan
+from pipelines.commit.records import Records
 from pipelines.plan.plan import Files, Units
 from pipelines.stores.store import LocalStore
-from t5enc.errors import DriverError, OutputError
-from t5enc.output import LOG, MANIFEST, PLAN, STALE, SUCCESS, TEMPORARY
+from t5enc.errors import DriverError
+from t5enc.output import MANIFEST, PLAN, STALE, SUCCESS, TEMPORARY
 from tests.pipelines.commit.memory_store import MemoryStore
-from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
-
-JOB = make_job()
-FILES = Files.of([plan_file("a.parquet", 4), plan_file("b.parquet", 1)])
-UNITS = Units(FILES, rows_per_unit=2, fingerprint=JOB.fingerprint)
-FIRST, *_, LAST = UNITS
-
-
-class CountingStore(MemoryStore):
-    """Notes which objects are opened."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: list[str] = []
-
-    def open(self, name: str) -> object:
-        self.opened.append(name)
-        return super().open(name)
-
-
-@pytest.fixture
-def store() -> CountingStore:
-    """The output of a run that committed everything, and noted nothing."""
-    store = CountingStore()
-    for unit in UNITS.values():
-        store.create(unit.name, make_unit_shard(JOB, unit)[1])
-    return store
-
-
-def committed(store: MemoryStore) -> dict[str, UnitRecord]:
-    return {name: found for name in UNITS if (found := read_footer_record(store, name))}
-
-
-def logged(store: MemoryStore) -> dict[str, UnitRecord]:
-    return {record.name: record for record in read_log(store)}
-
-
-def names(store: MemoryStore, prefix: str = "") -> list[str]:
-    return [name for name, _ in store.list() if name.startswith(prefix)]
-
-
-def close(store: MemoryStore, records: dict[str, UnitRecord] | None = None, job: FrozenJob = JOB) -> None:
-    finish(store, note(committed(store) if records is None else records, job))
-
-
-def note(records: dict[str, UnitRecord], job: FrozenJob = JOB) -> Records:
-    noted = Records(Units(FILES, rows_per_unit=2, fingerprint=job.fingerprint))
-    noted.update(records)
-    return noted
-
-
-def shorten(store: MemoryStore, name: str) -> None:
-    store.objects[name] = store.objects[name][:-9]
-
-
-def test_a_footer_tells_what_was_recorded_and_the_size(store: CountingStore) -> None:
-    record, data = make_unit_shard(JOB, UNITS[FIRST])
-    assert read_footer_record(store, FIRST) == record.with_size(len(data))
-
-
-@pytest.mark.parametrize("keep", [0, 3, 11, 500, -1])
-def test_a_shard_that_was_cut_short_has_no_record(store: CountingStore, keep: int) -> None:
-    store.objects[FIRST] = store.objects[FIRST][:keep]
-    assert read_footer_record(store, FIRST) is None
-
-
-def test_a_shard_that_is_gone_has_no_record(store: CountingStore) -> None:
-    assert read_footer_record(store, "nowhere") is None
-
-
-def test_another_shard_under_a_units_name_has_no_record(store: CountingStore) -> None:
-    store.objects[FIRST] = store.objects[LAST]
-    assert read_footer_record(store, FIRST) is None
-
-
-@pytest.mark.parametrize("metadata", [None, {b"t5enc.unit": b"{}"}, {b"t5enc.unit": b"torn"}])
-def test_a_foreign_parquet_file_has_no_record(store: CountingStore, metadata: dict[bytes, bytes] | None) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(metadata), sink)
-    store.objects[FIRST] = sink.getvalue().to_pybytes()
-    assert read_footer_record(store, FIRST) is None
-
-
-def test_a_shard_with_rows_missing_has_no_record(store: CountingStore) -> None:
-    table = pq.read_table(pa.BufferReader(store.objects[FIRST]))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.slice(0, 1), sink)
-    store.objects[FIRST] = sink.getvalue().to_pybytes()
-    assert read_footer_record(store, FIRST) is None
-
-
-def test_records_come_in_the_order_of_the_plan(store: CountingStore) -> None:
-    append_log(store, [committed(store)[LAST]])
-    assert list(read_records(store, UNITS)) == list(UNITS)
-    assert read_records(store, UNITS) == committed(store)
-
-
-def test_what_is_not_planned_has_no_record(store: CountingStore) -> None:
-    units = Units(FILES[1:], rows_per_unit=2, fingerprint=JOB.fingerprint)
-    assert list(read_records(store, units)) == [LAST]
-
-
-def test_a_shard_that_the_log_knows_is_not_opened(store: CountingStore) -> None:
-    append_log(store, list(committed(store).values())[:2])
-    store.opened.clear()
-    assert list(read_records(store, UNITS)) == list(UNITS)
-    assert store.opened == [LAST]
-
-
-def test_a_shard_of_another_size_than_logged_is_known_by_its_footer(store: CountingStore) -> None:
-    first = committed(store)[FIRST]
-    append_log(store, [replace(first, counts=replace(first.counts, size=1, tokens=99))])
-    assert read_records(store, UNITS) == committed(store)
-
-
-def test_a_damaged_shard_is_put_aside_and_the_output_unfinished_before(store: CountingStore) -> None:
-    close(store)
-    shorten(store, FIRST)
-    order: list[str] = []
-    store.delete = lambda name: order.append(f"delete {name}")  # type: ignore[method-assign]
-    store.move = lambda name, _: order.append(f"move {name}")  # type: ignore[method-assign]
-    assert FIRST not in read_records(store, UNITS)
-    assert order == [f"delete {SUCCESS}", f"move {FIRST}"]
-
-
-def test_a_captions_death_is_kept_until_it_is_to_be_tried_again() -> None:
-    store = MemoryStore()
-    store.create(FIRST, make_unit_shard(JOB, UNITS[FIRST], died=[1])[1])
-    store.create(LAST, make_unit_shard(JOB, UNITS[LAST])[1])
-    assert list(read_records(store, UNITS)) == [FIRST, LAST]
-    assert list(read_records(store, UNITS, retry_errors=True)) == [LAST]
-    assert names(store, STALE)
-    assert store.size(FIRST) is None
-
-
-def test_nothing_put_aside_is_lost(store: CountingStore) -> None:
-    data = store.objects[FIRST]
-    put_aside(store, [FIRST])
-    store.objects[FIRST] = b"again"
-    put_aside(store, [FIRST])
-    assert sorted(store.objects[name] for name in names(store, STALE)) == sorted([data, b"again"])
-    assert store.size(FIRST) is None
-
-
-def test_the_log_is_not_believed_of_a_shard_that_was_put_aside(store: CountingStore) -> None:
-    """Its successor may have the same size and other last bits."""
-    before = committed(store)[FIRST]
-    append_log(store, [before])
-    put_aside(store, [FIRST])
-    record, data = make_unit_shard(JOB, UNITS[FIRST], rounding=1)
-    store.create(FIRST, data)
-    assert len(data) == before.counts.size
-    assert record.content != before.content
-    assert read_records(store, UNITS)[FIRST].content == record.content
-
-
-def test_the_log_forgets_a_shard_before_it_is_moved(store: CountingStore) -> None:
-    """A run killed in between would leave its name free for a late writer, and the log true of another shard."""
-    append_log(store, list(committed(store).values()))
-    forgotten: list[bool] = []
-    store.move = lambda name, _: forgotten.append(name not in logged(store))  # type: ignore[method-assign]
-    put_aside(store, [FIRST, LAST])
-    assert forgotten == [True, True]
-
-
-def test_the_log_is_not_believed_of_a_shard_that_was_removed_by_hand(store: CountingStore) -> None:
-    append_log(store, list(committed(store).values()))
-    store.delete(FIRST)
-    assert FIRST not in read_records(store, UNITS)
-    record, data = make_unit_shard(JOB, UNITS[FIRST], rounding=1)
-    store.create(FIRST, data)
-    assert read_records(store, UNITS)[FIRST].content == record.content
-
-
-def test_the_log_holds_what_all_runs_noted(store: CountingStore) -> None:
-    records = list(committed(store).values())
-    append_log(store, records[:1])
-    append_log(store, records[1:])
-    append_log(store, [])
-    assert logged(store) == committed(store)
-    assert len(names(store, LOG)) == 2
-
-
-def test_a_torn_line_of_the_log_is_passed_over(store: CountingStore) -> None:
-    append_log(store, list(committed(store).values()))
-    (log,) = names(store, LOG)
-    shorten(store, log)
-    assert list(logged(store)) == list(UNITS)[:-1]
-    assert read_records(store, UNITS) == committed(store)
-
-
-@pytest.mark.parametrize("line", [b"", b"null", b"[]", b"3", b'{"name": "a"}', b"\xff", b'{"mood": 1}'])
-def test_a_line_that_is_no_record_is_passed_over(line: bytes) -> None:
-    store = MemoryStore()
-    store.create(f"{LOG}/1.jsonl", line)
-    assert logged(store) == {}
-
-
-def test_where_names_struck_out_cannot_be_read_the_log_is_not_believed_at_all(store: CountingStore) -> None:
-    append_log(store, list(committed(store).values()))
-    strike_out(store, [FIRST])
-    assert read_struck_out(store) == {FIRST}
-    assert list(logged(store)) == list(UNITS)[1:]
-    shorten(store, next(name for name in names(store, LOG) if "struck" in name))
-    assert read_struck_out(store) is None
-    assert logged(store) == {}
+from tests.pipelines.commit.whole_output import (
+    FILES,
+    FIRST,
+    JOB,
+    LAST,
+    UNITS,
+    CountingStore,
+    close,
+    committed,
+    names,
+    note,
+    shorten,
+)
+from tests.pipelines.small_jobs import make_job, make_unit_shard
 
 
 def test_a_finished_output_has_plan_manifest_and_success(store: CountingStore) -> None:
@@ -354,25 +160,3 @@ def test_what_is_written_aside_while_a_job_ends_is_not_swept_away(on_disk: Local
     kept: set[str] = set()
     finish(on_disk, note(committed(store)), check=lambda: kept.add(write_aside(on_disk, FIRST, f"{len(kept)}")))
     assert set(on_disk.list_unnamed()) == kept
-
-
-def test_shards_are_put_aside_many_at_once(store: CountingStore) -> None:
-    """On an object store a move is a copy, and an output has many shards."""
-    meeting, move = Barrier(2), store.move
-
-    def meet(name: str, target: str) -> None:
-        meeting.wait(60)
-        move(name, target)
-
-    store.move = meet  # type: ignore[method-assign]
-    put_aside(store, [FIRST, LAST])
-    assert len(names(store, STALE)) == 2
-
-
-def test_a_shard_that_cannot_be_put_aside_is_told(store: CountingStore) -> None:
-    def refuse(*_: str) -> None:
-        raise OutputError("no leave")
-
-    store.move = refuse  # type: ignore[method-assign]
-    with pytest.raises(OutputError, match="no leave"):
-        put_aside(store, [FIRST, LAST])

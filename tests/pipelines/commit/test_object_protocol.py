@@ -18,7 +18,7 @@ from pipelines.stores.store import Store, open_store
 from t5enc.errors import JobMismatchError
 from t5enc.output import read_manifest_names
 from t5enc.storage.filesystems import open_filesystem
-from tests.pipelines.commit.test_protocol import Killed, Mortal
+from tests.pipelines.commit.drivers import Killed, Mortal
 from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
 from tests.pipelines.stores.s3_server import (
     CREDENTIALS,

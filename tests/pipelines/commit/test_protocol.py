@@ -7,121 +7,37 @@ them may be killed before any single operation; dead ones still write; inputs ch
 from __future__ import annotations
 
 import json
-import threading
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache, partial
 from itertools import count
-from typing import Any, cast
-from unittest import mock
+from typing import cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pipelines.commands.fsck import check_output
 from pipelines.commit.log import append_log
-from pipelines.commit.protocol import Commit, begin_commit, commit_shard, conclude_commit
-from pipelines.commit.records import RECORD_KEY, UnitRecord, read_footer_record
+from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
+from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.job import FrozenJob
 from pipelines.plan.units import PlannedFile, Unit
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError, JobMismatchError, OutputError
-from t5enc.output import JOB, LOG, MANIFEST, PLAN, STALE, SUCCESS, is_shard, read_manifest_names
+from t5enc.output import JOB, LOG, MANIFEST, PLAN, SUCCESS, is_shard
+from tests.pipelines.commit.drivers import (
+    SOURCES,
+    Driver,
+    Killed,
+    Mortal,
+    encode,
+    find_job,
+    is_parquet,
+    is_to_do,
+    list_damageable,
+    list_finished,
+    repeat_alike,
+)
 from tests.pipelines.commit.memory_store import MemoryStore
-from tests.pipelines.commit.turns import take_turns
-from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
-
-SOURCES = ("a.parquet", "a/b.parquet", "manifest.parquet")
-SHARDS: dict[tuple[str, bool, int], tuple[UnitRecord, bytes]] = {}
-
-
-class Killed(BaseException):
-    """What a process meets that is killed."""
-
-
-class Mortal:
-    """A store whose user is killed before operation number `after`, if it does not end before; `check` after each."""
-
-    def __init__(self, store: Store, after: int | None = None, check: Callable[[], None] = lambda: None) -> None:
-        self.store = store
-        self.left = -1 if after is None else after
-        self.check = check
-        self.lock = threading.Lock()
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        operation = getattr(self.store, name)
-
-        def run(*args: Any) -> Any:
-            with self.lock:
-                if self.left == 0:
-                    raise Killed
-                self.left -= 1
-                result = operation(*args)
-                self.check()
-                return result
-
-        return run
-
-
-class AsFilesystem:
-    """As much of a pyarrow filesystem over two objects as a reader of the manifest needs."""
-
-    def __init__(self, **objects: bytes | None) -> None:
-        self.objects = objects
-
-    def open_input_file(self, path: str) -> Any:
-        data = self.objects[path.strip("/").partition(".")[0]]
-        if data is None:
-            raise FileNotFoundError(path)
-        return pa.BufferReader(data)
-
-
-def list_finished(store: MemoryStore) -> list[str] | None:
-    """What readers are given, None where they are refused."""
-    names = _list_finished(store.objects.get(SUCCESS), store.objects.get(MANIFEST))
-    return None if names is None else list(names)
-
-
-@cache
-def _list_finished(success: bytes | None, manifest: bytes | None) -> tuple[str, ...] | None:
-    try:
-        names = read_manifest_names(AsFilesystem(_SUCCESS=success, manifest=manifest), "")
-    except OutputError:  # a `_SUCCESS` that was damaged
-        return None
-    return None if names is None else tuple(names)
-
-
-def encode(
-    job: FrozenJob, unit: Unit, version: str, *, dies: bool = False, rounding: int = 0
-) -> tuple[UnitRecord, bytes]:
-    """A unit's shard, made once; its name tells job, input and rows."""
-    key = (unit.name, dies, rounding)
-    if key not in SHARDS:
-        died = {unit.first_row} if dies else ()
-        SHARDS[key] = make_unit_shard(job, unit, int(version), died=died, rounding=rounding)
-    return SHARDS[key]
-
-
-@dataclass(repr=False)
-class Driver:
-    """A run as far as the store can tell."""
-
-    commit: Commit
-    versions: dict[str, str]
-    had_nothing_to_do: bool
-    unlogged: list[UnitRecord] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        return f"Driver({self.versions}, generation {self.commit.frozen.generation}, left {len(self.commit.left)})"
-
-    def expected_captions(self, unit: Unit) -> tuple[str, ...]:
-        rows = range(unit.first_row, unit.first_row + unit.num_rows)
-        return tuple(caption(unit.source, int(self.versions[unit.source]), row) for row in rows)
+from tests.pipelines.small_jobs import make_job, plan_file, read_captions_of
 
 
 class Protocol(RuleBasedStateMachine):
@@ -138,16 +54,10 @@ class Protocol(RuleBasedStateMachine):
         self.finished: Driver | None = None
         self.vouched: dict[str, bytes] = {}
         self.checked: dict[str, bytes] = {}
-        # Names that look random, as they are, and are the same whenever Hypothesis repeats a schedule.
-        self.names = mock.patch("uuid.uuid4", map(_scatter, count(1)).__next__)
-        self.names.start()
-        # One move at a time, so that a schedule kills before the same one whenever it is repeated.
-        self.moves = mock.patch("pipelines.commit.log.MOVES", 1)
-        self.moves.start()
+        self.same = repeat_alike()
 
     def teardown(self) -> None:
-        self.names.stop()
-        self.moves.stop()
+        self.same.close()
 
     @initialize(rows=st.integers(1, 5))
     def lay_out_inputs(self, rows: int) -> None:
@@ -171,20 +81,17 @@ class Protocol(RuleBasedStateMachine):
     @rule(rounding=st.integers(0, 1), retry_errors=st.booleans(), killed_after=st.none() | st.integers(0, 25))
     def run_again(self, rounding: int, retry_errors: bool, killed_after: int | None) -> None:
         """The same command once more, to its end, where it may be killed."""
-        wanted = self._frozen() or make_job()
+        wanted = find_job(self.store) or make_job()
         driver = self._begin(wanted, retry_errors=retry_errors)
         assert driver is not None
         self._commit_all(driver, rounding)
         append_log(self.store, driver.unlogged)
         self._conclude(driver, killed_after)
 
-    def _frozen(self) -> FrozenJob | None:
-        return FrozenJob.from_json(self.store.read(JOB)) if JOB in self.store.objects else None
-
     def _begin(
         self, wanted: FrozenJob, *, overwrite: bool = False, retry_errors: bool = False, killed_after: int | None = None
     ) -> Driver | None:
-        before, listed, found = dict(self.store.objects), list_finished(self.store), self._frozen()
+        before, listed, found = dict(self.store.objects), list_finished(self.store), find_job(self.store)
         is_other = found is not None and found.identity != wanted.identity
         files = sorted(self.files.values(), key=lambda planned: planned.file.source)
         mortal = self._mortal(killed_after)
@@ -323,26 +230,23 @@ class Protocol(RuleBasedStateMachine):
     def remove_input(self, data: st.DataObject) -> None:
         del self.files[data.draw(st.sampled_from(sorted(self.files)))]
 
-    @precondition(lambda self: self._damageable())
+    @precondition(lambda self: list_damageable(self.store))
     @rule(data=st.data())
     def truncate(self, data: st.DataObject) -> None:
         """A shard, a piece of the log, the plan, the manifest or `_SUCCESS` is cut short."""
-        name = data.draw(st.sampled_from(self._damageable()))
+        name = data.draw(st.sampled_from(list_damageable(self.store)))
         whole = self.store.objects[name]
         self.published.discard(whole)
         self.store.objects[name] = whole[: len(whole) // 2]
 
-    @precondition(lambda self: self._damageable() and not self.drivers)
+    @precondition(lambda self: list_damageable(self.store) and not self.drivers)
     @rule(data=st.data())
     def delete(self, data: st.DataObject) -> None:
         """Someone removes an object by hand, while nothing runs."""
-        name = data.draw(st.sampled_from(self._damageable()))
+        name = data.draw(st.sampled_from(list_damageable(self.store)))
         if not name.startswith(f"{LOG}/"):
             self.published.discard(self.store.objects.pop(name))
             self.zombies = [zombie for zombie in self.zombies if zombie[0] != name]
-
-    def _damageable(self) -> list[str]:
-        return [name for name in self.store.objects if name != JOB and not name.startswith(f"{STALE}/")]
 
     @invariant()
     def readers_see_the_whole_plan_of_the_run_that_finished(self) -> None:
@@ -360,7 +264,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _check_owner(self) -> None:
         """`_SUCCESS` is that of the job."""
-        frozen = self._frozen()
+        frozen = find_job(self.store)
         if list_finished(self.store) is not None:
             assert frozen is not None
             assert json.loads(self.store.read(SUCCESS))["fingerprint"] == frozen.fingerprint
@@ -386,104 +290,5 @@ class Protocol(RuleBasedStateMachine):
         assert found == changed | (shards - set(names)) | plan
 
 
-def _scatter(number: int) -> uuid.UUID:
-    return uuid.UUID(int=number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)
-
-
-def is_to_do(shard: bytes | None, *, retry_errors: bool) -> bool:
-    """Whether a run has to encode the unit of which this is the shard."""
-    if shard is None or read_captions_of(shard) is None:
-        return True
-    return retry_errors and read_record(shard).counts.died > 0
-
-
-@cache
-def read_record(shard: bytes) -> UnitRecord:
-    return UnitRecord.from_json(pq.read_metadata(pa.BufferReader(shard)).metadata[RECORD_KEY])
-
-
-@cache
-def is_parquet(data: bytes) -> bool:
-    try:
-        return pq.read_metadata(pa.BufferReader(data)) is not None
-    except (OSError, pa.ArrowException):
-        return False
-
-
 TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(stateful_step_count=30, database=None, suppress_health_check=list(HealthCheck))
-
-
-@settings(database=None)
-@given(
-    order=st.lists(st.integers(0, 1), max_size=80),
-    killed_after=st.tuples(*[st.none() | st.integers(0, 30)] * 2),
-    committed=st.integers(0, 3),
-    roundings=st.permutations([0, 1]),
-)
-def test_two_drivers_of_one_job_may_interleave_at_every_operation(
-    order: list[int], killed_after: tuple[int | None, ...], committed: int, roundings: list[int]
-) -> None:
-    store = MemoryStore()
-    files = [plan_file(SOURCES[0], 4), plan_file(SOURCES[1], 2)]
-    earlier = begin_commit(store, make_job(), files)
-    for unit in list(earlier.units.values())[:committed]:
-        commit_shard(store, *encode(earlier.frozen, unit, "1"))
-
-    def check() -> None:
-        names = list_finished(store)
-        assert names is None or (names == list(earlier.units) and set(names) <= set(store.objects))
-
-    users = [
-        partial(run_to_the_end, files=files, killed_after=after, rounding=rounding)
-        for after, rounding in zip(killed_after, roundings, strict=True)
-    ]
-    errors = take_turns(store, users, iter(order), check)
-    assert all(isinstance(error, Killed | None) for error in errors)
-    if errors != [None, None]:
-        run_to_the_end(store, files=files)
-    assert list_finished(store) == list(earlier.units)
-    assert check_output(store, deep=True) == []
-    assert not any(name.startswith(STALE) for name in store.objects)
-
-
-@pytest.mark.parametrize("dies_again", [False, True])
-@pytest.mark.parametrize("before", range(20))
-def test_a_run_may_end_while_another_begins_to_redo_what_it_vouches_for(before: int, dies_again: bool) -> None:
-    """So many operations of the one, then some of the other, which is killed there; then the rest of the first."""
-    files = [plan_file(SOURCES[0], 4), plan_file(SOURCES[1], 2)]
-    for killed_after in range(25):
-        store = MemoryStore()
-        earlier = begin_commit(store, make_job(), files)
-        for number, unit in enumerate(earlier.left):
-            record, shard = encode(earlier.frozen, unit, "1", dies=number == 0)
-            earlier.records[unit.name] = commit_shard(store, record, shard)
-        again = partial(run_to_the_end, files=files, killed_after=killed_after, dies=dies_again, retry_errors=True)
-        order = iter([0] * before + [1] * (killed_after + 1))
-        errors = take_turns(store, [partial(conclude_commit, commit=earlier), again], order, lambda: None)
-        assert isinstance(errors[0], DriverError | None)
-        assert isinstance(errors[1], DriverError | Killed | None)
-        if list_finished(store) is not None:
-            assert check_output(store, deep=True) == []
-        run_to_the_end(store, files=files)
-        assert list_finished(store) is not None
-        assert check_output(store, deep=True) == []
-
-
-def run_to_the_end(
-    store: Store,
-    *,
-    files: list[PlannedFile],
-    killed_after: int | None = None,
-    rounding: int = 0,
-    dies: bool = False,
-    **options: bool,
-) -> None:
-    """A whole run of the usual job."""
-    store = cast(Store, Mortal(store, killed_after))
-    commit = begin_commit(store, make_job(), files, **options)
-    for unit in commit.left:
-        record, shard = encode(commit.frozen, unit, "1", rounding=rounding, dies=dies)
-        commit.records[unit.name] = commit_shard(store, record, shard)
-        append_log(store, [commit.records[unit.name]])
-    conclude_commit(store, commit)

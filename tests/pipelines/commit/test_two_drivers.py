@@ -1,0 +1,97 @@
+"""Two drivers over one output, whose operations interleave in every way, and which may be killed at any."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.commands.fsck import check_output
+from pipelines.commit.log import append_log
+from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
+from pipelines.plan.units import PlannedFile
+from pipelines.stores.store import Store
+from t5enc.errors import DriverError
+from t5enc.output import STALE
+from tests.pipelines.commit.drivers import SOURCES, Killed, Mortal, encode, list_finished
+from tests.pipelines.commit.memory_store import MemoryStore
+from tests.pipelines.commit.turns import take_turns
+from tests.pipelines.small_jobs import make_job, plan_file
+
+
+@settings(database=None)
+@given(
+    order=st.lists(st.integers(0, 1), max_size=80),
+    killed_after=st.tuples(*[st.none() | st.integers(0, 30)] * 2),
+    committed=st.integers(0, 3),
+    roundings=st.permutations([0, 1]),
+)
+def test_two_drivers_of_one_job_may_interleave_at_every_operation(
+    order: list[int], killed_after: tuple[int | None, ...], committed: int, roundings: list[int]
+) -> None:
+    store = MemoryStore()
+    files = [plan_file(SOURCES[0], 4), plan_file(SOURCES[1], 2)]
+    earlier = begin_commit(store, make_job(), files)
+    for unit in list(earlier.units.values())[:committed]:
+        commit_shard(store, *encode(earlier.frozen, unit, "1"))
+
+    def check() -> None:
+        names = list_finished(store)
+        assert names is None or (names == list(earlier.units) and set(names) <= set(store.objects))
+
+    users = [
+        partial(run_to_the_end, files=files, killed_after=after, rounding=rounding)
+        for after, rounding in zip(killed_after, roundings, strict=True)
+    ]
+    errors = take_turns(store, users, iter(order), check)
+    assert all(isinstance(error, Killed | None) for error in errors)
+    if errors != [None, None]:
+        run_to_the_end(store, files=files)
+    assert list_finished(store) == list(earlier.units)
+    assert check_output(store, deep=True) == []
+    assert not any(name.startswith(STALE) for name in store.objects)
+
+
+@pytest.mark.parametrize("dies_again", [False, True])
+@pytest.mark.parametrize("before", range(20))
+def test_a_run_may_end_while_another_begins_to_redo_what_it_vouches_for(before: int, dies_again: bool) -> None:
+    """So many operations of the one, then some of the other, which is killed there; then the rest of the first."""
+    files = [plan_file(SOURCES[0], 4), plan_file(SOURCES[1], 2)]
+    for killed_after in range(25):
+        store = MemoryStore()
+        earlier = begin_commit(store, make_job(), files)
+        for number, unit in enumerate(earlier.left):
+            record, shard = encode(earlier.frozen, unit, "1", dies=number == 0)
+            earlier.records[unit.name] = commit_shard(store, record, shard)
+        again = partial(run_to_the_end, files=files, killed_after=killed_after, dies=dies_again, retry_errors=True)
+        order = iter([0] * before + [1] * (killed_after + 1))
+        errors = take_turns(store, [partial(conclude_commit, commit=earlier), again], order, lambda: None)
+        assert isinstance(errors[0], DriverError | None)
+        assert isinstance(errors[1], DriverError | Killed | None)
+        if list_finished(store) is not None:
+            assert check_output(store, deep=True) == []
+        run_to_the_end(store, files=files)
+        assert list_finished(store) is not None
+        assert check_output(store, deep=True) == []
+
+
+def run_to_the_end(
+    store: Store,
+    *,
+    files: list[PlannedFile],
+    killed_after: int | None = None,
+    rounding: int = 0,
+    dies: bool = False,
+    **options: bool,
+) -> None:
+    """A whole run of the usual job."""
+    store = cast(Store, Mortal(store, killed_after))
+    commit = begin_commit(store, make_job(), files, **options)
+    for unit in commit.left:
+        record, shard = encode(commit.frozen, unit, "1", rounding=rounding, dies=dies)
+        commit.records[unit.name] = commit_shard(store, record, shard)
+        append_log(store, [commit.records[unit.name]])
+    conclude_commit(store, commit)
