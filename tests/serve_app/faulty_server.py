@@ -29,6 +29,7 @@ INFO = {
     "fingerprint": "f1",
 }
 SAFETENSORS = "application/vnd.safetensors"
+BUSY = {"error": "Model is overloaded", "error_type": "Overloaded"}
 
 Behaviour = Callable[["Handler", dict[str, Any]], None]
 
@@ -95,6 +96,11 @@ def encode_identity(content: dict[str, Any], fingerprint: str = "f1") -> bytes:
         "truncated": torch.tensor([len(text) > 100 for text in ids]),
     }
     return save(tensors, metadata={"model": "identity", "fingerprint": fingerprint, "dtype": "float32"})
+
+
+def read_back(embeddings: Any) -> list[str]:
+    """The texts that identity embeddings were made of."""
+    return ["".join(chr(int(row[0])) for row in text) for text in embeddings]
 
 
 def answer_rightly(handler: Handler, content: dict[str, Any]) -> None:
