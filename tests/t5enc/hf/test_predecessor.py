@@ -161,7 +161,7 @@ def test_22_and_23_an_import_needs_nothing_optional_and_warns_of_nothing() -> No
 def test_24_the_interface_has_no_gaps(make: Make) -> None:
     """[no positional dtype, stored dtype, no recurse, no config of transformers, no save, no outputs by name]
 
-    `test_hf.py` tries each in detail.
+    The tests in `drop_ins` try each in detail.
     """
     model = T5EncoderModel.from_pretrained(make("t5_v1_1").folder)
     assert model.to(torch.float16).dtype == torch.float16
