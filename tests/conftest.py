@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ settings.load_profile(PROFILE)
 
 # Flex is compiled once for all tests and kept for the next ones; those about cold caches have their own.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "inductor"))
+# Ray gives way to everything else on the machine: beside another test its processes would take four times as long.
+os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, a thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -37,7 +40,11 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse a pytest-xdist that passes over the groups: two Rays at once make tests fail that are in order."""
+    """Leave what all tests have imported out of garbage collections, which take a second otherwise.
+
+    And refuse a pytest-xdist that passes over the groups: two Rays at once make tests fail that are in order."""
+    gc.collect()
+    gc.freeze()
     if getattr(session.config.option, "loadgroup", False):
         grouped = [item.nodeid for item in session.items if item.get_closest_marker("xdist_group")]
         lost = [nodeid for nodeid in grouped if "@" not in nodeid]

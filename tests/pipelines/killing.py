@@ -37,7 +37,7 @@ class PoisonedWorker(SpanWorker):
 class DyingWorker(SpanWorker):
     """Kills its process at every third stream, until a folder holds `LIVES` marks."""
 
-    LIVES = 4
+    LIVES = 2
 
     def started(self, actor: EncoderActor) -> None:
         super().started(actor)

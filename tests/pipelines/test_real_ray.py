@@ -77,7 +77,7 @@ def test_a_damaged_input_is_listed_and_the_others_are_encoded(write_captions: Wr
         load_embeddings(tmp_path / "out")
     assert len(load_embeddings(tmp_path / "out", partial=True)[0]) == 20
     (inputs / "part-001.parquet").unlink()
-    assert encode_parquet(job(inputs, tmp_path / "out")).exit_code == 0
+    assert encode_in_process(job(inputs, tmp_path / "out")).exit_code == 0
     assert_sound(tmp_path / "out")
 
 

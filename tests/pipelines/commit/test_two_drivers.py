@@ -57,10 +57,13 @@ def test_two_drivers_of_one_job_may_interleave_at_every_operation(
 
 @pytest.mark.parametrize("dies_again", [False, True])
 @pytest.mark.parametrize("before", range(20))
-def test_a_run_may_end_while_another_begins_to_redo_what_it_vouches_for(before: int, dies_again: bool) -> None:
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"])
+def test_a_run_may_end_while_another_begins_to_redo_what_it_vouches_for(
+    step: int, before: int, dies_again: bool
+) -> None:
     """So many operations of the one, then some of the other, which is killed there; then the rest of the first."""
     files = [plan_file(SOURCES[0], 4), plan_file(SOURCES[1], 2)]
-    for killed_after in range(25):
+    for killed_after in range(before % step, 25, step):
         store = MemoryStore()
         earlier = begin_commit(store, make_job(), files)
         for number, unit in enumerate(earlier.left):

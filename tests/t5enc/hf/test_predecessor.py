@@ -119,7 +119,7 @@ def test_06_every_activation_is_its_own(projection: str, make: Make) -> None:
         EncoderConfig.from_hf({"model_type": "t5", "feed_forward_proj": "gated-tanh"})
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex_attention"])
+@pytest.mark.parametrize("attention", ["sdpa", FLEX])
 def test_07_and_08_packed_documents_do_not_see_each_other(attention: str, make: Make, compiler: None) -> None:
     """A 3-D mask [ValueError under Flex; documents packed end to end given up]; each document as if alone."""
     folder, theirs = make("t5_v1_1")

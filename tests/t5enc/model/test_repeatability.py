@@ -24,8 +24,11 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model", MODELS)
+WIDE_BFLOAT16 = pytest.param("as wide as base", "bfloat16", marks=pytest.mark.long)
+CASES = [(model, dtype) for model in MODELS for dtype in ("float32", "bfloat16")]
+
+
+@pytest.mark.parametrize(("model", "dtype"), [*CASES[:-1], WIDE_BFLOAT16])
 def test_a_text_has_the_same_bits_in_any_company(model: str, dtype: str, make: Make) -> None:
     folder = make("t5_v1_1", **MODELS[model]).folder
     options = {"tokenizer": "byt5", "max_length": 256, "dtype": dtype, "deterministic": True}

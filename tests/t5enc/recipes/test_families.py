@@ -45,15 +45,21 @@ VALUES: dict[str, list[Any]] = {
 TOGETHER = {"negative_prompt_2": {"negative_prompt": NEGATIVE}, "negative_prompt_3": {"negative_prompt": NEGATIVE}}
 
 
-def list_cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each family with no option, and with each value of each option that is not the default."""
+def list_cases() -> Iterator[Any]:
+    """Each family with no option, and with each value of each option that is not the default.
+
+    The quick ones are each family with none, and each value with the first family that has it.
+    """
+    tried: list[tuple[str, Any]] = []
     for name, recipe in RECIPES.items():
-        yield name, {}
+        yield pytest.param(name, {})
         for option in recipe.options:
             for value in VALUES[option]:
                 options = {option: value} | TOGETHER.get(option, {})
                 if find_recipe(name, options) != recipe or recipe.zeroes_empty_null:
-                    yield name, options
+                    is_quick = (option, value) not in tried
+                    tried.append((option, value))
+                    yield pytest.param(name, options, marks=[] if is_quick else pytest.mark.long)
 
 
 def describe(case: Any) -> str:

@@ -58,7 +58,14 @@ def damage(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], None]) ->
     monkeypatch.setattr(FusedStack, "forward", changed)
 
 
-@pytest.mark.parametrize(("family", "seed"), [("t5_v1_1", 0), ("umt5", 1), ("t5_v1_0", 2)])
+@pytest.mark.parametrize(
+    ("family", "seed"),
+    [
+        ("umt5", 1),
+        pytest.param("t5_v1_1", 0, marks=pytest.mark.long),
+        pytest.param("t5_v1_0", 2, marks=pytest.mark.long),
+    ],
+)
 def test_ours_is_nearer_than_transformers_in_every_quantile(tmp_path: Path, family: str, seed: int) -> None:
     make_model(tmp_path, family, seed=seed, num_layers=8)
     report = measure(tmp_path, TEXTS)
@@ -135,7 +142,7 @@ def test_a_damaged_model_ends_with_1_and_names_the_worst_token(tmp_path: Path, m
     assert "relative L2 distance: expected at most 2e-05, got" in shown
     assert "of real tokens: expected at most transformers'" in shown
     assert "worst in texts[1] ('a red bird on a long branch in the rain'), token 2 (" in shown
-    assert invoke(*arguments, "--tolerance", "1.0").exit_code == 0
+    assert invoke(*arguments, "--tolerance", "1.0", "--dtype", "float32").exit_code == 0
 
 
 def test_the_tolerance_replaces_the_comparison_in_every_dtype(tmp_path: Path) -> None:

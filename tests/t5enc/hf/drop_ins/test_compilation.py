@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ def test_batches_of_any_shape_compile_few_graphs(implementation: str, make: Make
     assert model.compiled_graphs == before
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # Dynamo's own
 def test_a_compiled_model_has_gradients(make: Make, compiler: None) -> None:
     plain = load("umt5", make("umt5").folder)
@@ -40,14 +42,23 @@ def test_a_compiled_model_has_gradients(make: Make, compiler: None) -> None:
         assert relative(parameter.grad, plain.get_parameter(name).grad) < ROUNDING, name
 
 
-def test_compile_returns_the_model_and_takes_options_of_torch(make: Make, compiler: None) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"options": {"max_fusion_size": 8}},
+        pytest.param({"mode": "max-autotune-no-cudagraphs"}, marks=pytest.mark.long),
+    ],
+    ids=str,
+)
+def test_compile_returns_the_model_and_takes_options_of_torch(
+    options: dict[str, Any], make: Make, compiler: None
+) -> None:
     model = load("t5_v1_1", make().folder)
     ids, mask = draw_batch()
     expected = encode(model, ids, mask)
-    for options in ({"mode": "max-autotune-no-cudagraphs"}, {"options": {"max_fusion_size": 8}}):
-        assert model.compile(**options) is model
-        assert relative(encode(model, ids, mask), expected) < ROUNDING
-        assert relative(encode(copy.deepcopy(model), ids, mask), expected) < ROUNDING
+    assert model.compile(**options) is model
+    assert relative(encode(model, ids, mask), expected) < ROUNDING
+    assert relative(encode(copy.deepcopy(model), ids, mask), expected) < ROUNDING
     for wrong in ({"dynamic": False}, {"backend": "eager"}):
         with pytest.raises(ConfigError, match=r"^compile: expected Inductor and shapes as the attention has them, got"):
             model.compile(**wrong)

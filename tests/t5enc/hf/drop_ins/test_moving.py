@@ -51,8 +51,12 @@ def test_autocast_is_no_worse_than_transformers(dtype: torch.dtype, pair: Pair) 
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", FLEX])
-def test_it_survives_pickle_deepcopy_and_torch_save(implementation: str, make: Make, compiler: None) -> None:
-    model = load("umt5", make("umt5").folder, attn_implementation=implementation).compile()
+@pytest.mark.parametrize("compiles", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_it_survives_pickle_deepcopy_and_torch_save(
+    compiles: bool, implementation: str, make: Make, compiler: None
+) -> None:
+    model = load("umt5", make("umt5").folder, attn_implementation=implementation)
+    model = model.compile() if compiles else model
     ids, mask = draw_batch()
     expected = encode(model, ids, mask)
     buffer = io.BytesIO()
