@@ -30,7 +30,7 @@ from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.survey import count_cpus
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
-from t5enc.errors import DriverError, OutputError, T5encError
+from t5enc.errors import DriverError, ExitCode, OutputError, T5encError
 from t5enc.options import EncoderOptions, ModelSource, resolve_device
 from t5enc.storage.filesystems import hide_credentials
 
@@ -178,7 +178,7 @@ class _Fatal(OutputError):
 
     def __init__(self, reason: str, exit_code: int) -> None:
         super().__init__(reason)
-        self.exit_code = exit_code
+        self.exit_code = ExitCode(exit_code)
 
 
 def conclude(run: RunState) -> EncodeReport:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from serve_app.api.answer_size import AnswerSize, hold_answer
 from serve_app.api.schema import Batch, Input, as_batch
-from serve_app.served.notes import Work, find_notes
+from serve_app.served.notes import Timings, find_notes
 from serve_app.served.prepared import Prepared
 from serve_app.served.refusals import RefusedError, refuse_count, refuse_empty, refuse_value
 from serve_app.served.service import ModelService
@@ -29,7 +29,7 @@ from t5enc.text.tokenizer import Cut
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """One (rows, M) a text, which texts were cut, and the work behind them; `seconds` are those of all of it.
+    """One (rows, M) a text, which texts were cut, and what it took; `seconds` are those of all of it.
 
     `null` are the rows of the recipe's null prompt, where it was asked for and is a text.
     """
@@ -37,7 +37,7 @@ class Encoded:
     hidden: list[Tensor]
     truncated: list[bool]
     characters: int
-    work: Work
+    timings: Timings
     seconds: float
     device: str
     recipe: Recipe | None = None
@@ -46,7 +46,7 @@ class Encoded:
     @property
     def tokens(self) -> int:
         """Of all texts."""
-        return sum(self.work.lengths)
+        return sum(self.timings.lengths)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -57,9 +57,9 @@ class Encoded:
             "x-compute-tokens": str(self.tokens),
             "x-compute-time": _milliseconds(self.seconds),
             "x-total-time": _milliseconds(self.seconds),
-            "x-tokenization-time": _milliseconds(self.work.seconds_tokenizing),
-            "x-queue-time": _milliseconds(self.work.seconds_queued),
-            "x-inference-time": _milliseconds(self.work.seconds_computing),
+            "x-tokenization-time": _milliseconds(self.timings.seconds_tokenizing),
+            "x-queue-time": _milliseconds(self.timings.seconds_queued),
+            "x-inference-time": _milliseconds(self.timings.seconds_computing),
             "x-truncated-texts": str(sum(self.truncated)),
         }
 
@@ -126,19 +126,19 @@ async def _encode(
     hold_answer(size, prepared, service, field)
     seconds_tokenizing = time.perf_counter() - start
     served = await _name_null(service.encode(prompts), prepared)
-    work = Work(
+    timings = Timings(
         lengths=[prompt.tokens for prompt in prompts],
         seconds_tokenizing=seconds_tokenizing,
         seconds_queued=served.seconds_queued,
         seconds_computing=served.seconds_computing,
     )
-    find_notes().work.append(work)
+    find_notes().timings.append(timings)
     count = len(prepared.prompts)
     return Encoded(
         hidden=served.hidden[:count],
         truncated=prepared.truncated,
         characters=_count_characters(batch),
-        work=work,
+        timings=timings,
         seconds=time.perf_counter() - start,
         device=str(service.options.device),
         recipe=prepared.recipe,

@@ -1,14 +1,15 @@
-"""Handlers as routes: free functions whose first arguments are bound, described by their own docstrings."""
+"""Handlers as routes: free functions whose first arguments are bound, described by their docstrings; JSON answers."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.routing import Match
 
@@ -40,6 +41,12 @@ def add_route(
         response_class=Response,
         responses=responses,
     )
+
+
+def answer_json(content: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """A value as JSON; bytes are JSON already."""
+    body = content if isinstance(content, bytes) else to_json(content)
+    return Response(body, media_type="application/json", headers=headers)
 
 
 def list_methods(request: Request) -> str:

@@ -94,11 +94,11 @@ class Metrics:
             self._record("te_request_success", 1, route=route, method=notes.method)
         else:
             self._record("te_request_failure", 1, route=route, err=notes.reason)
-        for work in notes.work:
-            self._record("te_request_tokenization_duration", work.seconds_tokenizing, route=route)
-            self._record("te_request_queue_duration", work.seconds_queued, route=route)
-            self._record("te_request_inference_duration", work.seconds_computing, route=route)
-            for length in work.lengths:
+        for timings in notes.timings:
+            self._record("te_request_tokenization_duration", timings.seconds_tokenizing, route=route)
+            self._record("te_request_queue_duration", timings.seconds_queued, route=route)
+            self._record("te_request_inference_duration", timings.seconds_computing, route=route)
+            for length in timings.lengths:
                 self._record("te_request_input_length", length, route=route)
 
     def report(self) -> None:

@@ -1,4 +1,4 @@
-"""Notes of one request (model, texts, tokens, why it failed), written where they are known and read by the metrics."""
+"""Notes of one request (how it came, why it failed, its timings), written where they are known, read by the metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Method = Literal["single", "batch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Timings:
     """What was computed: the tokens of each text, and the seconds that each step took."""
 
     lengths: list[int]
@@ -21,14 +21,14 @@ class Work:
 
 @dataclass(slots=True)
 class Notes:
-    """How a request gave its input ("none": it was refused before anyone looked), why it failed, what it had computed.
+    """How a request gave its input ("none": it was refused before anyone looked), why it failed, what it took.
 
     `reason` is TEI's word.
     """
 
     method: Method | Literal["none"] = "none"
     reason: str | None = None
-    work: list[Work] = field(default_factory=list)
+    timings: list[Timings] = field(default_factory=list)
 
     def note_method(self, method: Method) -> None:
         """The first to note it knows the request as a whole."""

@@ -33,7 +33,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TOKENIZER_THREADS = 2
-# Requests for pieces or decoded texts, of the largest kind, that may wait for the tokenizer's threads.
+# Requests for tokens or decoded texts, of the largest kind, that may wait for the tokenizer's threads.
 LARGEST_WAITING = 4
 # A batch that fails is the fault of what is in it; so many one after the other, of the model.
 MOST_FAILURES = 3
@@ -176,12 +176,12 @@ class ModelService:
         return await self._beside_loop(lambda: [self.decode(ids, skip_special_tokens) for ids in lists])
 
     async def split_texts(self, texts: Sequence[str]) -> list[list[TokenSpan]]:
-        """The pieces of texts, as `pieces` has them, for a request that is being answered.
+        """The tokens of texts, as `split_text` has them, for a request that is being answered.
 
         Raises RefusedError for more characters than a request may have, OverloadedError where too many wait.
         """
         self._take_texts(sum(map(len, texts)), "inputs", "characters")
-        return await self._beside_loop(lambda: [self.pieces(text) for text in texts])
+        return await self._beside_loop(lambda: [self.split_text(text) for text in texts])
 
     def decode(self, ids: Sequence[int] | TokenIds, skip_special_tokens: bool = True) -> str:
         """The text that ids stand for; InputError for an id that the model does not have."""
@@ -191,7 +191,7 @@ class ModelService:
                 raise InputError(f"ids: expected ids from 0 to {size - 1}, got {token}")
         return self._actor.encoder.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
-    def pieces(self, text: str) -> list[TokenSpan]:
+    def split_text(self, text: str) -> list[TokenSpan]:
         """What the tokenizer makes of a whole text, never cut: (id, token, special, start, stop) a token.
 
         `text[start:stop]` is what the token was read from; None and None for tokens that were added.

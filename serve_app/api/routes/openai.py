@@ -14,14 +14,13 @@ import uuid
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic_core import to_json
 from starlette.responses import Response
 from torch import Tensor
 
 from serve_app.api.answer_size import POOLED
 from serve_app.api.bodies import make_route_class
 from serve_app.api.encoding import Encoded, check_dimensions, encode_batch, pool_texts
-from serve_app.api.routing import add_route
+from serve_app.api.routing import add_route, answer_json
 from serve_app.api.schema import EmbeddingsBody, OpenAIError
 from serve_app.api.wire import to_raw
 from serve_app.served.models import Models
@@ -55,12 +54,12 @@ async def embed(models: Models, body: EmbeddingsBody) -> Response:
 async def list_models(models: Models, started: int) -> Response:
     """The models that are served here."""
     listed = [_describe(service, started) for service in models.values()]
-    return Response(to_json({"object": "list", "data": listed}), media_type="application/json")
+    return answer_json({"object": "list", "data": listed})
 
 
 async def describe_model(models: Models, started: int, name: str) -> Response:
     """One of the models that are served here."""
-    return Response(to_json(_describe(models.find(name), started)), media_type="application/json")
+    return answer_json(_describe(models.find(name), started))
 
 
 def _describe(service: ModelService, started: int) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def _answer(service: ModelService, encoded: Encoded, body: EmbeddingsBody) -> Re
         for index, vector in enumerate(vectors)
     ]
     content = {"object": "list", "data": data, "model": service.name, "usage": _count_usage(encoded)}
-    return Response(to_json(content), media_type="application/json", headers=encoded.headers)
+    return answer_json(content, encoded.headers)
 
 
 def _write_vector(vector: Tensor, body: EmbeddingsBody) -> list[float] | str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic_core import to_json
 from starlette.responses import Response
 
 from serve_app.api.bodies import make_route_class
 from serve_app.api.encoding import take_batch
-from serve_app.api.routing import add_route
+from serve_app.api.routing import add_route, answer_json
 from serve_app.api.schema import PrepareBody, TeiError
 from serve_app.served.models import Models
 from serve_app.served.recipes import ShownCaption
@@ -33,7 +32,7 @@ async def list_recipes(models: Models, model: str | None = None) -> Response:
     """
     service = models.find(model)
     default = None if service.recipe is None else service.recipe.name
-    return _json({"default": default, "recipes": service.list_recipes()})
+    return answer_json({"default": default, "recipes": service.list_recipes()})
 
 
 async def prepare(models: Models, body: PrepareBody) -> Response:
@@ -47,7 +46,7 @@ async def prepare(models: Models, body: PrepareBody) -> Response:
     shown = await service.show(body.texts, body.recipe, body.recipe_options)
     if shown is None:
         raise refuse_value("recipe", "expected one of /recipes, got none; see /tokenize")
-    return _json([_describe(caption) for caption in shown])
+    return answer_json([_describe(caption) for caption in shown])
 
 
 def _describe(caption: ShownCaption) -> dict[str, Any]:
@@ -64,7 +63,3 @@ def _describe(caption: ShownCaption) -> dict[str, Any]:
         "tokens": caption.tokens,
         "truncated": caption.is_truncated,
     }
-
-
-def _json(content: Any) -> Response:
-    return Response(to_json(content), media_type="application/json")

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from serve_app.api.answer_size import NESTED, POOLED, AnswerSize
 from serve_app.api.bodies import make_route_class
 from serve_app.api.encoding import Encoded, check_dimensions, encode_batch, pool_texts, take_batch
-from serve_app.api.routing import Handler, add_route
+from serve_app.api.routing import Handler, add_route, answer_json
 from serve_app.api.schema import (
     DecodeBody,
     EmbedAllBody,
@@ -54,7 +54,7 @@ async def embed(models: Models, body: EmbedBody) -> Response:
     service = models.find(body.model)
     check_dimensions(body.dimensions, service)
     encoded = await _encode(service, body.inputs, body, POOLED)
-    return _answer(await asyncio.to_thread(_pool, encoded, body), encoded)
+    return answer_json(await asyncio.to_thread(_pool, encoded, body), encoded.headers)
 
 
 async def refuse_model(models: Models, path: str, expected: str) -> Response:
@@ -66,7 +66,7 @@ async def refuse_model(models: Models, path: str, expected: str) -> Response:
 async def embed_all(models: Models, body: EmbedAllBody) -> Response:
     """The embedding of every token as nested lists; `/encode` gives them as a tenth of the bytes."""
     encoded = await _encode(models.find(body.model), body.inputs, body, NESTED)
-    return _answer(await asyncio.to_thread(write_nested, encoded.hidden), encoded)
+    return answer_json(await asyncio.to_thread(write_nested, encoded.hidden), encoded.headers)
 
 
 async def compare(models: Models, body: SimilarityBody) -> Response:
@@ -76,7 +76,7 @@ async def compare(models: Models, body: SimilarityBody) -> Response:
     batch = [body.inputs.source_sentence, *sentences]
     encoded = await _encode(service, batch, body.parameters or TruncateBody(), POOLED)
     vectors = await asyncio.to_thread(pool_texts, encoded)
-    return _answer(to_json((vectors[1:] @ vectors[0]).tolist()), encoded)
+    return answer_json((vectors[1:] @ vectors[0]).tolist(), encoded.headers)
 
 
 async def tokenize(models: Models, body: TokenizeBody) -> Response:
@@ -84,19 +84,19 @@ async def tokenize(models: Models, body: TokenizeBody) -> Response:
     service = models.find(body.model)
     check_prompt(body.prompt_name)
     texts = [text for text in take_batch(body.inputs, service, "inputs") if isinstance(text, str)]
-    return _json(await asyncio.to_thread(_describe, await service.split_texts(texts), body.add_special_tokens))
+    return answer_json(await asyncio.to_thread(_describe, await service.split_texts(texts), body.add_special_tokens))
 
 
 async def decode(models: Models, body: DecodeBody) -> Response:
     """The texts that token ids stand for."""
     service = models.find(body.model)
     lists = [text for text in take_batch(body.ids, service, "ids") if isinstance(text, list)]
-    return _json(await service.decode_lists(lists, body.skip_special_tokens))
+    return answer_json(await service.decode_lists(lists, body.skip_special_tokens))
 
 
 async def describe_model(models: Models, model: str | None = None) -> Response:
     """TEI's description of the default model, or of `?model=`; and its width, fingerprint and recipe."""
-    return _json(make_info(models.find(model)))
+    return answer_json(make_info(models.find(model)))
 
 
 async def check_health(models: Models) -> Response:
@@ -168,13 +168,5 @@ def check_prompt(name: str | None) -> None:
 
 def _describe(texts: Sequence[Sequence[TokenSpan]], with_special: bool) -> list[list[dict[str, Any]]]:
     names = ("id", "text", "special", "start", "stop")
-    pieces = [[dict(zip(names, piece, strict=True)) for piece in text] for text in texts]
-    return [[piece for piece in text if with_special or not piece["special"]] for text in pieces]
-
-
-def _json(content: Any) -> Response:
-    return Response(to_json(content), media_type="application/json")
-
-
-def _answer(content: bytes, encoded: Encoded) -> Response:
-    return Response(content, media_type="application/json", headers=encoded.headers)
+    tokens = [[dict(zip(names, span, strict=True)) for span in text] for text in texts]
+    return [[token for token in text if with_special or not token["special"]] for text in tokens]

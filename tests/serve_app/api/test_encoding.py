@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from serve_app.api.encoding import Encoded, pool_texts
-from serve_app.served.notes import Work
+from serve_app.served.notes import Timings
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -20,6 +20,7 @@ def test_pooling_is_the_mean_of_unit_length(dtype: torch.dtype) -> None:
 
 
 def make_encoded(*hidden: torch.Tensor) -> Encoded:
-    work = Work(lengths=[len(text) for text in hidden], seconds_tokenizing=0, seconds_queued=0, seconds_computing=0)
+    lengths = [len(text) for text in hidden]
+    timings = Timings(lengths=lengths, seconds_tokenizing=0, seconds_queued=0, seconds_computing=0)
     truncated = [False] * len(hidden)
-    return Encoded(hidden=list(hidden), truncated=truncated, characters=0, work=work, seconds=0, device="cpu")
+    return Encoded(hidden=list(hidden), truncated=truncated, characters=0, timings=timings, seconds=0, device="cpu")
