@@ -102,13 +102,13 @@ def test_tokens_are_cut_only_where_the_caller_agrees(service: ModelService) -> N
     assert (error.value.index, error.value.tokens, error.value.limit) == (1, 201, 24)
     cut = asyncio.run(service.tokenize(["a bird", long], truncate=True))
     assert cut.truncated == [False, True]
-    assert [prompt.tokens for prompt in cut.prompts] == [len(service.pieces("a bird")), 24]
+    assert [prompt.tokens for prompt in cut.prompts] == [len(service.split_text("a bird")), 24]
     assert [list_ids(prompt)[-1] for prompt in cut.prompts] == [1, 1]
 
 
 def test_a_text_is_cut_at_its_start_where_the_caller_says_so(service: ModelService) -> None:
     text = "bird " * 20 + "two birds in a tree"
-    whole = [token for token, *_ in service.pieces(text)]
+    whole = [token for token, *_ in service.split_text(text)]
     found = asyncio.run(service.tokenize([text, "a bird"], truncate=True, cut="start"))
     assert list_ids(found.prompts[0]) == whole[-24:]
     assert found.truncated == [True, False]
@@ -176,9 +176,9 @@ def test_ids_are_read_back_as_text(service: ModelService) -> None:
             service.decode([5, wrong])
 
 
-def test_pieces_are_those_of_the_whole_text(service: ModelService) -> None:
+def test_tokens_are_those_of_the_whole_text(service: ModelService) -> None:
     text = "bird " * 100
-    pieces = service.pieces(text)
+    pieces = service.split_text(text)
     assert len(pieces) == 201
     token, piece, special, start, stop = pieces[0]
     prepared = asyncio.run(service.tokenize([text], truncate=True))

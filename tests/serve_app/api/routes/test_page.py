@@ -151,7 +151,7 @@ def test_stats_want_a_key_and_the_page_does_not(site: Site) -> None:
 
 def test_captions_show_their_tokens_lengths_and_cuts(site: Site, tab: Tab) -> None:
     show(tab, site.url, TEXTS)
-    pieces = [[span.token for span in site.service.pieces(text)] for text in TEXTS]
+    pieces = [[span.token for span in site.service.split_text(text)] for text in TEXTS]
     assert read_all(tab, "#texts .length") == [f"{len(text)} tokens" for text in pieces]
     assert read_all(tab, "#texts li:nth-child(2) .pieces span") == pieces[1]
     assert read_all(tab, "#texts .cut") == [f"cut to {LIMIT}"]
