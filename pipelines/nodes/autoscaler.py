@@ -15,12 +15,14 @@ SHOWN_FAILURES = 3
 class News:
     """What an autoscaler has last said: `version` changes each time, so one that is dead is told from one at work.
 
-    `coming` are nodes that it is starting, for whomever; `failures` why it could not start others.
+    `coming` are nodes that it is starting, for whomever; `failures` why it could not start others. `infeasible` are
+    the placement groups, as hex, for which it has no kind of node: only the second kind of autoscaler says so.
     """
 
     version: str = ""
     coming: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
+    infeasible: frozenset[str] = frozenset()
 
 
 def read_news() -> News | None:
@@ -55,6 +57,7 @@ def describe_second(state: Any) -> News:
         version=str(state.last_seen_cluster_resource_state_version),
         coming=tuple(node.ray_node_type_name for node in coming),
         failures=_shorten(failed),
+        infeasible=frozenset(gang.details.partition(":")[0] for gang in state.infeasible_gang_resource_requests),
     )
 
 

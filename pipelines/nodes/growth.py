@@ -39,6 +39,8 @@ def await_capacity(
         last = News()
         while not group.wait(every):
             news, now = read_news() or last, time.monotonic()
+            if group.id.hex() in news.infeasible:
+                return "the cluster's autoscaler has no such nodes to add"
             if news.coming and news.version != last.version:
                 heard = now
             if now - heard > silence:

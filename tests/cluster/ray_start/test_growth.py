@@ -52,7 +52,7 @@ def test_a_cluster_grows_with_its_job_and_shrinks_after_it(cluster: RayCluster, 
     assert refused.wait(timeout=PATIENCE) != 0
     said = (tmp_path / "none" / "driver.log").read_text()
     assert f"{ConfigError.__name__}: actors: expected room for 1 that take CPU 1, slot 1 each" in said
-    assert "no autoscaler is starting a node" in said
+    assert "the cluster's autoscaler has no such nodes to add" in said
     wait_until(lambda: len(cluster.list_raylets()) == 1, "nodes are there that nobody needs")
 
 

@@ -19,6 +19,8 @@ NEEDS = [Needs(resources={"CPU": 1, "GPU": 1}), Needs(resources={"CPU": 1})]
 class Group:
     """A placement group that is there after so many looks; a look takes a second."""
 
+    id = bytes.fromhex("ab" * 18)
+
     def __init__(self, looks: int) -> None:
         self.looks = looks
         self.now = 0.0
@@ -85,6 +87,15 @@ def test_a_control_store_that_does_not_answer_is_no_news(monkeypatch: pytest.Mon
     assert ask(group, [None, *at_work(20), *[None] * 20, *at_work(40)], monkeypatch) is None
 
 
+def test_what_the_autoscaler_has_no_nodes_for_ends_it_at_once_whatever_it_starts_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group = Group(looks=1000)
+    news = at_work(5, infeasible=frozenset({"cd" * 18})) + at_work(50, infeasible=frozenset({"ab" * 18}))
+    assert ask(group, news, monkeypatch) == "the cluster's autoscaler has no such nodes to add"
+    assert group.now == 6
+
+
 @pytest.mark.parametrize(
     ("report", "coming"),
     [
@@ -114,5 +125,8 @@ def test_an_autoscaler_of_the_second_kind_says_all_of_it() -> None:
         pending_instance_requests=[pb2.PendingInstanceRequest(ray_node_type_name="gpu", count=1)],
         pending_instances=[pb2.PendingInstance(ray_node_type_name="cpu")],
         failed_instance_requests=[pb2.FailedInstanceRequest(ray_node_type_name="gpu", reason="no quota")],
+        infeasible_gang_resource_requests=[pb2.GangResourceRequest(details="abcd:PACK|PENDING")],
     )
-    assert describe_second(state) == News(version="7", coming=("gpu", "cpu"), failures=("gpu: no quota",))
+    assert describe_second(state) == News(
+        version="7", coming=("gpu", "cpu"), failures=("gpu: no quota",), infeasible=frozenset({"abcd"})
+    )
