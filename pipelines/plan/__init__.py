@@ -1,1 +1,1 @@
-"""What is to be done: units of rows, and the tasks that carry them."""
+"""What is to be done: files cut into units of rows."""
