@@ -21,13 +21,13 @@ from pipelines.commit.protocol import conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.nodes.cluster import check_installed, connect, is_connected
 from pipelines.nodes.ray_errors import explained
+from pipelines.nodes.selectors import count_cpus
 from pipelines.nodes.shares import Cluster
 from pipelines.plan.units import Span, Unit
 from pipelines.progress.ledger import start_ledger
 from pipelines.progress.report import EncodeReport, describe_job, write_report
 from pipelines.progress.tracing import Tracing
 from pipelines.run.state import OnProgress, RunState, begin_run
-from pipelines.run.survey import count_cpus
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
 from t5enc.errors import DriverError, ExitCode, OutputError, T5encError

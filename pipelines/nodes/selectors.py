@@ -63,6 +63,12 @@ def list_nodes() -> list[Node]:
     ]
 
 
+def count_cpus() -> int:
+    """CPUs of the Ray that this process is connected to; 0 where that is one machine, and threads do as well."""
+    nodes = list_nodes()
+    return int(sum(node.resources.get("CPU", 0.0) for node in nodes)) if len(nodes) > 1 else 0
+
+
 def count_fitting(nodes: Sequence[Node], needs: Needs) -> int:
     """How many actors fit on these nodes in all: none of them is ever spread over two."""
     return sum(_count_on(node, needs) for node in nodes)

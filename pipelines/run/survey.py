@@ -13,7 +13,6 @@ import pyarrow.fs as pafs
 
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile
-from pipelines.nodes.selectors import list_nodes
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
 from pipelines.stores.concurrent_map import THREADS, map_concurrently
@@ -43,12 +42,6 @@ class _Found:
 
     planned: PlannedFile
     schema: Any
-
-
-def count_cpus() -> int:
-    """CPUs of the Ray that this process is connected to; 0 where that is one machine, and threads do as well."""
-    nodes = list_nodes()
-    return int(sum(node.resources.get("CPU", 0.0) for node in nodes)) if len(nodes) > 1 else 0
 
 
 def survey(filesystem: Any, sources: Sequence[SourceFile], *, cpus: int = 0) -> Survey:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.nodes.selectors import Needs, Node, accepts, count_fitting, list_in_words
+from pipelines.nodes import selectors
+from pipelines.nodes.selectors import Needs, Node, accepts, count_cpus, count_fitting, list_in_words
 
 
 def node(number: int = 1, labels: dict[str, str] | None = None, **resources: float) -> Node:
@@ -55,6 +56,14 @@ def test_labels_are_selected_in_the_words_of_ray(wanted: str, accepted: list[str
 def test_only_nodes_with_the_labels_count() -> None:
     nodes = [node(CPU=4, labels={"zone": "a"}), node(CPU=8, labels={"zone": "b"}), node(CPU=2)]
     assert count_fitting(nodes, Needs(resources={"CPU": 1}, labels={"zone": "a"})) == 4
+
+
+@pytest.mark.parametrize(("nodes", "cpus"), [([node(CPU=4)], 0), ([node(CPU=4), node(GPU=1), node(CPU=2.5)], 6)])
+def test_the_cpus_of_a_cluster_count_and_those_of_one_machine_do_not(
+    nodes: list[Node], cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selectors, "list_nodes", lambda: nodes)
+    assert count_cpus() == cpus
 
 
 def test_a_message_lists_what_nodes_have_and_not_too_many_of_them() -> None:
