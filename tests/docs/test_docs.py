@@ -85,6 +85,16 @@ def test_every_message_that_is_quoted_is_one_of_the_code() -> None:
     assert {part for part in parts if part not in said} == set()
 
 
+def test_every_error_that_a_repetition_mends_is_explained() -> None:
+    """Whoever is told to run the command again wants to know what has happened."""
+    code = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "pipelines").rglob("*.py"))
+    told = re.findall(r'DriverError\(\s*f?"([^"]*run the same command again[^"]*)"', join_literals(code))
+    assert len(told) > 5
+    parts = [part.strip() for quoted in re.findall(r"`([^`\n]+)`", TROUBLE) for part in quoted.split("...")]
+    explained = [part for part in parts if " " in part]
+    assert [message for message in told if not any(part in message for part in explained)] == []
+
+
 def join_literals(code: str) -> str:
     """Texts that go on in the next line of a program as one text, and `...` for what an f-string fills in."""
     return re.sub(r"\{[^{}]*\}", "...", re.sub(r'"\s+f?"', "", code))
