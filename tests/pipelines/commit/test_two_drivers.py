@@ -81,6 +81,20 @@ def test_a_run_may_end_while_another_begins_to_redo_what_it_vouches_for(
         assert check_output(store, deep=True) == []
 
 
+@pytest.mark.parametrize("rounding", [0, 1])
+def test_a_run_ends_over_what_another_has_redone_and_finished_though_a_caption_died_again(rounding: int) -> None:
+    """Nobody is at work on what died any more: another run has vouched for the same shards."""
+    store = MemoryStore()
+    files = [plan_file(SOURCES[0], 4), plan_file(SOURCES[1], 2)]
+    earlier = begin_commit(store, make_job(), files)
+    for number, unit in enumerate(earlier.left):
+        earlier.records[unit.name] = commit_shard(store, *encode(earlier.frozen, unit, "1", dies=number == 0))
+    run_to_the_end(store, files=files, dies=True, rounding=rounding, retry_errors=True)
+    finished = dict(store.objects)
+    conclude_commit(store, earlier)
+    assert store.objects == finished
+
+
 def run_to_the_end(
     store: Store,
     *,
