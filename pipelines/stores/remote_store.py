@@ -80,13 +80,13 @@ class RemoteStore:
 
     def move(self, name: str, target: str) -> None:
         """Rename an object."""
-        with contextlib.suppress(FileNotFoundError):
+        with self._passed_over_where_gone(name):
             self._ask(target, partial(self._move, self._path(name)))
 
     def delete(self, name: str) -> None:
         """Remove an object."""
-        with contextlib.suppress(FileNotFoundError):
-            self._ask(name, self.filesystem.delete_file)
+        with self._passed_over_where_gone(name):
+            self._ask(name, self._delete)
 
     def list_unnamed(self) -> Sequence[str]:
         """Files that were written aside and have no name yet."""
@@ -123,11 +123,11 @@ class RemoteStore:
             self._move(aside, path)
         except BaseException:
             with contextlib.suppress(Exception):
-                self.filesystem.delete_file(aside)
+                self._delete(aside)
             raise
 
     def _write_under(self, path: str, data: Any) -> None:
-        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        self._make_folder(path.rpartition("/")[0])
         stream = self.filesystem.open_output_stream(path)
         try:
             stream.write(data)
@@ -138,18 +138,57 @@ class RemoteStore:
 
     def _discard(self, stream: Any, path: str) -> None:
         """Closing is what makes an object appear, also one that was not written whole."""
-        for undo in (stream.close, partial(self.filesystem.delete_file, path)):
+        for undo in (stream.close, partial(self._delete, path)):
             with contextlib.suppress(Exception):
                 undo()
 
     def _move(self, path: str, target: str) -> None:
-        self.filesystem.create_dir(target.rpartition("/")[0], recursive=True)
-        memory = _find_fsspec(self.filesystem)
-        if getattr(memory, "protocol", None) != "memory":
+        self._make_folder(target.rpartition("/")[0])
+        known = _find_fsspec(self.filesystem)
+        if known is None:
             self.filesystem.move(path, target)
+        elif known.protocol == "memory":
+            known.cp_file(path, target)  # its move takes `?`, `*` and `[` in a name for wildcards
+            known.rm_file(path)
+        else:
+            known.mv(path, target)  # Arrow says `recursive`, too, which SFTP's does not take
+
+    def _delete(self, path: str) -> None:
+        known = _find_fsspec(self.filesystem)
+        if known is None:
+            self.filesystem.delete_file(path)
             return
-        memory.cp_file(path, target)  # its move takes `?`, `*` and `[` in a name for wildcards
-        memory.rm_file(path)
+        known.info(path)  # that a connection is lost is no sign that there is nothing, as `exists` would have it
+        try:
+            known.rm_file(path)
+        except NotImplementedError:
+            known.rm(path)  # which of others takes `?`, `*` and `[` in a path for wildcards
+
+    @contextlib.contextmanager
+    def _passed_over_where_gone(self, name: str) -> Iterator[None]:
+        """What is not there need not be removed, and not every filesystem has FileNotFoundError for that."""
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except OutputError:
+            if self.size(name) is not None:
+                raise
+
+    def _make_folder(self, folder: str) -> None:
+        """A folder and those above it. Another writer may make any of them now, which some filesystems call an error."""
+        for _ in folder.split("/"):
+            with contextlib.suppress(OSError):
+                self._make_folders(folder)
+                return
+        self._make_folders(folder)
+
+    def _make_folders(self, folder: str) -> None:
+        known = _find_fsspec(self.filesystem)
+        if known is None:
+            self.filesystem.create_dir(folder, recursive=True)
+        else:
+            known.makedirs(folder, exist_ok=True)  # Arrow's `mkdir` fails on FTP and SMB where the folder is there
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"

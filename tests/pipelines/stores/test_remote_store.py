@@ -15,6 +15,7 @@ from pipelines.stores import retrying
 from pipelines.stores.store import RemoteStore
 from t5enc.errors import OutputError
 from tests.pipelines.stores.contents import names
+from tests.pipelines.stores.sftp_server import make_sftp
 
 
 class Halfway:
@@ -40,12 +41,13 @@ class Halfway:
         return SimpleNamespace(write=write_by_halves, close=stream.close)
 
 
-@pytest.mark.parametrize("kind", ["memory", "file", "dir", "subtree", "arrow"])
+@pytest.mark.parametrize("kind", ["memory", "file", "dir", "sftp", "subtree", "arrow"])
 def test_half_an_object_never_stands_under_its_name(kind: str, tmp_path: Path) -> None:
     local = pafs.LocalFileSystem()
     known: dict[str, Callable[[], Any]] = {
         "memory": lambda: fsspec.filesystem("memory"),
         "file": lambda: fsspec.filesystem("file"),
+        "sftp": make_sftp,
         "dir": lambda: fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file")),
     }
     filesystem = pafs.SubTreeFileSystem(str(tmp_path), local) if kind == "subtree" else local
@@ -156,6 +158,19 @@ def test_a_connection_that_stays_lost_is_an_output_error(hub: RemoteStore) -> No
     fail_first(hub.filesystem.handler.fs, "open", http.ReadTimeout("silent"))
     with pytest.raises(OutputError, match=r"out/a: cannot be read or written: silent"):
         hub.read("a")
+
+
+def test_a_lost_connection_does_not_keep_an_object_that_is_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec's `exists` says no when it cannot ask."""
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.001)
+    filesystem = make_sftp()
+    store = RemoteStore(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), f"{tmp_path}/out")
+    store.replace("a", b"whole")
+    fail_first(filesystem.ftp, "stat", ConnectionResetError("reset"))
+    store.delete("a")
+    assert names(store) == set()
 
 
 def test_what_is_not_there_cannot_be_opened(hub: RemoteStore) -> None:

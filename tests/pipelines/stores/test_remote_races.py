@@ -1,0 +1,98 @@
+"""Other filesystems with several writers: folders that two make at once, and what is gone already."""
+
+from __future__ import annotations
+
+import errno
+import ftplib
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from pipelines.stores.store import RemoteStore
+from t5enc.errors import OutputError
+from tests.pipelines.stores.contents import names
+from tests.pipelines.stores.sftp_server import make_sftp
+
+
+def open_remote(filesystem: Any, folder: Path) -> RemoteStore:
+    if not isinstance(filesystem, pafs.FileSystem):
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(filesystem))
+    return RemoteStore(filesystem, str(folder / "out"))
+
+
+class AsHdfs:
+    """Files whose move or removal fails where they are gone, with an errno that does not say so."""
+
+    def __init__(self) -> None:
+        self.filesystem = pafs.LocalFileSystem()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.filesystem, name)
+
+    def move(self, path: str, target: str) -> None:
+        self._check(path)
+        self.filesystem.move(path, target)
+
+    def delete_file(self, path: str) -> None:
+        self._check(path)
+        self.filesystem.delete_file(path)
+
+    def _check(self, path: str) -> None:
+        if not self.filesystem.get_file_info([path])[0].is_file:
+            raise OSError(errno.EIO, "Rename failed, errno: 5 (Input/output error)")
+
+
+def open_hdfs(folder: Path) -> RemoteStore:
+    return RemoteStore(AsHdfs(), str(folder / "out"))
+
+
+def test_what_is_gone_is_moved_and_deleted_without_an_error_whatever_the_filesystem_says(tmp_path: Path) -> None:
+    store = open_hdfs(tmp_path)
+    store.move("a", "_stale/a")
+    store.delete("a")
+    store.create("a", b"x")
+    store.filesystem._check = lambda path: (_ for _ in ()).throw(OSError(errno.EIO, "out of order"))
+    for act in (lambda: store.move("a", "_stale/a"), lambda: store.delete("a")):
+        with pytest.raises(OutputError, match="out of order"):
+            act()
+    assert names(store) == {"a"}
+
+
+def test_a_folder_that_another_writer_makes_at_the_same_moment_is_no_error(tmp_path: Path) -> None:
+    """An SFTP server says `Failure` of one that is there, at every level of it."""
+    filesystem = make_sftp()
+    make = filesystem.ftp.mkdir
+
+    def make_after_another(path: str, mode: int) -> None:
+        make(path, mode)
+        make(path, mode)
+
+    filesystem.ftp.mkdir = make_after_another
+    store = open_remote(filesystem, tmp_path)
+    assert store.create("a/b/c/0.parquet", b"x")
+    assert names(store) == {"a/b/c/0.parquet"}
+
+
+def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
+    filesystem = make_sftp()
+    (tmp_path / "out").write_bytes(b"a file")
+    with pytest.raises(OutputError, match=r"out/a/b: cannot be read or written"):
+        open_remote(filesystem, tmp_path).create("a/b", b"x")
+
+
+def test_folders_that_are_there_are_no_error_of_ftp(tmp_path: Path) -> None:
+    """Its `mkdir` says so by an error that is none of Python's own."""
+
+    class AsFtp(LocalFileSystem):  # type: ignore[misc]
+        protocol = "ftp"
+
+        def mkdir(self, path: str, create_parents: bool = True, **options: Any) -> None:
+            if self.exists(path):
+                raise ftplib.error_perm("550 File exists")
+            super().mkdir(path, create_parents=create_parents)
+
+    store = open_remote(AsFtp(skip_instance_cache=True), tmp_path)
+    assert [store.create(f"a/{number}", b"x") for number in range(2)] == [True, True]
