@@ -68,15 +68,28 @@ class RemoteStore:
         return info.size if info.is_file else None
 
     def create(self, name: str, data: Any) -> bool:
-        """Store an object unless its name is taken."""
+        """Store an object unless its name is taken.
+
+        Whoever finds it taken may sweep away what another is writing for it; that one looks again then.
+        """
         if self.size(name) is not None:
             return False
-        self.replace(name, data)
+        try:
+            self._ask(name, partial(self._write, name, data))
+        except (FileNotFoundError, OutputError) as error:
+            if self.is_growing and self.size(name) is not None:
+                return False
+            if isinstance(error, OutputError):
+                raise
+            self.replace(name, data)
         return True
 
     def replace(self, name: str, data: Any) -> None:
         """Store an object, whatever was there before."""
-        self._ask(name, partial(self._write, name, data))
+        try:
+            self._ask(name, partial(self._write, name, data))
+        except FileNotFoundError as error:
+            raise OutputError(f"{self._path(name)}: cannot be written: {error}") from error
 
     def move(self, name: str, target: str) -> None:
         """Rename an object."""

@@ -1,12 +1,14 @@
-"""Other filesystems with several writers: folders that two make at once, and what is gone already."""
+"""Other filesystems with several writers: folders that two make at once, and what one sweeps away of another's."""
 
 from __future__ import annotations
 
 import errno
 import ftplib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow.fs as pafs
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -47,6 +49,63 @@ class AsHdfs:
 
 def open_hdfs(folder: Path) -> RemoteStore:
     return RemoteStore(AsHdfs(), str(folder / "out"))
+
+
+def before_moves(store: RemoteStore, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Act when an object has been written aside and is about to be moved, the first time."""
+    left, move = [act], store._move
+
+    def act_and_move(path: str, target: str) -> None:
+        if left:
+            left.pop()()
+        move(path, target)
+
+    monkeypatch.setattr(store, "_move", act_and_move)
+
+
+OPENERS: dict[str, Callable[[Path], RemoteStore]] = {
+    "memory": lambda folder: open_remote(fsspec.filesystem("memory"), folder),
+    "sftp": lambda folder: open_remote(make_sftp(), folder),
+    "arrow": lambda folder: open_remote(pafs.LocalFileSystem(), folder),
+    "hdfs": open_hdfs,
+}
+
+
+@pytest.mark.parametrize("kind", OPENERS)
+def test_a_writer_whose_file_another_sweeps_away_finds_its_name_taken(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, other = OPENERS[kind](tmp_path), OPENERS[kind](tmp_path)
+
+    def finish_first() -> None:
+        unnamed = other.list_unnamed()
+        assert len(unnamed) == 1
+        assert other.create("a/0.parquet", b"another's")
+        other.sweep(unnamed)
+
+    before_moves(late, finish_first, monkeypatch)
+    assert not late.create("a/0.parquet", b"late")
+    assert late.read("a/0.parquet") == b"another's"
+    assert late.list_unnamed() == []
+
+
+@pytest.mark.parametrize("kind", ["memory", "sftp", "arrow"])
+def test_a_writer_whose_file_is_swept_away_and_whose_name_is_free_writes_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = OPENERS[kind](tmp_path)
+    before_moves(store, lambda: store.sweep(store.list_unnamed()), monkeypatch)
+    assert store.create("a/0.parquet", b"mine")
+    assert store.read("a/0.parquet") == b"mine"
+
+
+def test_a_file_that_is_replaced_and_swept_away_is_an_output_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = OPENERS["sftp"](tmp_path)
+    before_moves(store, lambda: store.sweep(store.list_unnamed()), monkeypatch)
+    with pytest.raises(OutputError, match="out/a: cannot be written"):
+        store.replace("a", b"mine")
 
 
 def test_what_is_gone_is_moved_and_deleted_without_an_error_whatever_the_filesystem_says(tmp_path: Path) -> None:
