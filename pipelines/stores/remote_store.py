@@ -25,7 +25,9 @@ T = TypeVar("T")
 COLLIDED_STATUS = {409, 412}
 # What the hub's client speaks HTTP with, by its version; their errors are none of Python's own.
 HTTP_CLIENTS = ("httpx", "httpx2")
-# Where a file is there from its first byte on, and a move is one step that replaces: as Arrow and fsspec call them.
+# Where a file is there from its first byte on, and a move replaces what has its new name, by Arrow's names and fsspec's.
+# It does so in one step, but for HDFS, where Arrow deletes first: for a moment nothing has the name, and a process that
+# is killed then leaves it so. Others, as FTP and SMB, grow too, but their moves may refuse a name that is taken.
 GROWING = ("local", "hdfs", "file", "memory", "sftp", "ssh")
 
 
@@ -189,7 +191,7 @@ class RemoteStore:
                 raise
 
     def _make_folder(self, folder: str) -> None:
-        """A folder and those above it. Another writer may make any of them now, which some filesystems call an error."""
+        """A folder and those above it. Another may make one at the same moment, which some filesystems call an error."""
         for _ in folder.split("/"):
             with contextlib.suppress(OSError):
                 self._make_folders(folder)
