@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -36,6 +37,8 @@ from t5enc.output import MANIFEST, PLAN, SUCCESS, is_shard
 PLANNED = ("source", "size", "num_rows", "digest")
 # The size of a shard that is not there.
 GONE = -1
+# Nobody is at work on a file, which is written at one go, for so long after its last byte.
+ABANDONED_SECONDS = 86400.0
 
 
 def read_records(store: Store, units: Units, *, retry_errors: bool = False) -> Records:
@@ -140,16 +143,17 @@ def finish(store: Store, records: Records, check: Callable[[], None] = lambda: N
         with _withdrawn_where_it_raises(store, success):
             check()
             _check_untouched(units, read_struck_out_since(store, seen))
-    store.sweep(_choose_ours(units, unnamed))
+    store.sweep(_choose_unwanted(units, unnamed))
 
 
-def _choose_ours(units: Units, unnamed: Sequence[str]) -> list[str]:
-    """Temporary files of shards that are planned, and so stored by now; another run may want those of others."""
+def _choose_unwanted(units: Units, unnamed: Mapping[str, float]) -> list[str]:
+    """Temporary files of shards that are planned, and so stored by now; those that another run may want where old."""
     if not unnamed:
         return []
     shards = {name.rpartition(".")[0] for name in unnamed}
     ours = shards & {name.rpartition("/")[2] for name in units}
-    return [name for name in unnamed if name.rpartition(".")[0] in ours]
+    old = time.time() - ABANDONED_SECONDS
+    return [name for name, written in unnamed.items() if name.rpartition(".")[0] in ours or written < old]
 
 
 def _read_again(store: Store, records: Records, numbers: NDArray[np.int64]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -105,9 +105,9 @@ class ObjectStore:
         with contextlib.suppress(FileNotFoundError):
             self._ask(name, obstore.delete, name)
 
-    def list_unnamed(self) -> Sequence[str]:
+    def list_unnamed(self) -> dict[str, float]:
         """None: what was not put whole is not there, and a rule of the bucket removes parts of killed uploads."""
-        return []
+        return {}
 
     def sweep(self, unnamed: Iterable[str]) -> None:
         """Nothing."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 COLLIDED_STATUS = {409, 412}
 # What the hub's client speaks HTTP with, by its version; their errors are none of Python's own.
 HTTP_CLIENTS = ("httpx", "httpx2")
-# Where a file is there from its first byte on, and a move replaces what has its new name, by Arrow's names and fsspec's.
+# Where a file is there from its first byte on, and a move replaces what has the name: as Arrow and fsspec call them.
 # It does so in one step, but for HDFS, where Arrow deletes first: for a moment nothing has the name, and a process that
 # is killed then leaves it so. Others, as FTP and SMB, grow too, but their moves may refuse a name that is taken.
 GROWING = ("local", "hdfs", "file", "memory", "sftp", "ssh")
@@ -103,9 +104,11 @@ class RemoteStore:
         with self._passed_over_where_gone(name):
             self._ask(name, self._delete)
 
-    def list_unnamed(self) -> Sequence[str]:
-        """Files that were written aside and have no name yet."""
-        return [name.rpartition("/")[2] for name, _ in self._list(TEMPORARY)] if self.is_growing else []
+    def list_unnamed(self) -> dict[str, float]:
+        """Files that were written aside and have no name yet, and when; now where the filesystem does not say."""
+        infos = self._ask(TEMPORARY, self._ask_for_all) if self.is_growing else []
+        now = time.time()
+        return {info.base_name: info.mtime.timestamp() if info.mtime else now for info in infos if info.is_file}
 
     def sweep(self, unnamed: Iterable[str]) -> None:
         """Remove these."""
@@ -191,7 +194,7 @@ class RemoteStore:
                 raise
 
     def _make_folder(self, folder: str) -> None:
-        """A folder and those above it. Another may make one at the same moment, which some filesystems call an error."""
+        """A folder and those above it. Another may make one at that moment, which some filesystems call an error."""
         for _ in folder.split("/"):
             with contextlib.suppress(OSError):
                 self._make_folders(folder)

@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,8 +54,11 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove an object; one that is gone already is no error."""
 
-    def list_unnamed(self) -> Sequence[str]:
-        """Names of temporary files: the last part of the name that each is to get, and what tells it from others."""
+    def list_unnamed(self) -> dict[str, float]:
+        """Temporary files, and when each was last written to, in seconds of Unix time.
+
+        Their names are the last part of the name that each is to get, and what tells it from others.
+        """
 
     def sweep(self, unnamed: Iterable[str]) -> None:
         """Remove these temporary files: for those whose writers are dead, or will find their names taken."""
@@ -133,9 +136,13 @@ class LocalStore:
         """Remove an object."""
         (self.root / name).unlink(missing_ok=True)
 
-    def list_unnamed(self) -> Sequence[str]:
-        """Files that were written aside and have no name yet."""
-        return [path.name for path in (self.root / TEMPORARY).glob("*")]
+    def list_unnamed(self) -> dict[str, float]:
+        """Files that were written aside and have no name yet, and when."""
+        found: dict[str, float] = {}
+        for path in (self.root / TEMPORARY).glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                found[path.name] = path.stat().st_mtime
+        return found
 
     def sweep(self, unnamed: Iterable[str]) -> None:
         """Remove these."""

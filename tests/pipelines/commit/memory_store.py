@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -53,9 +53,9 @@ class MemoryStore:
         """Remove an object."""
         self.objects.pop(name, None)
 
-    def list_unnamed(self) -> Sequence[str]:
+    def list_unnamed(self) -> dict[str, float]:
         """None: nothing is left behind in memory."""
-        return []
+        return {}
 
     def sweep(self, unnamed: Iterable[str]) -> None:
         """Nothing."""

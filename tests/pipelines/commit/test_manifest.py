@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.commit.log import put_aside
-from pipelines.commit.manifest import finish, read_plan, write_plan
+from pipelines.commit.manifest import ABANDONED_SECONDS, finish, read_plan, write_plan
 from pipelines.commit.records import Records
 from pipelines.plan.plan import Files, Units
 from pipelines.stores.store import LocalStore
@@ -153,6 +155,19 @@ def test_the_end_of_a_job_sweeps_away_what_is_left_of_its_own_shards(on_disk: Lo
     kept = {write_aside(on_disk, anew, "5678"), write_aside(on_disk, MANIFEST, "9abc")}
     finish(on_disk, note(committed(store)))
     assert set(on_disk.list_unnamed()) == kept
+
+
+def test_the_end_of_a_job_sweeps_away_what_nobody_can_be_writing_any_more(
+    on_disk: LocalStore, store: CountingStore
+) -> None:
+    """A killed run of a generation that was overwritten leaves shards whose names nobody plans again."""
+    (anew, *_) = Units(FILES, rows_per_unit=2, fingerprint=make_job(generation=2).fingerprint)
+    kept = write_aside(on_disk, anew, "1234")
+    os.utime(on_disk.root / TEMPORARY / kept, times=(0, time.time() - ABANDONED_SECONDS + 3600))
+    for name in (anew, MANIFEST):
+        os.utime(on_disk.root / TEMPORARY / write_aside(on_disk, name, "5678"), times=(0, 0))
+    finish(on_disk, note(committed(store)))
+    assert set(on_disk.list_unnamed()) == {kept}
 
 
 def test_what_is_written_aside_while_a_job_ends_is_not_swept_away(on_disk: LocalStore, store: CountingStore) -> None:

@@ -101,6 +101,8 @@ def test_what_killed_writers_left_is_no_object_and_can_be_swept_away(tmp_path: P
             (tmp_path / TEMPORARY / name).write_bytes(b"torn")
         assert names(store) == {"a/0.parquet"}
         assert sorted(store.list_unnamed()) == ["0.parquet.1234", "1.parquet.5678"]
+        os.utime(tmp_path / TEMPORARY / "0.parquet.1234", times=(1e9, 2e9))
+        assert store.list_unnamed()["0.parquet.1234"] == 2e9
         store.sweep(["0.parquet.1234", "gone.parquet.9abc"])
         assert files(tmp_path) == ["_tmp/1.parquet.5678", "a/0.parquet"]
 

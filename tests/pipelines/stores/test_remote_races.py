@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ftplib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def test_a_writer_whose_file_another_sweeps_away_finds_its_name_taken(
     before_moves(late, finish_first, monkeypatch)
     assert not late.create("a/0.parquet", b"late")
     assert late.read("a/0.parquet") == b"another's"
-    assert late.list_unnamed() == []
+    assert late.list_unnamed() == {}
 
 
 @pytest.mark.parametrize("kind", ["memory", "sftp", "arrow"])
@@ -97,6 +98,17 @@ def test_a_writer_whose_file_is_swept_away_and_whose_name_is_free_writes_again(
     before_moves(store, lambda: store.sweep(store.list_unnamed()), monkeypatch)
     assert store.create("a/0.parquet", b"mine")
     assert store.read("a/0.parquet") == b"mine"
+
+
+@pytest.mark.parametrize("kind", OPENERS)
+def test_what_is_being_written_is_not_old(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = OPENERS[kind](tmp_path)
+    seen: list[float] = []
+    before_moves(store, lambda: seen.extend(store.list_unnamed().values()), monkeypatch)
+    before = time.time()
+    store.create("a", b"x")
+    (written,) = seen
+    assert before - 2 < written < time.time() + 2
 
 
 def test_a_file_that_is_replaced_and_swept_away_is_an_output_error(

@@ -61,7 +61,7 @@ def test_half_an_object_never_stands_under_its_name(kind: str, tmp_path: Path) -
     assert seen == [None, b"the first"]
     assert store.read("a/b") == b"the second"
     assert names(store) == {"a/b"}
-    assert store.list_unnamed() == []
+    assert store.list_unnamed() == {}
 
 
 def test_a_remote_write_that_fails_is_an_output_error() -> None:
