@@ -42,8 +42,11 @@ class UnitRecord:
 
     @classmethod
     def from_row(cls, row: Any) -> UnitRecord:
-        """The record of a row, where an earlier release made no such count 0; ValueError or TypeError for others."""
-        values = dict(row)
+        """The record of a row; ValueError or TypeError for anything else.
+
+        A count that an earlier release did not make is 0, one that a later release makes too is passed over.
+        """
+        values = {name: value for name, value in dict(row).items() if name in FIELDS or type(value) is not int}
         counts = Counts(**{name: values.pop(name) for name in COUNTS if name in values})
         return cls(counts=counts, **values)
 
