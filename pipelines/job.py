@@ -25,7 +25,7 @@ CaptionChoice = Literal["all", "first"]
 # What an actor takes of a node under names of their own.
 OWN_OPTIONS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor"}
 # Where a file or folder may lie in a home folder.
-PATHS = ("output", "model", "tokenizer", "compile_cache")
+PATHS = ("inputs", "output", "model", "tokenizer", "compile_cache")
 
 
 @show_names
@@ -58,7 +58,6 @@ class EncodeJob:
         fill(self, {name: _expand(value) if name in PATHS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", [_expand(path) for path in self.inputs])
         if not self.inputs:
             raise ConfigError("inputs: expected at least one file, folder or glob, got none")
         check_storage_dtype(self.storage_dtype)
@@ -122,7 +121,9 @@ def _parse_range(value: str | int) -> tuple[int, int] | None:
 
 
 def _expand(path: Any) -> Any:
-    """A path with its home folder; what is no path is left to be refused."""
+    """A path, or each of a list, with its home folder; what is no path is left to be refused."""
+    if isinstance(path, list | tuple):
+        return [_expand(entry) for entry in path]
     return os.path.expanduser(os.fspath(path)) if isinstance(path, str | os.PathLike) else path
 
 

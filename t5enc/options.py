@@ -45,8 +45,9 @@ class ModelSource:
     local_files_only: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
         check_fields(self)
-        object.__setattr__(self, "model", os.fspath(self.model))
 
     @classmethod
     def of(cls, model: ModelPlace) -> ModelSource:

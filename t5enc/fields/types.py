@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -13,11 +12,13 @@ from t5enc.errors import ConfigError
 
 # What a declared type lets in, and how that is called. A truth value is no number.
 PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
-    str: ((str, os.PathLike), "a string"),
+    str: ((str,), "a string"),
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
     bool: ((bool,), "true or false"),
 }
+# Of lists all entries are of one type; a string is none.
+LISTS = (Sequence, tuple)
 
 
 def check_fields(instance: Any) -> None:
@@ -47,7 +48,7 @@ def check_type(name: str, hint: Any, value: Any) -> None:
     if origin is Mapping and isinstance(value, Mapping):
         for key, item in value.items():
             check_type(f"{name}: {key}", members[1], item)
-    elif origin is Sequence and isinstance(value, Sequence) and not isinstance(value, str):
+    elif origin in LISTS and isinstance(value, origin) and not isinstance(value, str):
         for item in value:
             check_type(name, members[0], item)
     elif origin in (Union, UnionType) and len(kinds := list_kinds(hint)) == 1 and value is not None:
@@ -67,7 +68,7 @@ def accepts(hint: Any, value: Any) -> bool:
         return True
     if hint in PLAIN:
         return isinstance(value, PLAIN[hint][0]) and (hint is bool or not isinstance(value, bool))
-    return isinstance(value, origin or hint) and not (origin is Sequence and isinstance(value, str))
+    return isinstance(value, origin or hint) and not (origin in LISTS and isinstance(value, str))
 
 
 def describe(hint: Any) -> str:
@@ -77,7 +78,7 @@ def describe(hint: Any) -> str:
         return " or ".join(map(describe, list_kinds(hint)))
     if origin is Literal:
         return f"one of {', '.join(get_args(hint))}"
-    names = {Mapping: "`option: value` pairs", Sequence: "a list of strings"}
+    names: dict[Any, str] = {Mapping: "`option: value` pairs"} | dict.fromkeys(LISTS, "a list of strings")
     return names.get(origin) or (PLAIN[hint][1] if hint in PLAIN else f"a {hint.__name__}")
 
 

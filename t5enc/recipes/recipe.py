@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from functools import cache
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from t5enc.errors import ConfigError
+from t5enc.fields.types import check_fields
 
 EncoderKind = Literal["t5", "umt5", "mt5", "byt5"]
 CleanName = Literal["none", "lower", "if", "wan", "longcat"]
@@ -78,10 +77,7 @@ class Recipe:
     notes: str = ""
 
     def __post_init__(self) -> None:
-        for name, hint in _find_hints().items():
-            value = getattr(self, name)
-            if not _accepts(hint, value):
-                raise ConfigError(f"{name}: expected {_describe(hint)}, got {value!r}")
+        check_fields(self)
         if self.max_length < 0 or (self.longest is not None and self.max_length > self.longest):
             raise ConfigError(f"max_length: expected 0 to {self.longest or 'any length'}, got {self.max_length}")
         if self.attends_pads and self.rows == "real_plus_one":
@@ -116,32 +112,3 @@ def complete_identity(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     defaults = {entry.name: entry.default for entry in fields(Recipe) if entry.default is not MISSING}
     return {name: value for name, value in {**defaults, **values}.items() if name not in PROSE}
-
-
-@cache
-def _find_hints() -> dict[str, Any]:
-    """The types of a recipe's fields; reading them takes longer than all else that makes one."""
-    return get_type_hints(Recipe)
-
-
-def _accepts(hint: Any, value: Any) -> bool:
-    """Whether a value is of a field's type; a truth value is no number."""
-    origin, members = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in members
-    if origin in (Union, UnionType):
-        return any(_accepts(member, value) for member in members)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(isinstance(entry, str) for entry in value)
-    return type(value) is hint
-
-
-def _describe(hint: Any) -> str:
-    """A field's type in words."""
-    origin, members = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(members)}"
-    if origin in (Union, UnionType):
-        return " or ".join(map(_describe, members))
-    names = {str: "a text", int: "a whole number", bool: "true or false", type(None): "nothing"}
-    return names.get(hint, "a list of texts")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,12 +60,14 @@ def test_a_recipe_is_its_plain_values(name: str) -> None:
         ({"name": "mine", "max_length": True}, "max_length: expected a whole number, got True"),
         ({"name": "mine", "max_length": -1}, "max_length: expected 0 to any length, got -1"),
         ({"name": "mine", "max_length": 9, "longest": 8}, "max_length: expected 0 to 8, got 9"),
-        ({"name": "mine", "max_length": 8, "longest": "8"}, "longest: expected a whole number or nothing, got '8'"),
+        ({"name": "mine", "max_length": 8, "longest": "8"}, "longest: expected a whole number, got '8'"),
         ({"name": "mine", "max_length": 8, "attends_pads": "no"}, "attends_pads: expected true or false, got 'no'"),
         ({"name": "mine", "max_length": 8, "clean": "soap"}, "clean: expected one of none, lower, if, wan, longcat"),
-        ({"name": "mine", "max_length": 8, "null_rows": "some"}, "null_rows: expected one of real, .* or nothing"),
-        ({"name": "mine", "max_length": 8, "null_text": 3}, "null_text: expected a text, got 3"),
-        ({"name": "mine", "max_length": 8, "options": "grid"}, "options: expected a list of texts, got 'grid'"),
+        ({"name": "mine", "max_length": 8, "null_rows": "some"}, "null_rows: expected one of real, real_plus_one, all"),
+        ({"name": "mine", "max_length": 8, "null_text": 3}, "null_text: expected a string, got 3"),
+        ({"name": "mine", "max_length": 8, "options": "grid"}, "options: expected a list of strings, got 'grid'"),
+        ({"name": "mine", "max_length": 8, "options": ["grid", 3]}, "options: expected a string, got 3"),
+        ({"name": Path("mine"), "max_length": 8}, r"name: expected a string, got .*Path\('mine'\)"),
         ({"name": "mine", "max_length": 8, "attends_pads": True, "rows": "real_plus_one"}, "rows: expected real or"),
     ],
 )
