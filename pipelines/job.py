@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -15,7 +14,7 @@ import pyarrow as pa
 from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.fields.parts import fill, show_names, without
-from t5enc.options import EncoderOptions
+from t5enc.options import EncoderOptions, expand_home
 from t5enc.output import JOB, SUCCESS, read_recipe
 from t5enc.recipes.recipe import Recipe, complete_identity
 from t5enc.storage import check_storage_dtype
@@ -25,7 +24,7 @@ CaptionChoice = Literal["all", "first"]
 # What an actor takes of a node under names of their own.
 OWN_OPTIONS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor"}
 # Where a file or folder may lie in a home folder.
-PATHS = ("inputs", "output", "model", "tokenizer", "compile_cache")
+PATHS = ("inputs", "output")
 
 
 @show_names
@@ -121,10 +120,8 @@ def _parse_range(value: str | int) -> tuple[int, int] | None:
 
 
 def _expand(path: Any) -> Any:
-    """A path, or each of a list, with its home folder; what is no path is left to be refused."""
-    if isinstance(path, list | tuple):
-        return [_expand(entry) for entry in path]
-    return os.path.expanduser(os.fspath(path)) if isinstance(path, str | os.PathLike) else path
+    """A path, or each of a list, with its home folder."""
+    return [expand_home(entry) for entry in path] if isinstance(path, list | tuple) else expand_home(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -45,18 +44,13 @@ class ModelSource:
     local_files_only: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.model, os.PathLike):
-            object.__setattr__(self, "model", os.fspath(self.model))
+        object.__setattr__(self, "model", _name_place(self.model))
         check_fields(self)
 
     @classmethod
     def of(cls, model: ModelPlace) -> ModelSource:
-        """A place that may be a mere name; CheckpointError for a Path to nothing, which is never taken for a hub id."""
-        if isinstance(model, ModelSource):
-            return model
-        if isinstance(model, Path) and not model.expanduser().exists():
-            raise CheckpointError(f"{model}: expected a folder, a .safetensors file or a hub id, got no such path")
-        return cls(model=os.fspath(model))
+        """A place that may be a mere name; CheckpointError for a path object that leads to nothing."""
+        return model if isinstance(model, ModelSource) else cls(model=_name_place(model))
 
 
 # A model's name where nothing else needs to be said.
@@ -88,7 +82,7 @@ class EncoderOptions:
     device_share: float = 1.0
 
     def __init__(self, **options: Any) -> None:
-        fill(self, _name_torch(options))
+        fill(self, {name: READERS[name](value) if name in READERS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 1:
@@ -172,10 +166,31 @@ class EncoderOptions:
         return self.attention
 
 
-def _name_torch(options: dict[str, Any]) -> dict[str, Any]:
-    """The same with names for PyTorch's own dtypes and devices."""
-    kinds = (torch.dtype, torch.device)
-    return {n: str(v).removeprefix("torch.") if isinstance(v, kinds) else v for n, v in options.items()}
+def _name_place(place: Any) -> Any:
+    """A place by its name; CheckpointError for a path object that leads to nothing: it is never taken for a hub id."""
+    name = expand_home(place)
+    if isinstance(place, os.PathLike) and not os.path.exists(name):
+        raise CheckpointError(f"{place}: expected a folder, a .safetensors file or a hub id, got no such path")
+    return name
+
+
+def expand_home(path: Any) -> Any:
+    """A path with its home folder; what is no path is left to be refused."""
+    return os.path.expanduser(os.fspath(path)) if isinstance(path, str | os.PathLike) else path
+
+
+def _name_torch(value: Any) -> Any:
+    """PyTorch's own dtypes and devices by name."""
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype | torch.device) else value
+
+
+# How values that callers have are written down.
+READERS: dict[str, Callable[[Any], Any]] = {
+    "tokenizer": _name_place,
+    "compile_cache": expand_home,
+    "dtype": _name_torch,
+    "device": _name_torch,
+}
 
 
 def resolve_device(device: str | None) -> torch.device:

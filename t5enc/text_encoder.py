@@ -91,7 +91,7 @@ class TextEncoder:
         takes them as they are.
         Raises ConfigError for an option that cannot be honoured, CheckpointError for files that do not fit.
         """
-        asked = EncoderOptions.from_mapping({"model": os.fspath(model), **options})
+        asked = EncoderOptions(model=model, **options)
         checkpoint = open_model(asked.source)
         return cls.load(infer_options(asked, checkpoint.repository), checkpoint)
 
@@ -256,7 +256,7 @@ def _open_cache(options: EncoderOptions, device: torch.device) -> CompileCache |
     if options.attention != "flex":
         _tell_unused(options.attention)
         return None
-    return open_cache(os.path.expanduser(options.compile_cache), device)
+    return open_cache(options.compile_cache, device)
 
 
 @functools.cache

@@ -139,7 +139,7 @@ class HubFolder:
 
 def open_folder(source: ModelSource, *, cache_dir: str | os.PathLike[str] | None = None) -> Folder:
     """A local folder if there is one of that name, else a repository of the hub."""
-    path = Path(source.model).expanduser()
+    path = Path(source.model)
     if path.is_dir():
         return LocalFolder(path)
     if not HUB_ID.fullmatch(source.model):

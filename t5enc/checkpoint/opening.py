@@ -56,7 +56,7 @@ def open_checkpoint(
     Raises CheckpointError for missing or damaged files, ConfigError for a config that is not modelled.
     """
     source = ModelSource.of(place)
-    path = Path(source.model).expanduser()
+    path = Path(source.model)
     if path.is_file():
         if source.subfolder or source.variant:
             raise ConfigError(f"subfolder, variant: expected none with the single file {path}")
@@ -98,7 +98,7 @@ def open_single_file(path: Path) -> Checkpoint:
 def find_tokenizer(place: ModelPlace) -> TokenizerSource:
     """Where a tokenizer given by name is: a folder, a hub id, or a sentencepiece .model file."""
     source = ModelSource.of(place)
-    path = Path(source.model).expanduser()
+    path = Path(source.model)
     if path.is_file() and path.suffix == ".model":
         return path.read_bytes()
     folder = open_folder(source)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.job import EncodeJob, FrozenJob, check_owner, compare, freeze
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
+from t5enc.options import EncoderOptions
 from t5enc.output import JOB, SUCCESS
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import KEPT, make_job
@@ -100,6 +102,15 @@ def test_the_encoder_gets_its_part_of_the_options() -> None:
     assert (options.source.model, options.dtype, options.max_length) == ("builtin:tiny", "float32", 77)
     assert options.source.revision == "main"
     assert options.deterministic
+
+
+def test_home_folders_are_written_out_of_whole_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    asked = {"model": "~/m", "tokenizer": "~/t", "compile_cache": "~/c"}
+    job = EncodeJob(inputs=[Path("~/a"), "b"], output="~/out", encoder=EncoderOptions(**asked))
+    assert job == EncodeJob(inputs=("~/a", Path("b")), output=Path("~/out"), **asked)
+    assert (job.inputs, job.output) == (["/home/me/a", "b"], "/home/me/out")
+    assert (job.encoder.source.model, job.encoder.compile_cache) == ("/home/me/m", "/home/me/c")
 
 
 def test_a_token_is_not_shown() -> None:

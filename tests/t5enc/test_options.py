@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from t5enc.checkpoint.builtin import open_builtin
-from t5enc.errors import ConfigError
-from t5enc.options import EncoderOptions, resolve_device
+from t5enc.errors import CheckpointError, ConfigError
+from t5enc.options import EncoderOptions, ModelSource, resolve_device
 
 CONFIG = open_builtin("tiny").config
 
@@ -133,3 +134,22 @@ def test_auto_is_cuda_where_there_is_one(is_there: bool, expected: str, monkeypa
 
 def test_a_token_is_not_shown() -> None:
     assert "hf_secret" not in repr(EncoderOptions(model="m", token="hf_secret"))
+
+
+@pytest.mark.parametrize("name", ["model", "tokenizer"])
+def test_a_path_object_that_leads_to_nothing_is_never_a_hub_id(name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"^missing/tok: expected a folder, .* or a hub id, got no such path$"):
+        EncoderOptions(**{"model": "builtin:tiny", name: Path("missing/tok")})
+    assert EncoderOptions(model="missing/tok", tokenizer="missing/tok").tokenizer == "missing/tok"
+
+
+def test_a_path_object_is_kept_by_its_name(tmp_path: Path) -> None:
+    options = EncoderOptions(model=tmp_path, tokenizer=tmp_path)
+    assert (options.source.model, options.tokenizer) == (str(tmp_path), str(tmp_path))
+
+
+def test_a_home_folder_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    options = EncoderOptions(model="~/m", tokenizer="~/t", compile_cache="~/c")
+    assert (options.tokenizer, options.compile_cache) == ("/home/me/t", "/home/me/c")
+    assert ModelSource(model="~/m") == ModelSource(model="/home/me/m") == ModelSource.of("~/m") == options.source

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from t5enc.checkpoint.builtin import sample_captions
-from t5enc.errors import ConfigError, InputError
+from t5enc.errors import CheckpointError, ConfigError, InputError
 from t5enc.text.streams import EncoderCounters
 from t5enc.text_encoder import TextEncoder, _tell_unused
 from tests.families import FAMILIES
@@ -57,6 +57,12 @@ def test_texts_equal_transformers_with_its_own_tokenizer(tmp_path: Path) -> None
     ids = [np.array(tokenizer(caption)["input_ids"], dtype=np.int32) for caption in captions]
     embeddings = TextEncoder.from_pretrained(tmp_path).encode(captions)
     assert distance(embeddings, reference(model, ids)) < ROUNDING
+
+
+@pytest.mark.parametrize(("model", "options"), [(Path("no/t5"), {}), ("builtin:tiny", {"tokenizer": Path("no/t5")})])
+def test_a_path_object_that_leads_to_nothing_is_not_looked_for_on_the_hub(model: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=r"^no/t5: expected a folder, .*, got no such path$"):
+        TextEncoder.from_pretrained(model, **options)
 
 
 def test_flex_equals_transformers_alone_and_in_company(flex: TextEncoder, make: Make) -> None:
