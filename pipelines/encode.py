@@ -120,7 +120,7 @@ def _actor_options(run: RunState, cluster: Cluster) -> EncoderOptions:
     return replace(
         options,
         source=_settle_source(options.source, run.resolved.revision),
-        tokenizer=absolute_if_local(options.tokenizer) if options.tokenizer else None,
+        tokenizer=absolute_if_local(options.tokenizer) if isinstance(options.tokenizer, str) else options.tokenizer,
         compile_cache=absolute_output(options.compile_cache) if options.compile_cache else None,
         dtype=run.commit.frozen.identity["dtype"],
         device=cluster.device,

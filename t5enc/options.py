@@ -11,8 +11,7 @@ import torch
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
-from t5enc.fields.parts import fill, show_names
-from t5enc.fields.types import check_fields
+from t5enc.fields.parts import fill, settle_fields, show_names
 from t5enc.model.attention.flex_support import find_flex_obstacle, find_missing_compiler, suits_flex
 from t5enc.model.memory import choose_budget, find_free_bytes
 from t5enc.model.precision import resolve_dtype
@@ -45,7 +44,7 @@ class ModelSource:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", _name_place(self.model))
-        check_fields(self)
+        settle_fields(self)
 
     @classmethod
     def of(cls, model: ModelPlace) -> ModelSource:
@@ -68,7 +67,7 @@ class EncoderOptions:
     """
 
     source: ModelSource
-    tokenizer: str | None = None
+    tokenizer: str | bytes | None = None
     recipe: str | Recipe | None = None
     recipe_options: Mapping[str, Any] = field(default_factory=dict)
     max_length: int | None = None
@@ -107,10 +106,10 @@ class EncoderOptions:
         return self.max_length or DEFAULT_LENGTH
 
     @property
-    def tokenizer_source(self) -> ModelSource | None:
-        """Where the tokenizer is, if not with the model: asked for as the model is."""
-        if self.tokenizer is None:
-            return None
+    def tokenizer_source(self) -> ModelSource | bytes | None:
+        """Where the tokenizer is, if not with the model: asked for as the model is, or a sentencepiece model itself."""
+        if self.tokenizer is None or isinstance(self.tokenizer, bytes):
+            return self.tokenizer
         given = self.source
         return ModelSource(model=self.tokenizer, token=given.token, local_files_only=given.local_files_only)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from inspect import Parameter, Signature
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from t5enc.errors import ConfigError
@@ -36,8 +36,20 @@ def fill(instance: Any, given: Mapping[str, Any]) -> None:
         hint = find_hints(kind)[entry.name]
         value = _open_part(entry, hint, given) if is_dataclass(hint) else _find_value(entry, given)
         object.__setattr__(instance, entry.name, value)
-    check_fields(instance)
+    settle_fields(instance)
     instance.__post_init__()
+
+
+def settle_fields(instance: Any) -> None:
+    """What other libraries have for a value becomes Python's own; ConfigError where that is not of the declared type.
+
+    NumPy's numbers, paths for strings, and None for a truth that is not asked for.
+    """
+    kind: type = type(instance)
+    for entry in fields(kind):
+        value = _settle(entry, find_hints(kind)[entry.name], getattr(instance, entry.name))
+        object.__setattr__(instance, entry.name, value)
+    check_fields(instance)
 
 
 def check_names(kind: type, given: Mapping[str, Any]) -> None:
@@ -124,6 +136,14 @@ def _find_value(entry: Field[Any], given: Mapping[str, Any]) -> Any:
     value = given[entry.name] if entry.name in given else find_default(entry)
     if value is MISSING:
         raise ConfigError(f"{entry.name}: expected a value, got none")
-    if isinstance(value, Integral) and not isinstance(value, int):  # NumPy's
-        return int(value)
+    return value
+
+
+def _settle(entry: Field[Any], hint: Any, value: Any) -> Any:
+    if value is None and hint is bool:
+        return find_default(entry)
+    if isinstance(value, Integral):
+        return value if isinstance(value, int) else int(value)
+    if isinstance(value, Real):
+        return float(value)
     return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -16,6 +16,7 @@ PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
     bool: ((bool,), "true or false"),
+    bytes: ((bytes,), "bytes"),
 }
 # Of lists all entries are of one type; a string is none.
 LISTS = (Sequence, tuple)

@@ -153,3 +153,17 @@ def test_a_home_folder_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     options = EncoderOptions(model="~/m", tokenizer="~/t", compile_cache="~/c")
     assert (options.tokenizer, options.compile_cache) == ("/home/me/t", "/home/me/c")
     assert ModelSource(model="~/m") == ModelSource(model="/home/me/m") == ModelSource.of("~/m") == options.source
+
+
+def test_none_of_a_truth_is_its_default() -> None:
+    """Callers of Hugging Face's libraries say so."""
+    options = EncoderOptions(model="m", local_files_only=None, deterministic=None, token=None)
+    assert options == EncoderOptions(model="m", source=ModelSource(model="n", local_files_only=None))
+
+
+def test_a_tokenizer_may_be_a_sentencepiece_model_itself() -> None:
+    options = EncoderOptions(model="builtin:tiny", tokenizer=b"model")
+    assert options.tokenizer_source == b"model"
+    assert pickle.loads(pickle.dumps(options)) == options
+    with pytest.raises(ConfigError, match=r"^tokenizer: expected a string or bytes, got 5$"):
+        EncoderOptions(model="builtin:tiny", tokenizer=5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from t5enc.checkpoint.builtin import sample_captions
+from t5enc.checkpoint.builtin import open_builtin, sample_captions
 from t5enc.errors import CheckpointError, ConfigError, InputError
 from t5enc.text.streams import EncoderCounters
 from t5enc.text_encoder import TextEncoder, _tell_unused
@@ -63,6 +63,13 @@ def test_texts_equal_transformers_with_its_own_tokenizer(tmp_path: Path) -> None
 def test_a_path_object_that_leads_to_nothing_is_not_looked_for_on_the_hub(model: Any, options: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"^no/t5: expected a folder, .*, got no such path$"):
         TextEncoder.from_pretrained(model, **options)
+
+
+def test_a_tokenizer_may_be_a_sentencepiece_model_itself(tiny: TextEncoder) -> None:
+    model = open_builtin("tiny").tokenizer_source
+    assert isinstance(model, bytes)
+    given = TextEncoder.from_pretrained("builtin:tiny", tokenizer=model, max_length=32)
+    assert given.tokenizer.fingerprint == tiny.tokenizer.fingerprint
 
 
 def test_flex_equals_transformers_alone_and_in_company(flex: TextEncoder, make: Make) -> None:

@@ -40,6 +40,8 @@ class Ship:
 
     engine: Engine = field(metadata=without("notes", where="engine: "))
     name: str | None = None
+    speed: float = 1.0
+    is_armed: bool = True
 
     def __init__(self, **options: Any) -> None:
         fill(self, options)
@@ -51,8 +53,8 @@ class Ship:
 def test_names_of_a_part_stand_beside_those_of_the_whole() -> None:
     ship = Ship(power=3, name="Beagle")
     assert ship == Ship(engine=Engine(power=3), name="Beagle")
-    assert list(list_options(Ship)) == ["power", "fuel", "name"]
-    assert list_values(ship) == {"power": 3, "fuel": "wood", "name": "Beagle"}
+    assert list(list_options(Ship)) == ["power", "fuel", "name", "speed", "is_armed"]
+    assert list_values(ship) == {"power": 3, "fuel": "wood", "name": "Beagle", "speed": 1.0, "is_armed": True}
     assert pickle.loads(pickle.dumps(ship)) == ship
 
 
@@ -66,8 +68,8 @@ def test_names_beside_a_whole_part_take_the_place_of_what_it_says() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"power": 3, "wings": 2}, "wings: no such option; expected one of power, fuel, name"),
-        ({"power": 3, "notes": {}}, "notes: no such option; expected one of power, fuel, name"),
+        ({"power": 3, "wings": 2}, "wings: no such option; expected one of power, fuel, name, speed, is_armed"),
+        ({"power": 3, "notes": {}}, "notes: no such option; expected one of power, fuel, name, speed, is_armed"),
         ({"name": "Fram"}, "engine: power: expected a value, got none"),
         ({"power": "3"}, "engine: power: expected a whole number, got '3'"),
         ({"power": 0}, "engine: power: expected at least 1, got 0"),
@@ -86,5 +88,19 @@ def test_paths_and_numbers_of_other_libraries_become_pythons_own() -> None:
     assert (type(engine.power), engine.fuel) == (int, "wood")
 
 
+def test_a_float_of_numpys_is_a_number_and_no_whole_one() -> None:
+    for kind in (np.float16, np.float32, np.float64):
+        ship = Ship(power=3, speed=kind(0.5))
+        assert (type(ship.speed), ship.speed) == (float, 0.5)
+        with pytest.raises(ConfigError, match=r"^engine: power: expected a whole number, got 3\.0$"):
+            Ship(power=kind(3))
+
+
+def test_none_of_a_truth_is_its_default() -> None:
+    assert Ship(power=3, is_armed=None) == Ship(power=3)
+    assert Ship(power=3, is_armed=False) != Ship(power=3)
+
+
 def test_help_shows_the_flat_names() -> None:
-    assert str(inspect.signature(Ship)) == "(*, power: 'int', fuel: 'str' = 'wood', name: 'str | None' = None)"
+    shown = "(*, power: 'int', fuel: 'str' = 'wood', name: 'str | None' = None, speed: 'float' = 1.0, "
+    assert str(inspect.signature(Ship)) == shown + "is_armed: 'bool' = True)"
