@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
-from t5enc.fields.parts import fill, show_names, without
+from t5enc.fields.parts import check_names, fill, show_names, without
 from t5enc.options import EncoderOptions, expand_home
 from t5enc.output import JOB, SUCCESS, read_recipe
 from t5enc.recipes.recipe import Recipe, complete_identity
@@ -76,6 +76,7 @@ class EncodeJob:
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> EncodeJob:
         """A job from a YAML file or the command line; an unknown name is refused along with those that exist."""
+        check_names(cls, options)
         return cls(**options)
 
     def actor_range(self) -> tuple[int, int] | None:

@@ -69,7 +69,7 @@ class ServeConfig:
     drain_seconds: float = 60.0
 
     def __init__(self, **options: Any) -> None:
-        fill(self, _make_recipe(options))
+        fill(self, options)
 
     def __post_init__(self) -> None:
         for name in ("max_body_bytes", "head_seconds", "body_seconds", "drain_seconds"):
@@ -195,14 +195,8 @@ def _read_recipes(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _make_recipe(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with a recipe in the place of its fields."""
-    recipe = options.get("recipe")
-    return {**options, "recipe": Recipe.from_mapping(recipe)} if isinstance(recipe, Mapping) else {**options}
-
-
 def _make_further(name: str, options: Mapping[str, Any]) -> EncoderOptions:
     try:
-        return EncoderOptions.from_mapping(_make_recipe(options))
+        return EncoderOptions.from_mapping(options)
     except ConfigError as error:
         raise ConfigError(f"models.{name}: {error}") from error

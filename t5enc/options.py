@@ -11,7 +11,7 @@ import torch
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
-from t5enc.fields.parts import fill, settle_fields, show_names
+from t5enc.fields.parts import check_names, fill, settle_fields, show_names
 from t5enc.model.attention.flex_support import find_flex_obstacle, find_missing_compiler, suits_flex
 from t5enc.model.memory import choose_budget, find_free_bytes
 from t5enc.model.precision import resolve_dtype
@@ -61,9 +61,9 @@ ModelPlace = str | os.PathLike[str] | ModelSource
 class EncoderOptions:
     """Which model, where it runs, and how; None means chosen at load and reported.
 
-    The fields of `source` are given by their own names, beside the others. A recipe that is None may be inferred from
-    the repository of the model; "none" stays none. `device_share` is how much of its device's memory the encoder may
-    count on.
+    The fields of `source` are given by their own names, beside the others. A recipe may be given as its fields; one
+    that is None may be inferred from the repository of the model; "none" stays none. `device_share` is how much of its
+    device's memory the encoder may count on.
     """
 
     source: ModelSource
@@ -98,6 +98,7 @@ class EncoderOptions:
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any]) -> EncoderOptions:
         """Options by name; an unknown name is refused along with those that exist."""
+        check_names(cls, options)
         return cls(**options)
 
     @property
@@ -183,10 +184,16 @@ def _name_torch(value: Any) -> Any:
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype | torch.device) else value
 
 
+def _make_recipe(value: Any) -> Any:
+    """A recipe for its fields."""
+    return Recipe.from_mapping(value) if isinstance(value, Mapping) else value
+
+
 # How values that callers have are written down.
 READERS: dict[str, Callable[[Any], Any]] = {
     "tokenizer": _name_place,
     "compile_cache": expand_home,
+    "recipe": _make_recipe,
     "dtype": _name_torch,
     "device": _name_torch,
 }

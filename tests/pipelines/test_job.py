@@ -68,6 +68,8 @@ def test_an_option_that_cannot_be_honoured_is_named(option: str, value: Any, mes
 def test_an_unknown_option_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="batch_size: no such option; expected one of inputs, output, model, "):
         EncodeJob.from_mapping(NEEDED | {"batch_size": 8})
+    with pytest.raises(ConfigError, match=r"^1: no such option; expected one of inputs, output, model, "):
+        EncodeJob.from_mapping({**NEEDED, 1: 2})
 
 
 @pytest.mark.parametrize("name", ["inputs", "output", "model"])

@@ -40,11 +40,20 @@ def make(**options: Any) -> ServeConfig:
         ({"models": {"tiny": {"model": "builtin:tiny", "size": 3}}}, "models.tiny: size: no such option"),
         ({"models": {"builtin:tiny": {"model": "builtin:tiny"}}}, "models.builtin:tiny: expected another name"),
         ({"models": {"other": {}}}, "models.other: .*model"),
+        ({"models": {"other": {"model": "builtin:tiny", 1: 2}}}, "models.other: 1: no such option; expected one of"),
+        ({"recipe": {"name": "a", "max_length": 8, "rows": "no"}}, "^model: rows: expected one of real, .* got 'no'"),
+        ({"recipe": {"name": "a", 1: 8}}, "^model: 1: no such field of a recipe"),
+        ({"models": {"b": {"model": "builtin:tiny", "recipe": {"name": "a"}}}}, "models.b: max_length: a recipe needs"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make(**options)
+
+
+def test_a_name_that_is_no_text_is_unknown() -> None:
+    with pytest.raises(ConfigError, match=r"^1: no such option; expected one of model, "):
+        ServeConfig.from_mapping({"model": "builtin:tiny", 1: 2})
 
 
 def test_a_model_is_the_one_thing_that_must_be_named() -> None:

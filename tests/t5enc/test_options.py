@@ -13,6 +13,7 @@ import torch
 from t5enc.checkpoint.builtin import open_builtin
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.options import EncoderOptions, ModelSource, resolve_device
+from t5enc.recipes.recipe import Recipe
 
 CONFIG = open_builtin("tiny").config
 
@@ -99,10 +100,11 @@ def test_options_travel_to_other_processes() -> None:
         ({"token_budget": 100}, r"token_budget: expected at least 16 and max_length \(512\), got 100"),
         ({"token_budget": 15, "max_length": 4}, "token_budget: expected at least 16 and"),
         ({"num_threads": 0}, "num_threads: expected at least 1, got 0"),
+        ({1: 4}, "1: no such option; expected one of model, subfolder, "),
         ({"batch_size": 4}, "batch_size: no such option; expected one of model, subfolder, "),
     ],
 )
-def test_an_option_that_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], message: str) -> None:
+def test_an_option_that_cannot_be_honoured_is_refused_by_name(fields: dict[Any, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         EncoderOptions.from_mapping({"model": "m", **fields})
 
@@ -167,3 +169,8 @@ def test_a_tokenizer_may_be_a_sentencepiece_model_itself() -> None:
     assert pickle.loads(pickle.dumps(options)) == options
     with pytest.raises(ConfigError, match=r"^tokenizer: expected a string or bytes, got 5$"):
         EncoderOptions(model="builtin:tiny", tokenizer=5)
+
+
+def test_a_recipe_may_be_given_as_its_fields() -> None:
+    options = EncoderOptions(model="m", recipe={"name": "mine", "max_length": 8})
+    assert options.recipe == Recipe(name="mine", max_length=8)
