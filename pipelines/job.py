@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Required, Unpack
 
 import pyarrow as pa
 
 from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.fields.parts import check_names, fill, show_names, without
-from t5enc.options import EncoderOptions, expand_home
+from t5enc.options import EncoderOptions, SharedNames, expand_home
 from t5enc.output import JOB, SUCCESS, read_recipe
 from t5enc.recipes.recipe import Recipe, complete_identity
 from t5enc.storage import check_storage_dtype
@@ -25,6 +26,32 @@ CaptionChoice = Literal["all", "first"]
 OWN_OPTIONS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor"}
 # Where a file or folder may lie in a home folder.
 PATHS = ("inputs", "output")
+
+
+class JobNames(SharedNames, total=False):
+    """What an EncodeJob is made of: a model, or the whole `encoder`, and the rest."""
+
+    inputs: Required[Sequence[str | os.PathLike[str]]]
+    output: Required[str | os.PathLike[str]]
+    model: str | os.PathLike[str]
+    encoder: EncoderOptions
+    text_column: str
+    caption_choice: CaptionChoice
+    keep_columns: Sequence[str] | None
+    storage_dtype: str
+    rows_per_shard: int | None
+    actors: str | int
+    tokenizers: str | int
+    cpus_per_actor: int | None
+    gpus_per_actor: float | None
+    resources: Mapping[str, float]
+    label_selector: Mapping[str, str]
+    accelerator_type: str | None
+    ship_code: bool | None
+    on_error: Literal["keep", "fail"]
+    overwrite: bool | None
+    retry_errors: bool | None
+    ray_address: str | None
 
 
 @show_names
@@ -53,7 +80,7 @@ class EncodeJob:
     retry_errors: bool = False
     ray_address: str | None = None
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Unpack[JobNames]) -> None:
         fill(self, {name: _expand(value) if name in PATHS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:

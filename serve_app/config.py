@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Unpack
 
 from serve_app.served.service import ServiceLimits
 from t5enc.errors import ConfigError
 from t5enc.fields.parts import check_names, fill, find_default, list_options, list_values, show_names, without
 from t5enc.fields.words import read_words
-from t5enc.options import EncoderOptions
+from t5enc.options import EncoderOptions, SharedNames
 from t5enc.recipes.opening import is_recipe_file, open_recipe
 from t5enc.recipes.recipe import Recipe
 
@@ -26,6 +27,40 @@ ROUTE = re.compile(r"/|(/[\w.~-]+)+")
 SHARED_NAMES = ("max_length", "token_budget", "dtype", "device", "device_share", "local_files_only", "compile_cache")
 LIMIT_NAMES = tuple(entry.name for entry in fields(ServiceLimits) if entry.name != "max_length")
 DEFAULTS = ServiceLimits()
+
+
+class ServeNames(SharedNames, total=False):
+    """What a ServeConfig is made of: a model, or the whole `encoder`, and the rest."""
+
+    model: str | os.PathLike[str]
+    encoder: EncoderOptions
+    num_threads: int | None
+    name: str | None
+    models: Mapping[str, Mapping[str, Any]]
+    host: str
+    port: int
+    route_prefix: str
+    keys_file: str | os.PathLike[str] | None
+    require_keys: bool | None
+    insecure: bool | None
+    replicas: str
+    num_gpus: float | None
+    num_cpus: float
+    target_tokens: int | None
+    upscale_seconds: float
+    downscale_seconds: float
+    max_texts: int
+    queue_tokens: int
+    queue_texts: int
+    queue_bytes: int
+    max_answer_bytes: int
+    max_characters: int
+    cache_bytes: int
+    stuck_seconds: float
+    max_body_bytes: int
+    head_seconds: float
+    body_seconds: float
+    drain_seconds: float
 
 
 @show_names
@@ -68,7 +103,7 @@ class ServeConfig:
     body_seconds: float = 30.0
     drain_seconds: float = 60.0
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Unpack[ServeNames]) -> None:
         fill(self, options)
 
     def __post_init__(self) -> None:

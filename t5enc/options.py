@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 
@@ -56,6 +56,45 @@ class ModelSource:
 ModelPlace = str | os.PathLike[str] | ModelSource
 
 
+class PlaceNames(TypedDict, total=False):
+    """What may be said of where a model is, beside its name."""
+
+    subfolder: str | None
+    revision: str | None
+    variant: str | None
+    token: str | bool | None
+    local_files_only: bool | None
+
+
+class SharedNames(PlaceNames, total=False):
+    """What an encoder may be asked for in the library, the batch job and the server alike."""
+
+    tokenizer: str | bytes | os.PathLike[str] | None
+    recipe: str | Recipe | Mapping[str, Any] | None
+    recipe_options: Mapping[str, Any]
+    max_length: int | None
+    dtype: str | torch.dtype | None
+    device: str | torch.device | None
+    token_budget: int | None
+    attention: AttentionName
+    compile_cache: str | os.PathLike[str] | None
+    deterministic: bool | None
+
+
+class LoadNames(SharedNames, total=False):
+    """What `TextEncoder.from_pretrained` may be asked for, beside a model."""
+
+    num_threads: int | None
+    device_share: float
+
+
+class EncoderNames(LoadNames, total=False):
+    """What EncoderOptions are made of: a model, or the whole `source`, and the rest."""
+
+    model: str | os.PathLike[str]
+    source: ModelSource
+
+
 @show_names
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderOptions:
@@ -80,7 +119,7 @@ class EncoderOptions:
     num_threads: int | None = None
     device_share: float = 1.0
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Unpack[EncoderNames]) -> None:
         fill(self, {name: READERS[name](value) if name in READERS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:

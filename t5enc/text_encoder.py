@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from t5enc.errors import PrecisionError
 from t5enc.model.compile_cache import CompileCache, open_cache
 from t5enc.model.encoder import Encoder
 from t5enc.model.linear import can_pack
-from t5enc.options import EncoderOptions
+from t5enc.options import EncoderOptions, LoadNames
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.id_checks import check_ids, check_prompt
@@ -81,7 +81,7 @@ class TextEncoder:
         self._conditioning: Conditioning | None = None
 
     @classmethod
-    def from_pretrained(cls, model: str | os.PathLike[str], **options: Any) -> TextEncoder:
+    def from_pretrained(cls, model: str | os.PathLike[str], **options: Unpack[LoadNames]) -> TextEncoder:
         """Load a model by hub id, folder, single file, diffusers repository, or `builtin:NAME`.
 
         Options are the fields of EncoderOptions: subfolder, revision, variant, token, local_files_only, tokenizer,

@@ -60,18 +60,17 @@ def bench(
     from t5enc.commands.option_files import parse_pairs
     from t5enc.options import EncoderOptions
 
-    options = EncoderOptions(
-        model=model,
-        device=device,
-        dtype=dtype,
-        attention=attention,
-        token_budget=token_budget,
-        max_length=max_length,
-        recipe=recipe,
-        recipe_options=parse_pairs("recipe_option", recipe_option or ()),
-        **place,
-    )
-    run_bench(options, texts, rounds=rounds)
+    given = {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "attention": attention,
+        "token_budget": token_budget,
+        "max_length": max_length,
+        "recipe": recipe,
+        "recipe_options": parse_pairs("recipe_option", recipe_option or ()),
+    }
+    run_bench(EncoderOptions.from_mapping(given | place), texts, rounds=rounds)
 
 
 @takes_model_options()
@@ -127,7 +126,8 @@ def verify(
     captions = _read_captions(texts)
     if plot:
         make_figure()  # say now that matplotlib is missing, not when all is measured
-    options = EncoderOptions(model=model, device=device, max_length=max_length, attention=attention, **place)
+    given = {"model": model, "device": device, "max_length": max_length, "attention": attention}
+    options = EncoderOptions.from_mapping(given | place)
     dtypes = [name.strip() for name in dtype.split(",")]
     with show_progress() as progress:
         report = run_verify(
