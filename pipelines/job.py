@@ -106,6 +106,10 @@ class EncodeJob:
         check_names(cls, options)
         return cls(**options)
 
+    def encoder_options(self) -> EncoderOptions:
+        """The part that describes the encoder."""
+        return self.encoder
+
     def actor_range(self) -> tuple[int, int] | None:
         """(fewest, most) actors, or None where the cluster decides."""
         if self.actors == "auto":

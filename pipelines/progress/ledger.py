@@ -15,6 +15,7 @@ from pipelines.progress.findings import Findings
 from pipelines.progress.history import History
 from pipelines.progress.metrics import JobMetrics
 from pipelines.progress.places import Place, PlaceSums, sum_places
+from t5enc.fields.parts import show_values
 
 Kind = Literal["encoder", "tokenizer"]
 # A unit that was in hand at this many deaths of its process is a suspect, and is encoded alone later.
@@ -23,10 +24,12 @@ ATTEMPTS = 2
 SILENT_SECONDS = 600.0
 
 
+@show_values
 @dataclass(slots=True)
 class Progress:
     """What is counted of the units that this run has committed, and the state of its actors.
 
+    Counts can be read without `counts` and `work` before their names, too.
     `most_ahead` is how many units that tokenizers had prepared waited for encoders at once.
     """
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pipelines.commit.counts import Counts, Work
+from t5enc.fields.parts import show_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Place:
     is_alone: bool = False
 
 
+@show_values
 @dataclass(slots=True, kw_only=True)
 class PlaceSums:
     """What an actor did, or all actors of one kind of device on a node."""

@@ -7,10 +7,11 @@ name all of them side by side. A field whose type is a dataclass is such a part.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from inspect import Parameter, Signature
 from numbers import Integral, Real
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from t5enc.errors import ConfigError
@@ -62,7 +63,11 @@ def check_names(kind: type, given: Mapping[str, Any]) -> None:
 
 def list_options(kind: type) -> dict[str, tuple[Field[Any], Any]]:
     """Flat name -> (field, declared type) of every option, those of a part in its place."""
-    return {entry.name: (entry, hint) for entry, hint in _walk(kind)}
+    found: dict[str, tuple[Field[Any], Any]] = {}
+    for entry in fields(kind):
+        hint = find_hints(kind)[entry.name]
+        found |= _list_inner(entry, hint) if is_dataclass(hint) else {entry.name: (entry, hint)}
+    return found
 
 
 def list_values(instance: Any) -> dict[str, Any]:
@@ -81,8 +86,18 @@ def find_default(entry: Field[Any]) -> Any:
     return entry.default if entry.default_factory is MISSING else entry.default_factory()
 
 
+def show_values(kind: Kind) -> Kind:
+    """Class decorator: what a part holds can be read under its flat name, too; it is no field of the whole."""
+    for entry in fields(kind):
+        hint = find_hints(kind)[entry.name]
+        for inner in _list_inner(entry, hint) if is_dataclass(hint) else ():
+            path = f"{entry.name}.{inner}"
+            setattr(kind, inner, property(attrgetter(path), doc=f"`{path}`."))
+    return kind
+
+
 def show_names(kind: Kind) -> Kind:
-    """Class decorator: `help` and notebooks show the flat names, with their types and defaults."""
+    """Class decorator: `show_values`, and `help` and notebooks show the flat names with their types and defaults."""
     options = list_options(kind).items()
     defaults = {name: find_default(entry) for name, (entry, _) in options}
     parameters = [
@@ -95,18 +110,13 @@ def show_names(kind: Kind) -> Kind:
         for name, (entry, _) in options
     ]
     kind.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    return kind
+    return show_values(kind)
 
 
-def _walk(kind: type) -> Iterator[tuple[Field[Any], Any]]:
-    for entry in fields(kind):
-        hint = find_hints(kind)[entry.name]
-        if not is_dataclass(hint):
-            yield entry, hint
-            continue
-        for inner, inner_hint in _walk(hint):  # type: ignore[arg-type]
-            if inner.name not in entry.metadata.get("without", ()):
-                yield inner, inner_hint
+def _list_inner(entry: Field[Any], part: Any) -> dict[str, tuple[Field[Any], Any]]:
+    """The options of a part that may be asked for, as `list_options` has them."""
+    hidden = entry.metadata.get("without", ())
+    return {name: option for name, option in list_options(part).items() if name not in hidden}
 
 
 def _open_part(entry: Field[Any], kind: Any, given: Mapping[str, Any]) -> Any:
@@ -117,8 +127,7 @@ def _open_part(entry: Field[Any], kind: Any, given: Mapping[str, Any]) -> Any:
 
 
 def _make_part(entry: Field[Any], kind: Any, given: Mapping[str, Any]) -> Any:
-    hidden = entry.metadata.get("without", ())
-    own = {name: given[name] for name in list_options(kind) if name in given and name not in hidden}
+    own = {name: given[name] for name in _list_inner(entry, kind) if name in given}
     whole = given.get(entry.name)
     if whole is None:
         _check_missing(kind, own)

@@ -106,6 +106,12 @@ def test_the_encoder_gets_its_part_of_the_options() -> None:
     assert options.deterministic
 
 
+def test_the_encoders_options_stand_beside_the_others() -> None:
+    job = EncodeJob(**NEEDED, dtype="float32", revision="main", deterministic=True)
+    assert (job.model, job.dtype, job.revision, job.deterministic) == ("builtin:tiny", "float32", "main", True)
+    assert job.encoder_options() == job.encoder
+
+
 def test_home_folders_are_written_out_of_whole_parts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     asked = {"model": "~/m", "tokenizer": "~/t", "compile_cache": "~/c"}

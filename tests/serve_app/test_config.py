@@ -66,6 +66,11 @@ def test_words_of_a_command_line_become_what_they_stand_for() -> None:
     assert (config.port, config.num_gpus, config.replica_range(), config.insecure) == (80, 0.5, (2, 2), True)
 
 
+def test_the_first_models_options_stand_beside_the_others() -> None:
+    config = make(dtype="float32", num_threads=2)
+    assert (config.model, config.dtype, config.num_threads, config.recipe) == ("builtin:tiny", "float32", 2, None)
+
+
 def test_a_mapping_survives_the_way_to_a_replica() -> None:
     config = make(replicas="1:3", models={"other": {"model": "builtin:tiny-umt5"}}, max_length=64)
     assert ServeConfig.from_mapping(config.to_mapping()) == config

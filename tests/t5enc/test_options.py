@@ -134,6 +134,13 @@ def test_auto_is_cuda_where_there_is_one(is_there: bool, expected: str, monkeypa
     assert resolve_device("cpu") == torch.device("cpu")
 
 
+def test_where_the_model_is_stands_beside_the_other_options() -> None:
+    asked: dict[str, Any] = {"model": "m", "subfolder": "s", "revision": "v1", "variant": "fp16", "token": "hf_secret"}
+    options = EncoderOptions(**asked, local_files_only=True)
+    assert {name: getattr(options, name) for name in asked} == asked
+    assert options.local_files_only
+
+
 def test_a_token_is_not_shown() -> None:
     assert "hf_secret" not in repr(EncoderOptions(model="m", token="hf_secret"))
 

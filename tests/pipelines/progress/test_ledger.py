@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from pipelines.commit.counts import Counts, Work
@@ -210,3 +212,12 @@ def test_tokenizers_are_counted_as_encoders_are_and_apart_from_them() -> None:
     assert (ledger.read().failed_starts, ledger.read().signs) == (0, 3)
     ledger.fail("OSError: gone", "t", "tokenizer")
     assert ledger.read().actors_left == 0, "the encoder that is left has nobody to tokenize for it"
+
+
+def test_counts_of_a_run_and_of_a_place_are_read_by_their_names_alone(clock: Clock) -> None:
+    ledger = Ledger()
+    ledger.starting(Place("a", "node"))
+    ledger.end("u", "a", COUNTS, WORK, Findings())
+    (place,) = ledger.read_details().places
+    for sums in (pickle.loads(pickle.dumps(ledger.read())), place):
+        assert (sums.captions, sums.tokens, sums.units, sums.computing_seconds) == (10, 100, 1, 4.0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,24 @@ def test_what_cannot_be_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         Ship(**options)
     assert str(refused.value) == message
+
+
+def test_what_a_part_holds_is_read_under_its_own_name() -> None:
+    ship = Ship(power=3, name="Beagle")
+    assert {name: getattr(ship, name) for name in list_options(Ship)} == list_values(ship)
+    for name in ("notes", "wings"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(ship, name)
+    with pytest.raises((AttributeError, TypeError)):  # which frozen dataclasses with slots raise for what is no field
+        ship.power = 4
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, replace, lambda ship: pickle.loads(pickle.dumps(ship))])
+def test_names_that_can_be_read_are_no_fields(again: Callable[[Ship], Ship]) -> None:
+    ship = Ship(power=3, name="Beagle")
+    assert (again(ship), again(ship).power, repr(again(ship))) == (ship, 3, repr(ship))
+    assert "power=3, fuel='wood', notes={}), name='Beagle'" in repr(ship)
+    assert [entry.name for entry in fields(ship)] == ["engine", "name", "speed", "is_armed"]
 
 
 def test_paths_and_numbers_of_other_libraries_become_pythons_own() -> None:
