@@ -113,7 +113,7 @@ def measure_driver(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     finally:
         ray.shutdown()
     seconds = report.driver_cpu_seconds - setup.driver_cpu_seconds - store.cpu_seconds
-    units = report.progress.work.units
+    units = report.progress.cost.units
     return {
         "units": units,
         "spans": report.spans,

@@ -156,7 +156,7 @@ class Window:
             "cpu_seconds": time.process_time(),
             "tokens": progress.counts.tokens,
             "captions": progress.counts.captions,
-            "units": progress.work.units,
+            "units": progress.cost.units,
         }
 
 
@@ -178,7 +178,7 @@ def measure_ledger(units: int) -> dict[str, float]:
     """CPU of the ledger's process for the calls that a unit makes."""
     import ray
 
-    from pipelines.commit.counts import Counts, Work
+    from pipelines.commit.counts import Cost, Counts
     from pipelines.progress.findings import Findings
     from pipelines.progress.ledger import Ledger
     from pipelines.progress.places import Place
@@ -193,10 +193,10 @@ def measure_ledger(units: int) -> dict[str, float]:
         ledger.starting.remote(Place("actor", "node"))
         ledger.started.remote(Place("actor", "node"), {"device": "cpu"})
         before = ray.get(ledger.cpu_seconds.remote())
-        counts, work = Counts(captions=20, tokens=500), Work(useful_tokens=500, waiting_seconds=0.1)
+        counts, cost = Counts(captions=20, tokens=500), Cost(useful_tokens=500, waiting_seconds=0.1)
         for number in range(units):
             ledger.begin.remote(str(number), "node")
-            answer = ledger.end.remote(str(number), "actor", counts, work, Findings(), "node")
+            answer = ledger.end.remote(str(number), "actor", counts, cost, Findings(), "node")
         ray.get(answer)
         seconds = ray.get(ledger.cpu_seconds.remote()) - before
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pipelines.commit.counts import Work
+from pipelines.commit.counts import Cost
 from pipelines.commit.records import UnitRecord
 from pipelines.nodes.leaving import find_node
 from pipelines.plan.units import Unit
@@ -49,9 +49,9 @@ class Attempts:
 
         ray.get(self.ledger.note.remote(unit.id, captions))
 
-    def end(self, unit: Unit, record: UnitRecord, work: Work, findings: Findings) -> None:
+    def end(self, unit: Unit, record: UnitRecord, cost: Cost, findings: Findings) -> None:
         """It is committed."""
         import ray
 
-        end = self.ledger.end.remote(unit.id, find_place().actor, record.counts, work, findings, find_node())
+        end = self.ledger.end.remote(unit.id, find_place().actor, record.counts, cost, findings, find_node())
         self.is_leaving |= not ray.get(end)

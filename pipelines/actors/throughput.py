@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pipelines.commit.counts import Work
+from pipelines.commit.counts import Cost
 from t5enc.actor import EncoderActor
 
 
-def read_throughput(actor: EncoderActor) -> Work:
+def read_throughput(actor: EncoderActor) -> Cost:
     """Tokens, seconds and compiled graphs since the actor was made."""
     counters = actor.encoder.counters
-    return Work(
+    return Cost(
         useful_tokens=counters.useful_tokens,
         stream_tokens=counters.stream_tokens,
         compiled_graphs=actor.encoder.compiled_graphs,

@@ -29,7 +29,7 @@ from pipelines.actors.reader import UnitReader
 from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.actors.throughput import read_throughput
-from pipelines.commit.counts import Work
+from pipelines.commit.counts import Cost
 from pipelines.commit.null import compute_null, is_null_there, write_null
 from pipelines.commit.protocol import commit_shard
 from pipelines.commit.records import UnitRecord
@@ -156,10 +156,10 @@ class SpanWorker:
                 if self.attempts.is_leaving:
                     yield SpanResult(kind="returned")
                     break
-                encoded, work = self._encode(actor, prepared)
+                encoded, cost = self._encode(actor, prepared)
                 if pending:
                     yield SpanResult(kind="unit", record=pending.result())
-                pending = writer.submit(self.commit, prepared, encoded, work)
+                pending = writer.submit(self.commit, prepared, encoded, cost)
             if pending:
                 yield SpanResult(kind="unit", record=pending.result())
 
@@ -184,17 +184,17 @@ class SpanWorker:
             if not self.attempts.begin(unit):
                 return SpanResult(kind="returned", span=handover.span)
             with ending_with_card(self._writing):
-                encoded, work = self._encode(actor, prepared)
+                encoded, cost = self._encode(actor, prepared)
         with self._writing:
-            return SpanResult(kind="unit", record=self.commit(prepared, encoded, work))
+            return SpanResult(kind="unit", record=self.commit(prepared, encoded, cost))
 
-    def _encode(self, actor: EncoderActor, prepared: PreparedUnit) -> tuple[EncodedTexts, Work]:
+    def _encode(self, actor: EncoderActor, prepared: PreparedUnit) -> tuple[EncodedTexts, Cost]:
         """Embeddings of a unit, and the work since the last one was there."""
         before, waited = read_throughput(actor), self._lap()
         with trace_unit("encode", prepared.unit):
             encoded = actor.submit(encode_unit, prepared, self._dtype).result()
-        work = Work(waiting_seconds=waited, computing_seconds=self._lap())
-        return encoded, work + (read_throughput(actor) - before)
+        cost = Cost(waiting_seconds=waited, computing_seconds=self._lap())
+        return encoded, cost + (read_throughput(actor) - before)
 
     def run_suspect(self, actor: EncoderActor, span: Span, unit: Unit, caution: Caution) -> UnitRecord:
         """Encode one unit that is suspected of killing its process, noting each stream before it runs."""
@@ -204,9 +204,9 @@ class SpanWorker:
         prepared = prepare_unit(unit, self.reader.read_unit(span, unit), actor.encoder, tokenize=False)
         with ending_with_card():
             careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self.attempts.note).result()
-        return self.commit(*careful, Work(computing_seconds=self._lap()))
+        return self.commit(*careful, Cost(computing_seconds=self._lap()))
 
-    def commit(self, prepared: PreparedUnit, encoded: EncodedTexts, work: Work) -> UnitRecord:
+    def commit(self, prepared: PreparedUnit, encoded: EncodedTexts, cost: Cost) -> UnitRecord:
         """Write a unit's shard, unless another writer was first; the record of what is there then."""
         start = time.perf_counter()
         table, record = make_shard(prepared, encoded, self.job)
@@ -215,8 +215,8 @@ class SpanWorker:
         store = open_store(self.output)
         with trace_unit("write", prepared.unit):
             record = commit_shard(store, record, serialize_shard(table, record, self.job))
-        work += Work(writing_seconds=time.perf_counter() - start, store_retries=self._count_retries())
-        self.attempts.end(prepared.unit, record, work, self._find(prepared, table))
+        cost += Cost(writing_seconds=time.perf_counter() - start, store_retries=self._count_retries())
+        self.attempts.end(prepared.unit, record, cost, self._find(prepared, table))
         return record
 
     def _count_retries(self) -> int:

@@ -37,7 +37,7 @@ class Counts:
     errors: int = count("t5enc_errors", "Captions without an embedding.")
     died: int = count("t5enc_quarantined", "Captions that killed the encoder's process.")
     truncated: int = count("t5enc_truncated", "Captions that were cut.")
-    tokens: int = count()  # Work.useful_tokens is what was computed of them
+    tokens: int = count()  # Cost.useful_tokens is what was computed of them
     size: int = count("t5enc_bytes_written", "Bytes of committed shards.")
     longest: int = count(is_maximum=True)
 
@@ -50,7 +50,7 @@ SECONDS = "Seconds of actors by phase."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Cost:
     """What it took to encode a unit, or many: no record of it is kept, for another run takes as much again."""
 
     units: int = count("t5enc_shards", "Committed shards.")
@@ -65,14 +65,14 @@ class Work:
     unit_retries: int = count("t5enc_retries", RETRIES, label=("kind", "unit"))
     compiled_graphs: int = count()
 
-    def __add__(self, other: Work) -> Work:
+    def __add__(self, other: Cost) -> Cost:
         return _join(self, other)
 
-    def __sub__(self, earlier: Work) -> Work:
+    def __sub__(self, earlier: Cost) -> Cost:
         return _combine(self, earlier, lambda name: operator.sub)
 
 
-def names_of(counted: type[Counts] | type[Work]) -> tuple[str, ...]:
+def names_of(counted: type[Counts] | type[Cost]) -> tuple[str, ...]:
     """What is counted, in order."""
     return tuple(entry.name for entry in fields(counted))
 
@@ -81,12 +81,12 @@ def names_of(counted: type[Counts] | type[Work]) -> tuple[str, ...]:
 MAXIMA = frozenset(entry.name for entry in fields(Counts) if entry.metadata["is_maximum"])
 METRICS: dict[str, Metric] = {
     entry.name: entry.metadata["metric"]
-    for counted in (Counts, Work)
+    for counted in (Counts, Cost)
     for entry in fields(counted)
     if entry.metadata["metric"] is not None
 }
 
-Counted = TypeVar("Counted", Counts, Work)
+Counted = TypeVar("Counted", Counts, Cost)
 
 
 def _join(one: Counted, other: Counted) -> Counted:

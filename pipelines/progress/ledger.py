@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.commit.counts import Counts, Work
+from pipelines.commit.counts import Cost, Counts
 from pipelines.progress.findings import Findings
 from pipelines.progress.history import History
 from pipelines.progress.metrics import JobMetrics
@@ -29,12 +29,12 @@ SILENT_SECONDS = 600.0
 class Progress:
     """What is counted of the units that this run has committed, and the state of its actors.
 
-    Counts can be read without `counts` and `work` before their names, too.
+    Counts can be read without `counts` and `cost` before their names, too.
     `most_ahead` is how many units that tokenizers had prepared waited for encoders at once.
     """
 
     counts: Counts = field(default_factory=Counts)
-    work: Work = field(default_factory=Work)
+    cost: Cost = field(default_factory=Cost)
     actors_lost: int = 0
     actors_started: int = 0
     actors_ready: int = 0
@@ -58,7 +58,7 @@ class Progress:
     @property
     def fill(self) -> float:
         """Share of computed tokens that belong to a caption."""
-        return self.work.useful_tokens / self.work.stream_tokens if self.work.stream_tokens else 1.0
+        return self.cost.useful_tokens / self.cost.stream_tokens if self.cost.stream_tokens else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +192,7 @@ class Ledger:
         if node in self.leaving:
             return False
         if unit_id in self.attempts and not is_handed:
-            self._add(Counts(), Work(unit_retries=1))
+            self._add(Counts(), Cost(unit_retries=1))
         self.attempts.setdefault(unit_id, []).append(node)
         self.progress.signs += 1
         return True
@@ -222,7 +222,7 @@ class Ledger:
         """The captions last noted, and forget them."""
         return self.in_hand.pop(unit_id, [])
 
-    def end(self, unit_id: str, actor: str, counts: Counts, work: Work, findings: Findings, node: str = "") -> bool:
+    def end(self, unit_id: str, actor: str, counts: Counts, cost: Cost, findings: Findings, node: str = "") -> bool:
         """A unit is committed by an actor, with what was counted of it. False where its node is leaving."""
         self.attempts.pop(unit_id, None)
         self.handed.discard(unit_id)
@@ -230,28 +230,28 @@ class Ledger:
             starts.forgive()
         now = self.progress.ended_at = time.monotonic()
         self.progress.signs += 1
-        work += Work(units=1)
-        self._add(counts, work)
+        cost += Cost(units=1)
+        self._add(counts, cost)
         self.findings.add(findings)
-        self._remember(now - self.began, counts, work)
+        self._remember(now - self.began, counts, cost)
         if actor in self.places:  # a ledger that was lost itself has not heard of it
-            self.places[actor].add(counts, work)
+            self.places[actor].add(counts, cost)
         if actor in (ready := self.starts["encoder"].ready):
             ready[actor] = now
         self._set_gauges()
         return node not in self.leaving
 
-    def _add(self, counts: Counts, work: Work) -> None:
+    def _add(self, counts: Counts, cost: Cost) -> None:
         self.progress.counts += counts
-        self.progress.work += work
+        self.progress.cost += cost
         if self.metrics is not None:
-            self.metrics.add(counts, work)
+            self.metrics.add(counts, cost)
 
-    def _remember(self, now: float, counts: Counts, work: Work) -> None:
+    def _remember(self, now: float, counts: Counts, cost: Cost) -> None:
         """A unit was written until now, computed before that, and waited for before that."""
         end = now
         for phase in ("writing_seconds", "computing_seconds", "waiting_seconds"):
-            start = end - getattr(work, phase)
+            start = end - getattr(cost, phase)
             self.history.add(phase, end - start, start, end)
             if phase == "computing_seconds":
                 for name in ("captions", "tokens"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from pipelines.commit.counts import METRICS, Counts, Metric, Work
+from pipelines.commit.counts import METRICS, Cost, Counts, Metric
 
 GAUGES = {
     "t5enc_actors_ready": "Actors whose model is loaded, but for those of a single suspect.",
@@ -31,9 +31,9 @@ class JobMetrics:
     def _tag(self, metric: Metric) -> dict[str, str]:
         return self._tags | dict([metric.label] if metric.label else [])
 
-    def add(self, counts: Counts, work: Work) -> None:
+    def add(self, counts: Counts, cost: Cost) -> None:
         """Add what was counted; what has no counter is passed over."""
-        amounts = asdict(counts) | asdict(work)
+        amounts = asdict(counts) | asdict(cost)
         for name, metric in METRICS.items():
             if amounts[name] > 0:  # Ray refuses to add nothing
                 self._counters[metric.name].inc(amounts[name], self._tag(metric))

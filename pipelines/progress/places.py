@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pipelines.commit.counts import Counts, Work
+from pipelines.commit.counts import Cost, Counts
 from t5enc.fields.parts import show_values
 
 
@@ -31,12 +31,12 @@ class PlaceSums:
     actors: int = 1
     starts: int = 0
     counts: Counts = field(default_factory=Counts)
-    work: Work = field(default_factory=Work)
+    cost: Cost = field(default_factory=Cost)
 
-    def add(self, counts: Counts, work: Work) -> None:
+    def add(self, counts: Counts, cost: Cost) -> None:
         """More was committed there."""
         self.counts += counts
-        self.work += work
+        self.cost += cost
 
 
 def find_place(*, is_alone: bool = False) -> Place:
@@ -58,5 +58,5 @@ def sum_places(places: Iterable[PlaceSums]) -> list[PlaceSums]:
         sums = found.setdefault((place.node, place.device), PlaceSums(node=place.node, device=place.device, actors=0))
         sums.actors += place.actors
         sums.starts += place.starts
-        sums.add(place.counts, place.work)
+        sums.add(place.counts, place.cost)
     return [found[key] for key in sorted(found)]

@@ -87,8 +87,8 @@ class EncodeReport:
     @property
     def cores_used(self) -> float:
         """CPU seconds of the actors' processes for each second their models worked."""
-        work = self.progress.work
-        return work.busy_cpu_seconds / work.busy_seconds if work.busy_seconds else 0.0
+        cost = self.progress.cost
+        return cost.busy_cpu_seconds / cost.busy_seconds if cost.busy_seconds else 0.0
 
     def __str__(self) -> str:
         totals = self.totals
@@ -101,7 +101,7 @@ class EncodeReport:
         ]
         if self.recipe is not None:
             lines.append(f"  recipe {self.recipe}")
-        if self.progress.work.units:
+        if self.progress.cost.units:
             lines.append(
                 f"  this run: {self.progress.counts.captions:,} captions in {self.run_seconds:.1f} s of "
                 f"{self.wall_seconds:.1f} s in all, {self.tokens_per_second:,.0f} useful tokens/s, "
@@ -115,8 +115,8 @@ class EncodeReport:
 
 def _flatten(sums: dict[str, Any]) -> dict[str, Any]:
     """What is counted, beside the other keys."""
-    rest = {name: value for name, value in sums.items() if name not in ("counts", "work")}
-    return {**sums["counts"], **sums["work"], **rest}
+    rest = {name: value for name, value in sums.items() if name not in ("counts", "cost")}
+    return {**sums["counts"], **sums["cost"], **rest}
 
 
 def write_report(store: Store, report: EncodeReport) -> None:

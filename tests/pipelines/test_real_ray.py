@@ -129,5 +129,5 @@ def test_with_tokenizers_the_output_is_the_same_bit_for_bit(write_captions: Writ
     report = encode_parquet(job(inputs, tmp_path / "out", tokenizers=1, **options))
     assert_same_rows(tmp_path / "out", tmp_path / "expected")
     progress = report.progress
-    assert (progress.tokenizers_ready, progress.work.unit_retries, progress.counts.captions) == (1, 0, len(captions))
-    assert report.spans == progress.work.units == 13
+    assert (progress.tokenizers_ready, progress.cost.unit_retries, progress.counts.captions) == (1, 0, len(captions))
+    assert report.spans == progress.cost.units == 13

@@ -93,7 +93,7 @@ def test_a_hand_over_is_no_death(setting: Setting) -> None:
     assert ledger.find_suspects([unit.id for unit in setting.units]) == []
     assert ledger.read().most_ahead == 3
     encode(setting, items)
-    assert (ledger.read().work.unit_retries, ledger.read().work.units, ledger.attempts, ledger.handed) == (
+    assert (ledger.read().cost.unit_retries, ledger.read().cost.units, ledger.attempts, ledger.handed) == (
         0,
         3,
         {},
@@ -105,7 +105,7 @@ def test_the_death_of_a_tokenizer_counts_once_though_the_unit_is_begun_in_both_p
     unit = setting.units[0]
     setting.ledger.begin(unit.id, "here")  # and died
     encode(setting, prepare(setting))
-    assert setting.ledger.read().work.unit_retries == 1
+    assert setting.ledger.read().cost.unit_retries == 1
     assert setting.ledger.attempts == {}
 
 
@@ -251,7 +251,7 @@ def test_tokenizers_do_not_run_far_ahead_of_an_encoder_that_is_slow(
     monkeypatch.setattr(encode_module, "SpanWorker", PacedWorker)
     monkeypatch.setattr(dispatch_module, "WAITING_BYTES", 20_000)
     report = encode_parquet(make_job(write_captions(), tmp_path / "out", rows_per_shard=8, tokenizers=1))
-    assert report.progress.work.units == 41
+    assert report.progress.cost.units == 41
     assert 1 <= report.progress.most_ahead <= 15, "as many as fit into 20 kB, and those that are on their way"
 
 
@@ -273,5 +273,5 @@ def test_a_caption_that_kills_its_tokenizer_becomes_null_and_its_neighbours_are_
     for place in set(range(12)) - {4}:
         torch.testing.assert_close(embeddings[place], expected[place], rtol=2e-5, atol=2e-5)
     assert (report.totals["died"], report.totals["encoded"], report.exit_code) == (1, 11, 3)
-    assert (report.progress.tokenizers_started, report.progress.work.unit_retries) == (3, 1)
+    assert (report.progress.tokenizers_started, report.progress.cost.unit_retries) == (3, 1)
     assert check_output(open_store(str(tmp_path / "out")), deep=True) == []

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.actors import reader as reader_module
 from pipelines.actors.throughput import read_throughput
-from pipelines.commit.counts import Work
+from pipelines.commit.counts import Cost
 from pipelines.commit.records import read_footer_record
 from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError, SourceError
@@ -34,14 +34,14 @@ def test_a_span_becomes_a_shard_a_unit_in_order(setting: Setting) -> None:
 def test_the_ledger_hears_what_was_gained(setting: Setting) -> None:
     setting.run(FakeEncoder(failing=[TEXTS[4]]))
     progress = setting.ledger.read()
-    assert (progress.work.units, progress.counts.input_rows, progress.counts.captions, progress.counts.errors) == (
+    assert (progress.cost.units, progress.counts.input_rows, progress.counts.captions, progress.counts.errors) == (
         3,
         8,
         8,
         1,
     )
-    assert progress.counts.tokens == progress.work.useful_tokens - len(TEXTS[4]) - 1
-    assert progress.work.busy_seconds == 3
+    assert progress.counts.tokens == progress.cost.useful_tokens - len(TEXTS[4]) - 1
+    assert progress.cost.busy_seconds == 3
     assert progress.counts.size == sum(size for _, size in setting.store.list())
     assert setting.ledger.attempts == {}
 
@@ -187,4 +187,4 @@ def test_the_difference_of_two_readings_is_what_was_computed_between_them() -> N
     before = read_throughput(actor)  # type: ignore[arg-type]
     actor.encoder.counters.useful_tokens = 12
     actor.busy_seconds = 2.0
-    assert read_throughput(actor) - before == Work(useful_tokens=7, busy_seconds=2.0)  # type: ignore[arg-type]
+    assert read_throughput(actor) - before == Cost(useful_tokens=7, busy_seconds=2.0)  # type: ignore[arg-type]

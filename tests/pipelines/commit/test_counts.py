@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.commit.counts import METRICS, Counts, Work, names_of
+from pipelines.commit.counts import METRICS, Cost, Counts, names_of
 from pipelines.commit.records import SCHEMA, Records, UnitRecord
 from pipelines.plan.plan import Files, Units
 from pipelines.progress.findings import Findings
@@ -64,15 +64,15 @@ def test_every_count_is_a_column_of_the_manifest_and_a_total() -> None:
 
 
 def test_every_count_is_in_the_progress_and_the_report_of_a_run_and_of_a_node() -> None:
-    ledger, work = Ledger(), Work(**{entry.name: 7 for entry in fields(Work)})
+    ledger, cost = Ledger(), Cost(**{entry.name: 7 for entry in fields(Cost)})
     ledger.starting(Place("actor", "node"))
-    ledger.end("unit", "actor", EVERY, work, Findings())
+    ledger.end("unit", "actor", EVERY, cost, Findings())
     assert ledger.read().counts == EVERY
     report = EncodeReport(output="out", totals={}, progress=ledger.read(), details=ledger.read_details())
     content = json.loads(report.to_json())
     for told in (content["progress"], *content["details"]["places"]):
         assert told.items() >= {name: getattr(EVERY, name) for name in NAMES}.items()
-        assert told.items() >= {name: 7 for name in names_of(Work) if name != "units"}.items()
+        assert told.items() >= {name: 7 for name in names_of(Cost) if name != "units"}.items()
 
 
 def test_every_count_has_a_metric_or_is_named_as_left_out() -> None:

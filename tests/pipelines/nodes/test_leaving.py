@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.commit.counts import Counts, Work
+from pipelines.commit.counts import Cost, Counts
 from pipelines.nodes.leaving import find_leaving
 from pipelines.progress.findings import Findings
 from pipelines.progress.ledger import ATTEMPTS, Ledger
@@ -43,9 +43,9 @@ def test_a_node_that_is_leaving_begins_nothing_and_is_told_so_at_the_end_of_a_un
     assert ledger.begin("u", "here")
     ledger.leave({"here"})
     assert not ledger.begin("v", "here")
-    assert not ledger.end("u", "actor", Counts(), Work(), Findings(), "here")
+    assert not ledger.end("u", "actor", Counts(), Cost(), Findings(), "here")
     assert ledger.begin("v", "there")
-    assert ledger.end("v", "actor", Counts(), Work(), Findings(), "there")
+    assert ledger.end("v", "actor", Counts(), Cost(), Findings(), "there")
 
 
 def test_nodes_that_drain_or_ended_in_good_order_are_leaving(monkeypatch: pytest.MonkeyPatch) -> None:

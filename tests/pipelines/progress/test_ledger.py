@@ -6,14 +6,14 @@ import pickle
 
 import pytest
 
-from pipelines.commit.counts import Counts, Work
+from pipelines.commit.counts import Cost, Counts
 from pipelines.progress import ledger as ledger_module
 from pipelines.progress.findings import Findings
 from pipelines.progress.ledger import SILENT_SECONDS, Ledger
 from pipelines.progress.places import Place
 
 COUNTS = Counts(captions=10, tokens=100, input_rows=10)
-WORK = Work(waiting_seconds=1.0, computing_seconds=4.0, writing_seconds=2.0)
+COST = Cost(waiting_seconds=1.0, computing_seconds=4.0, writing_seconds=2.0)
 
 
 class Clock:
@@ -38,13 +38,13 @@ class Gauges:
 
     def __init__(self, job: str) -> None:
         self.set_to: dict[str, float] = {}
-        self.added: list[tuple[Counts, Work]] = []
+        self.added: list[tuple[Counts, Cost]] = []
 
     def set(self, **gauges: float) -> None:
         self.set_to = gauges
 
-    def add(self, counts: Counts, work: Work) -> None:
-        self.added.append((counts, work))
+    def add(self, counts: Counts, cost: Cost) -> None:
+        self.added.append((counts, cost))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def gauges(monkeypatch: pytest.MonkeyPatch) -> type[Gauges]:
 def test_a_unit_was_computed_before_it_was_written_and_waited_for_before_that(clock: Clock) -> None:
     ledger = Ledger()
     clock.now += 10.0
-    ledger.end("u", "a", COUNTS, WORK, Findings())
+    ledger.end("u", "a", COUNTS, COST, Findings())
     history = ledger.read_details().history
     assert history.columns["writing_seconds"] == pytest.approx([0] * 8 + [1, 1])
     assert history.columns["computing_seconds"] == pytest.approx([0] * 4 + [1] * 4 + [0] * 2)
@@ -69,11 +69,11 @@ def test_an_actor_that_starts_again_was_lost_and_keeps_its_node(clock: Clock) ->
     for actor, node in (("a", "one"), ("b", "one"), ("a", "two")):
         ledger.starting(Place(actor, node))
         ledger.started(Place(actor, node), {"device": "cpu"})
-    ledger.end("u", "b", COUNTS, WORK, Findings())
+    ledger.end("u", "b", COUNTS, COST, Findings())
     assert ledger.read().actors_lost == 1
     one, two = ledger.read_details().places
-    assert (one.node, one.actors, one.starts, one.work.units, one.counts.tokens) == ("one", 1, 1, 1, 100)
-    assert (two.node, two.actors, two.starts, two.work.units) == ("two", 1, 2, 0)
+    assert (one.node, one.actors, one.starts, one.cost.units, one.counts.tokens) == ("one", 1, 1, 1, 100)
+    assert (two.node, two.actors, two.starts, two.cost.units) == ("two", 1, 2, 0)
 
 
 def test_gauges_tell_of_actors_that_were_heard_of_and_of_rows_that_are_left(clock: Clock, gauges: type[Gauges]) -> None:
@@ -85,7 +85,7 @@ def test_gauges_tell_of_actors_that_were_heard_of_and_of_rows_that_are_left(cloc
         ledger.started(Place(actor, "one"), {"device": "cpu"})
     assert told.set_to["actors_ready"] == 2
     clock.now += SILENT_SECONDS + 1
-    ledger.end("u", "a", COUNTS, WORK, Findings())
+    ledger.end("u", "a", COUNTS, COST, Findings())
     assert told.set_to == {"actors_ready": 1, "rows_left": 20}
     ledger.starting(Place("a", "one"))
     assert told.set_to["actors_ready"] == 0
@@ -94,7 +94,7 @@ def test_gauges_tell_of_actors_that_were_heard_of_and_of_rows_that_are_left(cloc
 def test_rows_that_another_run_has_committed_are_not_left_at_the_end(gauges: type[Gauges]) -> None:
     ledger = Ledger("f00d", rows=30)
     told: Gauges = ledger.metrics  # type: ignore[assignment]
-    ledger.end("u", "a", COUNTS, WORK, Findings())
+    ledger.end("u", "a", COUNTS, COST, Findings())
     ledger.settle(0)
     assert told.set_to["rows_left"] == 0
     ledger.settle(5)
@@ -107,9 +107,9 @@ def test_an_actor_for_a_suspect_is_none_of_those_that_are_ready(gauges: type[Gau
     alone = Place("a", "one", is_alone=True)
     ledger.starting(alone)
     ledger.started(alone, {"device": "cpu"})
-    ledger.end("u", "a", COUNTS, WORK, Findings())
+    ledger.end("u", "a", COUNTS, COST, Findings())
     assert told.set_to["actors_ready"] == 0
-    assert [place.work.units for place in ledger.read_details().places] == [1]
+    assert [place.cost.units for place in ledger.read_details().places] == [1]
 
 
 def test_a_unit_that_is_begun_again_is_a_repetition(gauges: type[Gauges]) -> None:
@@ -119,13 +119,13 @@ def test_a_unit_that_is_begun_again_is_a_repetition(gauges: type[Gauges]) -> Non
     ledger.begin("v")
     assert told.added == []
     ledger.begin("u")
-    assert told.added == [(Counts(), Work(unit_retries=1))]
-    assert ledger.read().work.unit_retries == 1
+    assert told.added == [(Counts(), Cost(unit_retries=1))]
+    assert ledger.read().cost.unit_retries == 1
 
 
 def test_a_ledger_that_was_lost_itself_takes_what_actors_tell_it() -> None:
     ledger = Ledger()
-    ledger.end("u", "never heard of", COUNTS, WORK, Findings())
+    ledger.end("u", "never heard of", COUNTS, COST, Findings())
     assert ledger.read().counts.captions == 10
     assert ledger.read_details().places == []
     ledger.started(Place("whose start it missed", "one"), {"device": "cpu"})
@@ -150,8 +150,8 @@ def test_units_that_wait_are_counted_until_they_are_begun() -> None:
         ledger.hand_over(unit, "n")
     ledger.begin("u", "n")
     ledger.hand_over("w", "n")
-    assert (ledger.read().most_ahead, ledger.handed, ledger.read().work.unit_retries) == (2, {"v", "w"}, 0)
-    ledger.end("v", "a", COUNTS, WORK, Findings())
+    assert (ledger.read().most_ahead, ledger.handed, ledger.read().cost.unit_retries) == (2, {"v", "w"}, 0)
+    ledger.end("v", "a", COUNTS, COST, Findings())
     assert ledger.handed == {"w"}
 
 
@@ -163,7 +163,7 @@ def test_starts_of_one_actor_that_fail_in_a_row_are_counted_until_something_is_c
     for failed in range(4):
         ledger.starting(looping)
         assert ledger.read().failed_starts == failed
-    ledger.end("u", "working", COUNTS, WORK, Findings())
+    ledger.end("u", "working", COUNTS, COST, Findings())
     assert ledger.read().failed_starts == 0
     ledger.starting(looping)
     assert ledger.read().failed_starts == 1
@@ -194,7 +194,7 @@ def test_whatever_an_actor_begins_or_ends_is_a_sign() -> None:
     ledger = Ledger()
     ledger.begin("u")
     ledger.note("u", [1])
-    ledger.end("u", "a", COUNTS, WORK, Findings())
+    ledger.end("u", "a", COUNTS, COST, Findings())
     ledger.started(Place("a", "one"), {"device": "cpu"})
     assert ledger.read().signs == 4
 
@@ -206,7 +206,7 @@ def test_tokenizers_are_counted_as_encoders_are_and_apart_from_them() -> None:
     for _ in range(3):
         ledger.tokenizer_starting("t")
     assert (ledger.read().failed_starts, ledger.read().failing, ledger.read().actors_left) == (2, "tokenizer", 1)
-    ledger.end("u", "a", COUNTS, WORK, Findings())
+    ledger.end("u", "a", COUNTS, COST, Findings())
     assert ledger.read().failed_starts == 0
     ledger.tokenizer_started("t")
     assert (ledger.read().failed_starts, ledger.read().signs) == (0, 3)
@@ -217,7 +217,7 @@ def test_tokenizers_are_counted_as_encoders_are_and_apart_from_them() -> None:
 def test_counts_of_a_run_and_of_a_place_are_read_by_their_names_alone(clock: Clock) -> None:
     ledger = Ledger()
     ledger.starting(Place("a", "node"))
-    ledger.end("u", "a", COUNTS, WORK, Findings())
+    ledger.end("u", "a", COUNTS, COST, Findings())
     (place,) = ledger.read_details().places
     for sums in (pickle.loads(pickle.dumps(ledger.read())), place):
         assert (sums.captions, sums.tokens, sums.units, sums.computing_seconds) == (10, 100, 1, 4.0)

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.commit.counts import METRICS, Counts, Work
+from pipelines.commit.counts import METRICS, Cost, Counts
 from pipelines.progress.metrics import GAUGES, JobMetrics
 from t5enc.checkpoint.builtin import sample_captions
 from tests.pipelines.conftest import WriteCaptions
@@ -107,7 +107,7 @@ def test_counts_are_added_under_the_jobs_first_letters(monkeypatch: pytest.Monke
     Told.values = Counter()
     told = JobMetrics("0123456789abcdef")
     for _ in range(2):
-        told.add(Counts(captions=3), Work(store_retries=1, waiting_seconds=0.5, compiled_graphs=2))
+        told.add(Counts(captions=3), Cost(store_retries=1, waiting_seconds=0.5, compiled_graphs=2))
     told.set(actors_ready=4, rows_left=0)
     job = "0123456789ab"
     assert Told.values == {

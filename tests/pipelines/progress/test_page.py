@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.commit.counts import Counts, Work
+from pipelines.commit.counts import Cost, Counts
 from pipelines.progress.charts import draw_bars, find_edges, merge_slices, round_up, show_seconds, show_short
 from pipelines.progress.findings import Findings
 from pipelines.progress.history import History
@@ -44,19 +44,19 @@ def make_details(seconds: int = 100) -> Details:
         history.add("waiting_seconds", 2.0, second, second + 2)
     findings.count_lengths([1, 5, 30, 512, 600, 5000], 512)
     findings.add_reason("null caption", 4, [(NASTY, 7, 0), ("b.parquet", 9, 2)])
-    counts, work = Counts(captions=200, tokens=9000), Work(units=10)
-    places = [PlaceSums(node="node-1", device="NVIDIA H100", starts=2, counts=counts, work=work)]
+    counts, cost = Counts(captions=200, tokens=9000), Cost(units=10)
+    places = [PlaceSums(node="node-1", device="NVIDIA H100", starts=2, counts=counts, cost=cost)]
     return Details(history=history, findings=findings, places=places)
 
 
 def make_report(**changes: Any) -> EncodeReport:
-    work = Work(
+    cost = Cost(
         useful_tokens=8800, stream_tokens=9900, units=10, waiting_seconds=20.0, computing_seconds=80.0,
         writing_seconds=7.5, unit_retries=2, store_retries=3, busy_seconds=80.0, busy_cpu_seconds=100.0,
     )  # fmt: skip
     counts = Counts(captions=200, tokens=9000, truncated=4)
     progress = Progress(
-        counts=counts, work=work, ready_at=5.0, ended_at=105.0, actors_lost=1, settings={"device": "NVIDIA H100"}
+        counts=counts, cost=cost, ready_at=5.0, ended_at=105.0, actors_lost=1, settings={"device": "NVIDIA H100"}
     )
     usual: dict[str, Any] = {
         "output": "s3://bucket/out",

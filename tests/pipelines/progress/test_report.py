@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from pipelines.commit.counts import Counts, Work
+from pipelines.commit.counts import Cost, Counts
 from pipelines.progress.findings import Findings
 from pipelines.progress.ledger import Ledger, Progress
 from pipelines.progress.report import EncodeReport
@@ -15,12 +15,12 @@ from tests.pipelines.run.test_suspects import make_record
 
 
 def make_report(died: int = 0, unreadable: dict[str, str] | None = None) -> EncodeReport:
-    work = Work(units=1, busy_seconds=2.0, busy_cpu_seconds=3.0)
+    cost = Cost(units=1, busy_seconds=2.0, busy_cpu_seconds=3.0)
     return EncodeReport(
         output="out",
         totals={"shards": 1} | asdict(make_record(died).counts),
         unreadable=unreadable or {},
-        progress=Progress(counts=Counts(captions=20, tokens=900), work=work, ready_at=5.0, ended_at=8.0),
+        progress=Progress(counts=Counts(captions=20, tokens=900), cost=cost, ready_at=5.0, ended_at=8.0),
         is_finished=not unreadable,
     )
 
@@ -60,9 +60,9 @@ def test_a_unit_in_hand_at_two_deaths_is_a_suspect_until_it_ends() -> None:
     assert ledger.find_suspects(["u", "v", "w"]) == []
     ledger.begin("u")
     assert ledger.find_suspects(["u", "v", "w"]) == ["u"]
-    ledger.end("u", "actor", Counts(captions=4, tokens=40), Work(), Findings())
+    ledger.end("u", "actor", Counts(captions=4, tokens=40), Cost(), Findings())
     assert ledger.find_suspects(["u", "v", "w"]) == []
-    assert (ledger.read().counts.captions, ledger.read().counts.tokens, ledger.read().work.units) == (4, 40, 1)
+    assert (ledger.read().counts.captions, ledger.read().counts.tokens, ledger.read().cost.units) == (4, 40, 1)
 
 
 def test_a_note_is_taken_once() -> None:
