@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --max-worker-restart=0
 NOT_QUICK := not battery and (cluster or own_service or long or hypothesis)
 
+# What is imported is compiled once, not by each of the many processes of a job.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all lint types contracts pytest docs clean tools
 
 demo: $(VENV)/.data

@@ -72,6 +72,7 @@ def test_01_float16_stays_finite_past_its_range(attention: str, tmp_path: Path, 
     assert distance(encode(plain, ids, mask), expected) < 2e-3
 
 
+@pytest.mark.long
 def test_02_flex_never_runs_uncompiled(make: Make, compiler: None) -> None:
     """[the default on a GPU, ten times slower than anything]"""
     model = T5EncoderModel.from_pretrained(make("t5_v1_1").folder)

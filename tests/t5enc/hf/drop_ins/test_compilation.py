@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from t5enc.errors import ConfigError
-from tests.t5enc.conftest import FLEX, Make
+from tests.t5enc.conftest import Make
 from tests.t5enc.hf.drop_ins.pairs import draw_batch, encode, load, relative
 from tests.t5enc.reference import ROUNDING
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", FLEX])
+@pytest.mark.long
+@pytest.mark.parametrize("implementation", ["sdpa", "flex_attention"])
 def test_batches_of_any_shape_compile_few_graphs(implementation: str, make: Make, compiler: None) -> None:
     folder, theirs = make("t5_v1_1")
     model = load("t5_v1_1", folder, attn_implementation=implementation).compile()
