@@ -20,7 +20,7 @@ from tests.pipelines.in_process import encode_in_process
 from tests.pipelines.killing import POISON, DyingWorker, PoisonedWorker
 from tests.pipelines.same_rows import assert_equal_outputs, assert_same_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def job(inputs: Path, output: Path, **options: object) -> EncodeJob:

@@ -32,7 +32,6 @@ def test_requirements_are_the_project_s_and_those_of_extras_within_extras() -> N
     assert find_name("ray[data]>=2.60") == "ray"
 
 
-@pytest.mark.slow
 def test_the_steps_of_the_image_run_in_a_fresh_folder(tmp_path: Path) -> None:
     """All but those of its base, which want root and packages of Debian."""
     folder, stages = FreshFolder(tmp_path), read_stages()

@@ -176,7 +176,6 @@ def test_every_seed_of_faults_and_kills_ends_as_an_undisturbed_run(
     assert all(proxy.done[name] for name in FAULTS), f"every fault happened: {dict(proxy.done)}"
 
 
-@pytest.mark.slow
 def test_an_input_that_may_not_be_read_is_told_at_once(server: str, write_captions: WriteCaptions) -> None:
     upload(server, "forbidden", write_captions(["a red bird"]))
     with run_faulty_proxy(server, refuse(403, "AccessDenied")) as proxy:
