@@ -198,14 +198,13 @@ class Protocol(RuleBasedStateMachine):
         self.drivers.remove(driver)
         before, listed, names = dict(self.store.objects), list_finished(self.store), list(driver.commit.units)
         is_untouched = listed == names and all(before.get(name) == self.vouched[name] for name in names)
+        records = list(driver.commit.records.values())
         try:
             conclude_commit(self._mortal(killed_after), driver.commit)
         except Killed:
             pass
         except DriverError:
-            assert any(
-                len(before.get(r.name, b"")) != r.counts.size or r.counts.died for r in driver.commit.records.values()
-            )
+            assert any(len(before.get(r.name, b"")) != r.counts.size or r.counts.died for r in records)
             assert self.store.objects == before
         except OutputError:
             assert FrozenJob.from_json(before[JOB]).fingerprint != driver.commit.frozen.fingerprint
