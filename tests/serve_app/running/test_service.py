@@ -24,6 +24,7 @@ pytestmark = pytest.mark.xdist_group("ray")
 TEXTS = ["a red fox in the snow", "two boats at dawn", "a cat"]
 REDEPLOY = """
 import sys, ray
+from ray import serve
 from serve_app.app import build
 ray.init(address=sys.argv[1], log_to_driver=False)
 config = {"model": "builtin:tiny", "max_length": 64, "max_body_bytes": 200_000, "body_seconds": 2.0}
