@@ -47,12 +47,10 @@ class RemoteStore:
 
     def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """(name, size) of every object, temporary ones apart."""
-        return ((name, size) for name, size in self._list(folder) if not name.startswith(f"{TEMPORARY}/"))
-
-    def _list(self, folder: str) -> Iterator[tuple[str, int]]:
         for info in self._ask(folder, self._ask_for_all):
-            if info.is_file:
-                yield info.path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/"), info.size
+            name = info.path.lstrip("/").removeprefix(self.root.lstrip("/")).lstrip("/")
+            if info.is_file and not name.startswith(f"{TEMPORARY}/"):
+                yield name, info.size
 
     def read(self, name: str) -> bytes:
         """The object's bytes."""
