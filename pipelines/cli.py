@@ -11,7 +11,7 @@ import typer
 from t5enc.commands.library import RecipeOptions
 from t5enc.commands.model_options import takes_model_options
 from t5enc.commands.option_files import merge_options
-from t5enc.errors import ConfigError
+from t5enc.errors import ConfigError, ExitCode
 from t5enc.storage import STORAGE_DTYPES
 
 Text = str | None
@@ -145,7 +145,7 @@ def fsck(
     problems = check_output(open_store(output), deep=deep)
     print_problems(output, problems)
     if problems:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def demo(

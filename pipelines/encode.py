@@ -176,9 +176,9 @@ def _take(run: RunState, log: Log, result: SpanResult) -> None:
 class _Fatal(OutputError):
     """What an actor met that no other unit would survive either."""
 
-    def __init__(self, reason: str, exit_code: int) -> None:
+    def __init__(self, reason: str, exit_code: ExitCode) -> None:
         super().__init__(reason)
-        self.exit_code = ExitCode(exit_code)
+        self.exit_code = exit_code
 
 
 def conclude(run: RunState) -> EncodeReport:

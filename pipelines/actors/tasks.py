@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.commit.records import UnitRecord
 from pipelines.plan.plan import Units
 from pipelines.plan.units import Span, Unit, cut_spans
-from t5enc.errors import T5encError
+from t5enc.errors import ExitCode, T5encError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class SpanResult:
     span: Span | None = None
     unit: Unit | None = None
     reason: str = ""
-    exit_code: int = 1
+    exit_code: ExitCode = ExitCode.FAILED
 
     @classmethod
     def fatal(cls, error: T5encError) -> SpanResult:

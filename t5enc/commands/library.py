@@ -8,7 +8,7 @@ import typer
 
 from t5enc.commands import recipes as recipe_commands
 from t5enc.commands.model_options import takes_model_options
-from t5enc.errors import ConfigError
+from t5enc.errors import ConfigError, ExitCode
 
 RecipeOptions = Annotated[
     list[str] | None, typer.Option("--recipe-option", help="NAME=VALUE of the pipeline's call; may be given again.")
@@ -145,7 +145,7 @@ def verify(
     if plot:
         plot_report(report, plot)
     if report.failures:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def _verify_pipeline(
@@ -184,7 +184,7 @@ def _verify_pipeline(
     if json:
         write_json(json, asdict(found))
     if found.failures:
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 @takes_model_options()
