@@ -256,7 +256,7 @@ def make_clerk(run: RunState) -> Any:
     class Clerk(SpanWorker):
         def run(self, actor: Any, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:
             for task in tasks:
-                units = task.span.units(rows_per_unit=self.job.rows_per_shard, fingerprint=self.job.fingerprint)
+                units = task.span.units(fingerprint=self.job.fingerprint)
                 left = (unit for unit in units if unit.first_row not in task.done)
                 yield from (SpanResult(kind="unit", record=make_record(unit)) for unit in left)
 

@@ -161,7 +161,8 @@ class FrozenJob:
     """What `_job.json` holds.
 
     `identity` is what makes two jobs the same: any difference in it is another job. The rest is fixed by the first
-    run, so that every later one cuts the same shards (`rows_per_shard`, `schema`), or is kept as a record.
+    run, so that every later one cuts the same shards (`rows_per_shard`, `schema`), or is kept as a record. Without
+    `captions_per_shard` and `bytes_per_shard` shards are of `rows_per_shard`, whatever these hold.
     """
 
     identity: dict[str, Any]
@@ -170,11 +171,14 @@ class FrozenJob:
     schema: str
     generation: int = 1
     record: dict[str, Any] = field(default_factory=dict)
+    captions_per_shard: int | None = None
+    bytes_per_shard: int | None = None
 
     @property
     def fingerprint(self) -> str:
         """Hash of the identity and the generation: part of every unit's id."""
-        text = json.dumps([self.identity, self.generation, self.rows_per_shard], sort_keys=True)
+        limits = [limit for limit in (self.captions_per_shard, self.bytes_per_shard) if limit is not None]
+        text = json.dumps([self.identity, self.generation, self.rows_per_shard, *limits], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

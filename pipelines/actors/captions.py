@@ -66,15 +66,14 @@ def read_captions(
     text_column: str,
     caption_choice: CaptionChoice,
     schema: Any,
-    rows_per_unit: int,
     skip: Callable[[int], bool],
 ) -> Iterator[CaptionBatch]:
-    """One batch for each unit of `rows_per_unit` rows (the span's last may be shorter) that is not skipped.
+    """One batch for each unit of the span that is not skipped.
 
     `skip` is asked with a unit's first row in the file. Row groups without a wanted row are not read. Memory:
     about one unit and 4096 rows. SourceError for a file that changed, is damaged, or does not fit `schema`.
     """
-    units = [unit for unit in _cut_units(span, rows_per_unit) if not skip(unit.start)]
+    units = [unit for unit in span.cut() if not skip(unit.start)]
     if not units:
         return
     reading = _Reading(file=span.file, text_column=text_column, caption_choice=caption_choice, schema=schema)
@@ -84,11 +83,6 @@ def read_captions(
         columns = _choose_columns(parquet.schema_arrow, reading)
         for unit, slices in groupby(_stream(parquet, span.file, units, columns), key=itemgetter(0)):
             yield _join([_read_slice(first_row, batch, reading) for _, first_row, batch in slices], unit)
-
-
-def _cut_units(span: Span, rows_per_unit: int) -> Iterator[range]:
-    stop = span.first_row + span.num_rows
-    return (range(row, min(row + rows_per_unit, stop)) for row in range(span.first_row, stop, rows_per_unit))
 
 
 def _choose_columns(schema: Any, reading: _Reading) -> list[str]:

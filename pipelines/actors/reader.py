@@ -33,7 +33,7 @@ class UnitReader:
         One item for each unit that was not done when the task was cut: prepared, or what became of it instead. How
         many they are, and which is which, stays the same however often a task is repeated.
         """
-        cut = task.span.units(rows_per_unit=self.job.rows_per_shard, fingerprint=self.job.fingerprint)
+        cut = task.span.units(fingerprint=self.job.fingerprint)
         units = [unit for unit in cut if unit.first_row not in task.done]
         settled = self._settle(task.span, units)
         batches = self.read(task.span, {unit.first_row for unit in units} - set(settled))
@@ -88,7 +88,6 @@ class UnitReader:
             text_column=self.job.identity["text_column"],
             caption_choice=self.job.identity["caption_choice"],
             schema=self.job.kept_schema,
-            rows_per_unit=self.job.rows_per_shard,
             skip=lambda row: row not in wanted,
         )
 

@@ -59,19 +59,18 @@ def cut_tasks(units: Units, is_there: NDArray[np.bool_], *, units_per_span: int)
 
 def _cut_spans(units: Units, is_there: NDArray[np.bool_], units_per_span: int) -> Iterator[tuple[SpanTask, int]]:
     """Each span with a unit that is not there, and how many such units it has."""
-    size = units.rows_per_unit
-    for place in _find_unfinished(units, is_there):
-        start, stop = units.first_units[place : place + 2]
-        is_done = is_there[start:stop]
-        for span in cut_spans(units.files[place], rows_per_unit=size, units_per_span=units_per_span):
-            first = span.first_row // size
-            done = first + np.flatnonzero(is_done[first : first - (-span.num_rows // size)])
-            left = -(-span.num_rows // size) - len(done)
-            if left:
-                yield SpanTask(span=span, done=frozenset((size * done).tolist())), left
+    for index in _find_unfinished(units, is_there):
+        start, stop = units.first_units[index : index + 2]
+        is_done = iter(is_there[start:stop].tolist())
+        stretch = units.stretch(index)
+        for span in cut_spans(stretch, units.largest_group(index), units_per_span=units_per_span):
+            rows = list(span.cut())
+            done = frozenset(unit.start for unit in rows if next(is_done))
+            if len(rows) > len(done):
+                yield SpanTask(span=span, done=done), len(rows) - len(done)
 
 
 def _find_unfinished(units: Units, is_there: NDArray[np.bool_]) -> list[int]:
-    """Places of the files with a unit that is not there."""
+    """Stretches with a unit that is not there, by number."""
     left = np.concatenate([np.zeros(1, np.int64), np.cumsum(~is_there)])
     return np.flatnonzero(np.diff(left[units.first_units])).tolist()

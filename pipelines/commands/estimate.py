@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.job import EncodeJob
+from pipelines.plan.plan import Units
 from pipelines.progress.report import describe_cuts
 from pipelines.run.resolved_job import SPEEDS, ResolvedJob, flops_per_token, resolve_job, seconds_per_token
 from t5enc.errors import ConfigError
@@ -67,10 +68,9 @@ def estimate(resolved: ResolvedJob, tokens_per_second: float | None = None) -> E
     """Extrapolate from the sample; a rate that was measured beats the guess."""
     sample, config = resolved.sample, resolved.config
     rows = resolved.files.total_rows
-    captions = round(rows * len(sample.lengths) / sample.rows) if sample.rows else 0
+    captions = round(rows * sample.captions_per_row) if sample.rows else 0
     tokens = round(captions * sample.mean_computed)
     kept = round(captions * sample.mean)
-    per_shard = resolved.frozen.rows_per_shard
     device = str(resolved.frozen.record["device"]).partition(":")[0]
     seconds = tokens / tokens_per_second if tokens_per_second else tokens * seconds_per_token(config, device)
     size = token_bytes(resolved.frozen.storage_dtype, resolved.frozen.dim)
@@ -82,7 +82,7 @@ def estimate(resolved: ResolvedJob, tokens_per_second: float | None = None) -> E
         kept=kept,
         truncated=round(captions * sample.truncated / max(1, len(sample.lengths))),
         longest=sample.longest,
-        shards=int((-(-resolved.files.num_rows // per_shard)).sum()),
+        shards=len(Units.of(resolved.files, resolved.frozen)),
         bytes=kept * size + captions * ROW_BYTES,
         flops_per_token=flops_per_token(config),
         device_hours=seconds / 3600,

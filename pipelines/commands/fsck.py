@@ -109,7 +109,7 @@ def _check_plan(store: Store, job: FrozenJob, records: Mapping[str, UnitRecord])
     except (OSError, pa.ArrowException, KeyError) as error:
         yield Problem(PLAN, f"cannot be read: {error}")
         return
-    planned = dict.fromkeys(Units(files, rows_per_unit=job.rows_per_shard, fingerprint=job.fingerprint))
+    planned = dict.fromkeys(Units.of(files, job))
     yield from (Problem(name, "planned, but not in the manifest") for name in planned if name not in records)
     yield from (Problem(name, "in the manifest, but not planned") for name in records if name not in planned)
     if planned.keys() == records.keys() and list(planned) != list(records):

@@ -34,7 +34,7 @@ from pipelines.stores.store import Store
 from t5enc.errors import DriverError
 from t5enc.output import MANIFEST, PLAN, SUCCESS, is_shard
 
-PLANNED = ("source", "size", "num_rows", "digest")
+PLANNED = ("source", "size", "num_rows", "digest", "densities")
 # The size of a shard that is not there.
 GONE = -1
 # Nobody is at work on a file, which is written at one go, for so long after its last byte.
@@ -108,6 +108,8 @@ def read_plan(store: Store) -> Files:
     """What `write_plan` noted: enough to cut the same units again, not to read them."""
     table = pq.read_table(pa.BufferReader(store.read(PLAN)))
     rest = {"path": pa.array([""] * len(table)), "largest_group": table["num_rows"]}
+    if "densities" not in table.column_names:  # of a release that cut by rows alone
+        rest["densities"] = pa.array([[]] * len(table), FILE_SCHEMA.field("densities").type)
     columns = {name: rest[name] if name in rest else table[name] for name in FILE_SCHEMA.names}
     return Files(pa.table(columns, FILE_SCHEMA))
 

@@ -53,11 +53,7 @@ def begin_commit(
     The output counts as unfinished from here on if anything is left to do, or if the input is not whole.
     """
     frozen = freeze(store, job, overwrite=overwrite)
-    units = Units(
-        files if isinstance(files, Files) else Files.of(files),
-        rows_per_unit=frozen.rows_per_shard,
-        fingerprint=frozen.fingerprint,
-    )
+    units = Units.of(files if isinstance(files, Files) else Files.of(files), frozen)
     commit = Commit(frozen=frozen, records=read_records(store, units, retry_errors=retry_errors))
     if commit.left or not is_whole:
         store.delete(SUCCESS)

@@ -26,6 +26,7 @@ class Footer:
     row_group_rows: tuple[int, ...]
     digest: str
     schema: Any
+    metadata: Any
 
 
 def read_footer(filesystem: Any, file: SourceFile) -> Footer:
@@ -38,7 +39,9 @@ def read_footer(filesystem: Any, file: SourceFile) -> Footer:
     with open_parquet(filesystem, file) as (parquet, digest):
         metadata = parquet.metadata
         rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
-        return Footer(num_rows=sum(rows), row_group_rows=rows, digest=digest, schema=parquet.schema_arrow)
+        return Footer(
+            num_rows=sum(rows), row_group_rows=rows, digest=digest, schema=parquet.schema_arrow, metadata=metadata
+        )
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """The plan of work as columns: files as Arrow arrays, and units as arithmetic over them.
 
 A driver can hold a hundred thousand files and millions of units this way: a unit's number is its place in input
-order, and its rows, name and id are worked out when they are asked for.
+order, and its rows, name and id are worked out when they are asked for. A file is cut in one or more stretches, each
+into units of equal rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, overload
@@ -16,15 +18,22 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.inputs.sources import SourceFile, read_partitions
-from pipelines.plan.units import RENAMED, PlannedFile, Unit, make_unit
+from pipelines.job import FrozenJob
+from pipelines.plan.density import Density
+from pipelines.plan.units import RENAMED, Limits, PlannedFile, Span, Unit, cut_stretches, make_unit
 
 FILES_A_PIECE = 8192
+DENSITY = pa.struct([pa.field(name, pa.int64(), nullable=False) for name in ("rows", "captions", "bytes")])
 FILE_SCHEMA = pa.schema(
     [
-        pa.field(name, pa.string() if name in ("source", "path", "digest") else pa.int64(), nullable=False)
-        for name in ("source", "path", "size", "num_rows", "largest_group", "digest")
+        *(
+            pa.field(name, pa.string() if name in ("source", "path", "digest") else pa.int64(), nullable=False)
+            for name in ("source", "path", "size", "num_rows", "largest_group", "digest")
+        ),
+        pa.field("densities", pa.list_(pa.field("item", DENSITY, nullable=False)), nullable=False),
     ]
 )
+STRETCH = np.dtype([(name, np.int64) for name in ("place", "first_row", "num_rows", "rows_per_unit")])
 # Files of which a unit was asked for last: neighbours ask for the same one.
 FILES_AT_HAND = 64
 
@@ -64,6 +73,12 @@ class Files(Sequence[PlannedFile]):
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def densities(self) -> Iterator[list[Density]]:
+        """Those of each file."""
+        for piece in self.table["densities"].chunks:
+            yield from ([Density(**density) for density in densities] for densities in piece.to_pylist())
+
     @cached_property
     def total_rows(self) -> int:
         """Rows of all files."""
@@ -73,29 +88,60 @@ class Files(Sequence[PlannedFile]):
 def _to_file(row: Mapping[str, Any]) -> PlannedFile:
     source = str(row["source"])
     file = SourceFile(source=source, path=row["path"], size=row["size"], partitions=read_partitions(source))
-    return PlannedFile(file=file, num_rows=row["num_rows"], largest_group=row["largest_group"], digest=row["digest"])
+    rest = {name: row[name] for name in ("num_rows", "largest_group", "digest")}
+    return PlannedFile(file=file, **rest, densities=tuple(Density(**density) for density in row["densities"]))
 
 
 def _to_batch(files: Sequence[PlannedFile]) -> pa.RecordBatch:
     columns = {name: [getattr(planned.file, name) for planned in files] for name in ("source", "path", "size")}
     columns |= {name: [getattr(planned, name) for planned in files] for name in ("num_rows", "largest_group", "digest")}
+    columns["densities"] = [[asdict(density) for density in planned.densities] for planned in files]
     return pa.RecordBatch.from_pydict(columns, FILE_SCHEMA)
+
+
+def _cut_files(files: Files, limits: Limits) -> Iterator[tuple[int, int, int, int]]:
+    """Rows of `STRETCH`, in order."""
+    for place, (num_rows, densities) in enumerate(zip(files.num_rows.tolist(), files.densities, strict=True)):
+        row = 0
+        for stretch in cut_stretches(num_rows, densities, limits):
+            yield place, row, stretch.num_rows, stretch.rows_per_unit
+            row += stretch.num_rows
 
 
 class Units(Mapping[str, Unit]):
     """The units that a frozen job cuts files into, by name, in input order."""
 
-    def __init__(self, files: Files, *, rows_per_unit: int, fingerprint: str) -> None:
+    def __init__(
+        self,
+        files: Files,
+        *,
+        rows_per_unit: int,
+        fingerprint: str,
+        captions_per_unit: int | None = None,
+        bytes_per_unit: int | None = None,
+    ) -> None:
         self.files = files
-        self.rows_per_unit = rows_per_unit
+        self.limits = Limits(rows=rows_per_unit, captions=captions_per_unit, bytes=bytes_per_unit)
         self.fingerprint = fingerprint
-        counts = -(-files.num_rows // rows_per_unit)
-        # The number of each file's first unit, and of all units.
+        self.stretches: NDArray[np.void] = np.fromiter(_cut_files(files, self.limits), STRETCH)
+        counts = -(-self.stretches["num_rows"] // self.stretches["rows_per_unit"])
+        # The number of each stretch's first unit, and of all units.
         self.first_units: NDArray[np.int64] = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         self._file = lru_cache(FILES_AT_HAND)(files.at)
 
+    @classmethod
+    def of(cls, files: Files, frozen: FrozenJob) -> Units:
+        """Those of a frozen job."""
+        return cls(
+            files,
+            rows_per_unit=frozen.rows_per_shard,
+            captions_per_unit=frozen.captions_per_shard,
+            bytes_per_unit=frozen.bytes_per_shard,
+            fingerprint=frozen.fingerprint,
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_units, (self.files, self.rows_per_unit, self.fingerprint)
+        return _make_units, (self.files, self.limits, self.fingerprint)
 
     def __len__(self) -> int:
         return int(self.first_units[-1])
@@ -111,15 +157,24 @@ class Units(Mapping[str, Unit]):
 
     def at(self, number: int) -> Unit:
         """The unit of a number."""
-        place = int(np.searchsorted(self.first_units, number, side="right")) - 1
-        return self._make(place, number - int(self.first_units[place]))
+        index = int(np.searchsorted(self.first_units, number, side="right")) - 1
+        return self._make(index, number - int(self.first_units[index]))
 
-    def _make(self, place: int, number: int) -> Unit:
-        """A unit by its number within its file."""
-        planned = self._file(place)
-        row = number * self.rows_per_unit
-        whole = planned.span(0, planned.num_rows)
-        return make_unit(whole, row, min(self.rows_per_unit, planned.num_rows - row), self.fingerprint)
+    def _make(self, index: int, number: int) -> Unit:
+        """A unit by its number within its stretch."""
+        stretch = self.stretch(index)
+        row = stretch.first_row + number * stretch.rows_per_unit
+        rows = min(stretch.rows_per_unit, stretch.first_row + stretch.num_rows - row)
+        return make_unit(stretch, row, rows, self.fingerprint)
+
+    def stretch(self, index: int) -> Span:
+        """All rows of a stretch."""
+        place, first_row, num_rows, rows_per_unit = self.stretches[index].tolist()
+        return self._file(place).span(first_row, num_rows, rows_per_unit)
+
+    def largest_group(self, index: int) -> int:
+        """Rows of the largest row group in the file of a stretch."""
+        return self._file(int(self.stretches["place"][index])).largest_group
 
     def find(self, name: str) -> int | None:
         """The number of the unit whose shard has this name, None where there is none."""
@@ -127,12 +182,18 @@ class Units(Mapping[str, Unit]):
         row, _, _ = file.partition("-")
         for source in (folder, folder.removeprefix(RENAMED)):
             place = self._places.get(source)
-            if place is not None and row.isdecimal():
-                number = int(row) // self.rows_per_unit
-                first, end = self.first_units[place : place + 2]
-                if number < end - first and self._make(place, number).name == name:
-                    return number + int(first)
+            if place is not None and row.isdecimal() and int(row) < self.files.num_rows[place]:
+                number = self._find_row(place, int(row))
+                if self.at(number).name == name:
+                    return number
         return None
+
+    def _find_row(self, place: int, row: int) -> int:
+        """The number of the unit of a file's row."""
+        start, stop = np.searchsorted(self.stretches["place"], [place, place + 1]).tolist()
+        index = start + int(np.searchsorted(self.stretches["first_row"][start:stop], row, side="right")) - 1
+        stretch = self.stretches[index]
+        return int(self.first_units[index]) + (row - int(stretch["first_row"])) // int(stretch["rows_per_unit"])
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -144,10 +205,12 @@ class Units(Mapping[str, Unit]):
 
     def count_rows(self, chosen: NDArray[np.bool_]) -> int:
         """Input rows of the units that are chosen, of all of them by number."""
-        missing = np.diff(self.first_units) * self.rows_per_unit - self.files.num_rows
+        size = self.stretches["rows_per_unit"]
+        counts = np.diff(np.concatenate([np.zeros(1, np.int64), np.cumsum(chosen)])[self.first_units])
+        missing = np.diff(self.first_units) * size - self.stretches["num_rows"]
         last = self.first_units[1:] - 1
         is_cut = missing > 0
-        return int(chosen.sum()) * self.rows_per_unit - int((missing[is_cut] * chosen[last[is_cut]]).sum())
+        return int((counts * size).sum()) - int((missing[is_cut] * chosen[last[is_cut]]).sum())
 
 
 class Selection(Sequence[Unit]):
@@ -171,5 +234,11 @@ class Selection(Sequence[Unit]):
         return len(self.numbers)
 
 
-def _make_units(files: Files, rows_per_unit: int, fingerprint: str) -> Units:
-    return Units(files, rows_per_unit=rows_per_unit, fingerprint=fingerprint)
+def _make_units(files: Files, limits: Limits, fingerprint: str) -> Units:
+    return Units(
+        files,
+        rows_per_unit=limits.rows,
+        captions_per_unit=limits.captions,
+        bytes_per_unit=limits.bytes,
+        fingerprint=fingerprint,
+    )

@@ -7,10 +7,11 @@ when: a copied, touched or re-mounted input tree plans the same units. Where a s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pipelines.inputs.sources import SourceFile
+from pipelines.plan.density import ROWS, Density
 from t5enc.output import LOG, MANIFEST, PLAN, STALE, TEMPORARY
 
 # Sources of these names (a captions file called manifest.parquet) get a folder of another name in the output. It
@@ -21,16 +22,73 @@ RENAMED = "source_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """A source file and what its footer says: rows, rows of the largest row group, a digest."""
+    """A source file and what its footer says: rows, rows of the largest row group, a digest, and how dense rows are.
+
+    Without `densities` each row has one caption and few bytes.
+    """
 
     file: SourceFile
     num_rows: int
     largest_group: int
     digest: str
+    densities: tuple[Density, ...] = ()
 
-    def span(self, first_row: int, num_rows: int) -> Span:
-        """These rows of the file."""
-        return Span(file=self.file, digest=self.digest, first_row=first_row, num_rows=num_rows)
+    def span(self, first_row: int, num_rows: int, rows_per_unit: int) -> Span:
+        """These rows of the file, in units of so many."""
+        return Span(
+            file=self.file,
+            digest=self.digest,
+            first_row=first_row,
+            num_rows=num_rows,
+            rows_per_unit=rows_per_unit,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a unit holds at most, as its file's footer tells; one row may be more. None is no limit."""
+
+    rows: int
+    captions: int | None = None
+    bytes: int | None = None
+
+    def count_rows(self, density: Density) -> int:
+        """Rows of a unit."""
+        rows = self.rows
+        if self.captions is not None:
+            rows = min(rows, ROWS * self.captions // density.captions)
+        if self.bytes is not None:
+            rows = min(rows, self.bytes // density.bytes)
+        return max(1, rows)
+
+
+@dataclass(slots=True, kw_only=True)
+class Stretch:
+    """Rows of a file that are cut into units of so many, the last of which may be shorter."""
+
+    num_rows: int
+    rows_per_unit: int
+
+    @property
+    def num_units(self) -> int:
+        """How many units it is cut into."""
+        return -(-self.num_rows // self.rows_per_unit)
+
+
+def cut_stretches(num_rows: int, densities: Sequence[Density], limits: Limits) -> list[Stretch]:
+    """The rows of a file in order: where density changes so do units, unless that would make more of them."""
+    stretches: list[Stretch] = []
+    for density in densities or [Density(rows=num_rows)]:
+        alone = Stretch(num_rows=density.rows, rows_per_unit=limits.count_rows(density))
+        if stretches:
+            last = stretches[-1]
+            rows = min(last.rows_per_unit, alone.rows_per_unit)
+            together = Stretch(num_rows=last.num_rows + alone.num_rows, rows_per_unit=rows)
+            if together.num_units <= last.num_units + alone.num_units:
+                stretches[-1] = together
+                continue
+        stretches.append(alone)
+    return stretches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +115,17 @@ class Span:
     digest: str
     first_row: int
     num_rows: int
+    rows_per_unit: int
 
-    def units(self, *, rows_per_unit: int, fingerprint: str) -> Iterator[Unit]:
-        """The span's units in order."""
+    def cut(self) -> Iterator[range]:
+        """The rows of each unit in order."""
         end = self.first_row + self.num_rows
-        for row in range(self.first_row, end, rows_per_unit):
-            yield make_unit(self, row, min(rows_per_unit, end - row), fingerprint)
+        starts = range(self.first_row, end, self.rows_per_unit)
+        return (range(row, min(row + self.rows_per_unit, end)) for row in starts)
+
+    def units(self, *, fingerprint: str) -> Iterator[Unit]:
+        """The span's units in order."""
+        return (make_unit(self, rows.start, len(rows), fingerprint) for rows in self.cut())
 
 
 def make_unit(span: Span, first_row: int, num_rows: int, fingerprint: str) -> Unit:
@@ -81,9 +144,10 @@ def make_unit(span: Span, first_row: int, num_rows: int, fingerprint: str) -> Un
 MOST_READS_OF_A_GROUP = 8
 
 
-def cut_spans(planned: PlannedFile, *, rows_per_unit: int, units_per_span: int) -> Iterator[Span]:
-    """Spans of whole units that cover the file, large enough that no row group is read over and over."""
-    fewest = -(-planned.largest_group // (MOST_READS_OF_A_GROUP * rows_per_unit))
-    rows = rows_per_unit * max(units_per_span, fewest)
-    for row in range(0, planned.num_rows, rows):
-        yield planned.span(row, min(rows, planned.num_rows - row))
+def cut_spans(stretch: Span, largest_group: int, *, units_per_span: int) -> Iterator[Span]:
+    """Spans of whole units that cover a stretch, large enough that no row group is read over and over."""
+    size = stretch.rows_per_unit
+    fewest = -(-largest_group // (MOST_READS_OF_A_GROUP * size))
+    rows, end = size * max(units_per_span, fewest), stretch.first_row + stretch.num_rows
+    for row in range(stretch.first_row, end, rows):
+        yield replace(stretch, first_row=row, num_rows=min(rows, end - row))

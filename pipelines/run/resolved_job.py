@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines.actors.captions import read_captions
+from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.inputs.columns import kept_schema
 from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
+from pipelines.plan.density import Weighing
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
 from pipelines.run.survey import survey
@@ -34,9 +35,11 @@ from t5enc.text.preparer import Preparer, open_preparer
 SHARD_BYTES = 256 << 20
 SHARD_SECONDS = 20.0
 SPAN_SECONDS = 60.0
-MOST_ROWS = 8192
+MOST_CAPTIONS = 8192
 MOST_UNITS = 40
 SAMPLE = 1000
+# Rows that are read at a time for it.
+SAMPLED_ROWS = 50
 # More of a caption is longer than any limit of tokens; the driver must not fall ill of it before an actor has it.
 SAMPLED_CHARACTERS = 100_000
 # Rough useful floating-point operations a second, to size units of work; nothing else rests on them.
@@ -60,6 +63,11 @@ class Sample:
     def mean(self) -> float:
         """Mean rows a caption."""
         return sum(self.lengths) / len(self.lengths) if self.lengths else 1.0
+
+    @property
+    def captions_per_row(self) -> float:
+        """Mean captions of a row."""
+        return len(self.lengths) / self.rows if self.rows else 1.0
 
     @property
     def mean_computed(self) -> float:
@@ -89,9 +97,10 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Resol
     inputs = open_inputs(job.inputs)
     sources = list(inputs.files())
     check_output(job.output, inputs, sources)
-    found = survey(inputs.filesystem, sources, cpus=cpus)
-    files = found.files
     keep = None if job.keep_columns is None else list(job.keep_columns)
+    weighing = Weighing(job.text_column, job.caption_choice, keep)
+    found = survey(inputs.filesystem, sources, weighing=weighing, cpus=cpus)
+    files = found.files
     schema = kept_schema(found.schema, files[0].file, text_column=job.text_column, keep_columns=keep)
     asked = job.encoder
     checkpoint = open_model(asked.source)
@@ -128,17 +137,19 @@ def check_output(output: str, inputs: Inputs, sources: Sequence[SourceFile]) -> 
 def take_sample(
     filesystem: Any, files: Iterable[PlannedFile], job: EncodeJob, schema: pa.Schema, preparer: Preparer
 ) -> Sample:
-    """Lengths of the captions in the first thousand rows."""
+    """Lengths of the captions in the first thousand rows, or in fewer where these have very many captions."""
     texts: list[str] = []
     rows = 0
     for planned in files:
-        wanted = min(SAMPLE - rows, planned.num_rows)
-        if rows == SAMPLE:
-            break
         # A file that is damaged further in is named when its span is read; the others can be sampled.
         with contextlib.suppress(SourceError):
-            texts += list(_first_texts(filesystem, planned, job, schema, wanted))
-            rows += wanted
+            for batch in _first_batches(filesystem, planned, job, schema, SAMPLE - rows):
+                texts += [text[:SAMPLED_CHARACTERS] for text in batch.texts if text is not None]
+                rows += batch.num_rows
+                if len(texts) >= MOST_CAPTIONS:
+                    break
+        if rows == SAMPLE or len(texts) >= MOST_CAPTIONS:
+            break
     made = preparer.prepare(texts)
     return Sample(
         lengths=tuple(prompt.rows for prompt in made.prompts),
@@ -149,17 +160,17 @@ def take_sample(
     )
 
 
-def _first_texts(filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: pa.Schema, rows: int) -> Iterator[str]:
-    batches = read_captions(
+def _first_batches(
+    filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: pa.Schema, rows: int
+) -> Iterator[CaptionBatch]:
+    return read_captions(
         filesystem,
-        planned.span(0, rows),
+        planned.span(0, min(rows, planned.num_rows), SAMPLED_ROWS),
         text_column=job.text_column,
         caption_choice=job.caption_choice,
         schema=schema,
-        rows_per_unit=SAMPLE,
         skip=lambda row: False,
     )
-    return (text[:SAMPLED_CHARACTERS] for batch in batches for text in batch.texts if text is not None)
 
 
 def freeze_options(
@@ -194,7 +205,7 @@ def freeze_options(
         identity["rows_per_shard"] = job.rows_per_shard
     dim = checkpoint.config.model_dim if projection is None else len(projection[0])
     size = token_bytes(job.storage_dtype, dim)
-    rows = job.rows_per_shard or choose_rows(checkpoint.config, size, device.type, sample)
+    captions = choose_captions(checkpoint.config, size, device.type, sample)
     record: dict[str, Any] = {
         "model": job.encoder.source.model,
         "inputs": [hide_credentials(path) for path in job.inputs],
@@ -204,26 +215,28 @@ def freeze_options(
         record["recipe_source"] = preparer.recipe.source
     return FrozenJob(
         identity=identity,
-        rows_per_shard=rows,
+        rows_per_shard=job.rows_per_shard or captions,
+        captions_per_shard=None if job.rows_per_shard else captions,
+        bytes_per_shard=None if job.rows_per_shard else SHARD_BYTES,
         dim=dim,
         schema=schema_to_text(schema),
         record=record,
     )
 
 
-def choose_rows(config: EncoderConfig, row_bytes: int, device: str, sample: Sample) -> int:
-    """Rows of a shard: about 256 MB of output, no more than 20 s of work, no more than 8192.
+def choose_captions(config: EncoderConfig, row_bytes: int, device: str, sample: Sample) -> int:
+    """Captions of a shard: about 256 MB of embeddings, no more than 20 s of work, no more than 8192.
 
     `row_bytes` are those of one row of an embedding as it is stored.
     """
     by_size = SHARD_BYTES / (max(sample.mean, 1.0) * row_bytes)
-    by_time = SHARD_SECONDS / (sample.mean_computed * seconds_per_token(config, device))
-    return max(1, min(MOST_ROWS, int(by_size), int(by_time)))
+    by_time = SHARD_SECONDS / (max(sample.mean_computed, 1.0) * seconds_per_token(config, device))
+    return max(1, min(MOST_CAPTIONS, int(by_size), int(by_time)))
 
 
-def choose_units(config: EncoderConfig, device: str, sample: Sample, rows_per_shard: int) -> int:
-    """Units of a span: about a minute of work, no more than forty."""
-    seconds = sample.mean_computed * seconds_per_token(config, device) * rows_per_shard
+def choose_units(config: EncoderConfig, device: str, sample: Sample, captions: float) -> int:
+    """Units of a span: about a minute of work, no more than forty; `captions` are the mean ones of a unit."""
+    seconds = sample.mean_computed * seconds_per_token(config, device) * captions
     return max(1, min(MOST_UNITS, int(SPAN_SECONDS / max(seconds, 1e-9))))
 
 

@@ -72,8 +72,10 @@ def choose_units_per_span(run: RunState, actors: int) -> int:
     """Units of a span: about a minute of work, and several spans for each actor."""
     frozen = run.commit.frozen
     device = str(frozen.record.get("device", "cpu")).partition(":")[0]
-    by_time = choose_units(run.resolved.config, device, run.resolved.sample, frozen.rows_per_shard)
-    return max(1, min(by_time, -(-len(run.commit.units) // (SPANS_PER_ACTOR * actors))))
+    sample, units = run.resolved.sample, len(run.commit.units)
+    captions = sample.captions_per_row * run.resolved.files.total_rows / max(1, units)
+    by_time = choose_units(run.resolved.config, device, sample, captions)
+    return max(1, min(by_time, -(-units // (SPANS_PER_ACTOR * actors))))
 
 
 OnProgress = Callable[[Progress, RunState], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 
 from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile
+from pipelines.plan.density import Weighing, measure
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
 from pipelines.stores.concurrent_map import THREADS, map_concurrently
@@ -44,10 +45,19 @@ class _Found:
     schema: Any
 
 
-def survey(filesystem: Any, sources: Sequence[SourceFile], *, cpus: int = 0) -> Survey:
-    """Read the footer of every file; `cpus` of a Ray cluster, if any. SourceError where no file can be read."""
+Plan = Callable[[SourceFile], "_Found | str"]
+
+
+def survey(
+    filesystem: Any, sources: Sequence[SourceFile], *, weighing: Weighing | None = None, cpus: int = 0
+) -> Survey:
+    """Read the footer of every file; `cpus` of a Ray cluster, if any. SourceError where no file can be read.
+
+    `weighing` says what of a file counts where units are cut by captions and bytes.
+    """
     is_large = cpus and len(sources) > FILES_A_TASK
-    found = _read_by_tasks(filesystem, sources, cpus) if is_large else _read_by_threads(filesystem, sources)
+    plan = partial(_plan_file, filesystem, weighing)
+    found = _read_by_tasks(filesystem, sources, plan, cpus) if is_large else _read_by_threads(filesystem, sources, plan)
     unreadable: dict[str, str] = {}
     readable = _set_aside(zip(sources, found, strict=True), unreadable)
     first = next(readable, None)
@@ -67,38 +77,44 @@ def _set_aside(found: Iterator[tuple[SourceFile, _Found | str]], unreadable: dic
             yield one
 
 
-def _read_by_threads(filesystem: Any, sources: Sequence[SourceFile]) -> Iterator[_Found | str]:
+def _read_by_threads(filesystem: Any, sources: Sequence[SourceFile], plan: Plan) -> Iterator[_Found | str]:
     threads = THREADS if isinstance(filesystem, pafs.LocalFileSystem) else THREADS_AFAR
-    return map_concurrently(partial(_plan_file, filesystem), sources, threads=threads)
+    return map_concurrently(plan, sources, threads=threads)
 
 
-def _plan_file(filesystem: Any, file: SourceFile) -> _Found | str:
+def _plan_file(filesystem: Any, weighing: Weighing | None, file: SourceFile) -> _Found | str:
     try:
         footer = read_footer(filesystem, file)
     except SourceError as error:
         return str(error)
     largest = max(footer.row_group_rows, default=0)
-    planned = PlannedFile(file=file, num_rows=footer.num_rows, largest_group=largest, digest=footer.digest)
+    planned = PlannedFile(
+        file=file,
+        num_rows=footer.num_rows,
+        largest_group=largest,
+        digest=footer.digest,
+        densities=() if weighing is None else measure(footer.metadata, footer.schema, weighing),
+    )
     return _Found(planned, footer.schema)
 
 
-def _read_by_tasks(filesystem: Any, sources: Sequence[SourceFile], cpus: int) -> Iterator[_Found | str]:
+def _read_by_tasks(filesystem: Any, sources: Sequence[SourceFile], plan: Plan, cpus: int) -> Iterator[_Found | str]:
     """The same by Ray tasks, wherever there are CPUs; no more of them at once than keep those busy."""
     import ray
 
     read: Any = ray.remote(_read_piece)
     pieces = (sources[start : start + FILES_A_TASK] for start in range(0, len(sources), FILES_A_TASK))
-    begun = (read.options(num_cpus=1).remote(filesystem, piece) for piece in pieces)
+    begun = (read.options(num_cpus=1).remote(filesystem, piece, plan) for piece in pieces)
     waiting = deque(islice(begun, TASKS_A_CPU * cpus))
     while waiting:
         yield from ray.get(waiting.popleft())
         waiting.extend(islice(begun, 1))
 
 
-def _read_piece(filesystem: Any, sources: Sequence[SourceFile]) -> list[_Found | str]:
+def _read_piece(filesystem: Any, sources: Sequence[SourceFile], plan: Plan) -> list[_Found | str]:
     found: list[_Found | str] = []
     is_first = True
-    for one in _read_by_threads(filesystem, sources):
+    for one in _read_by_threads(filesystem, sources, plan):
         found.append(one if isinstance(one, str) or is_first else _Found(one.planned, None))
         is_first &= isinstance(one, str)
     return found

@@ -50,11 +50,11 @@ class Setting:
 
     @property
     def task(self) -> SpanTask:
-        return SpanTask(span=self.planned.span(0, self.planned.num_rows))
+        return SpanTask(span=self.planned.span(0, self.planned.num_rows, 3))
 
     @property
     def units(self) -> list[Unit]:
-        return list(self.task.span.units(rows_per_unit=3, fingerprint=self.job.fingerprint))
+        return list(self.task.span.units(fingerprint=self.job.fingerprint))
 
     def worker(self, on_error: str = "keep") -> SpanWorker:
         return SpanWorker(self.job, str(self.store.root), pafs.LocalFileSystem(), Near(self.ledger), on_error)

@@ -21,6 +21,7 @@ from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import serialize_shard
 from pipelines.inputs.sources import SourceFile, read_partitions
 from pipelines.job import FrozenJob, schema_to_text
+from pipelines.plan.density import Density
 from pipelines.plan.units import PlannedFile, Unit
 from t5enc.embeddings import Embeddings
 from t5enc.text.prompts import Prompt
@@ -30,7 +31,9 @@ DIM = 4
 KEPT = pa.schema([("caption", pa.string())])
 
 
-def make_job(*, rows_per_shard: int = 2, generation: int = 1, **identity: Any) -> FrozenJob:
+def make_job(
+    *, rows_per_shard: int = 2, captions_per_shard: int | None = None, generation: int = 1, **identity: Any
+) -> FrozenJob:
     """A frozen job; `identity` changes what makes it this job."""
     usual = {
         "tokenizer": "bytes",
@@ -43,6 +46,7 @@ def make_job(*, rows_per_shard: int = 2, generation: int = 1, **identity: Any) -
     return FrozenJob(
         identity=usual | identity,
         rows_per_shard=rows_per_shard,
+        captions_per_shard=captions_per_shard,
         dim=DIM,
         schema=schema_to_text(KEPT),
         generation=generation,
@@ -50,10 +54,17 @@ def make_job(*, rows_per_shard: int = 2, generation: int = 1, **identity: Any) -
     )
 
 
-def plan_file(source: str = "a.parquet", rows: int = 4, version: int = 1, groups: tuple[int, ...] = ()) -> PlannedFile:
+def plan_file(
+    source: str = "a.parquet",
+    rows: int = 4,
+    version: int = 1,
+    groups: tuple[int, ...] = (),
+    densities: tuple[Density, ...] = (),
+) -> PlannedFile:
     """A file as its footer would describe it; another version is another content."""
     file = SourceFile(source=source, path=f"/in/{source}", size=1000, partitions=read_partitions(source))
-    return PlannedFile(file=file, num_rows=rows, largest_group=max(groups or (rows,)), digest=str(version))
+    largest = max(groups or (rows,))
+    return PlannedFile(file=file, num_rows=rows, largest_group=largest, digest=str(version), densities=densities)
 
 
 def caption(source: str, version: int, row: int) -> str:

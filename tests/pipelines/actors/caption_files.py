@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def write(path: Path, table: pa.Table, **options: Any) -> SourceFile:
 
 def whole(filesystem: Any, file: SourceFile) -> Span:
     footer = read_footer(filesystem, file)
-    return Span(file=file, digest=footer.digest, first_row=0, num_rows=footer.num_rows)
+    return Span(file=file, digest=footer.digest, first_row=0, num_rows=footer.num_rows, rows_per_unit=10)
 
 
 def read(
@@ -34,7 +35,7 @@ def read(
     *,
     schema: pa.Schema | None = None,
     choice: Any = "all",
-    rows_per_unit: int = 10,
+    rows_per_unit: int | None = None,
     skip: Callable[[int], bool] = lambda row: False,
     filesystem: Any = LOCAL,
 ) -> list[CaptionBatch]:
@@ -44,11 +45,10 @@ def read(
     return list(
         read_captions(
             filesystem,
-            span,
+            span if rows_per_unit is None else replace(span, rows_per_unit=rows_per_unit),
             text_column="caption",
             caption_choice=choice,
             schema=schema,
-            rows_per_unit=rows_per_unit,
             skip=skip,
         )
     )

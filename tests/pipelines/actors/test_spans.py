@@ -88,8 +88,8 @@ def test_a_span_is_cut_into_units_of_equal_rows(
     tmp_path: Path, row_group_size: int, first_row: int, num_rows: int
 ) -> None:
     file = write(tmp_path / "a", numbered(100), row_group_size=row_group_size)
-    span = Span(file=file, digest=whole(LOCAL, file).digest, first_row=first_row, num_rows=num_rows)
-    batches = read(span, rows_per_unit=10)
+    span = Span(file=file, digest=whole(LOCAL, file).digest, first_row=first_row, num_rows=num_rows, rows_per_unit=10)
+    batches = read(span)
     assert [batch.first_row for batch in batches] == list(range(first_row, first_row + num_rows, 10))
     assert all(batch.num_rows == 10 for batch in batches[:-1])
     assert np.concatenate([batch.rows for batch in batches]).tolist() == list(range(first_row, first_row + num_rows))
@@ -155,9 +155,9 @@ def test_only_needed_columns_and_rows_are_read(tmp_path: Path) -> None:
     digest = whole(filesystem, file).digest
 
     def count(first_row: int, num_rows: int) -> int:
-        span = Span(file=file, digest=digest, first_row=first_row, num_rows=num_rows)
+        span = Span(file=file, digest=digest, first_row=first_row, num_rows=num_rows, rows_per_unit=rows)
         schema = pa.schema({"caption": pa.string()})
-        (batch,) = read(span, schema=schema, rows_per_unit=rows, filesystem=filesystem)
+        (batch,) = read(span, schema=schema, filesystem=filesystem)
         assert batch.texts == texts[first_row : first_row + num_rows]
         return filesystem.opened.bytes_read
 

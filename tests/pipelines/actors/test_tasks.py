@@ -20,7 +20,7 @@ def make_units(rows: list[int], per_unit: int) -> Units:
 
 
 def list_left(units: Units, task: SpanTask) -> list[str]:
-    cut = task.span.units(rows_per_unit=units.rows_per_unit, fingerprint="job")
+    cut = task.span.units(fingerprint="job")
     return [unit.name for unit in cut if unit.first_row not in task.done]
 
 
@@ -49,13 +49,13 @@ def test_files_of_one_unit_are_sent_together() -> None:
 
 def test_nothing_is_cut_before_it_is_asked_for() -> None:
     units = make_units([3] * 50, 3)
-    read = units.files.at
+    read = units.stretch
     places: list[int] = []
 
     def watch(place: int) -> Any:
         places.append(place)
         return read(place)
 
-    units.files.at = watch  # type: ignore[method-assign]
+    units.stretch = watch  # type: ignore[method-assign]
     assert len(list(islice(cut_tasks(units, np.zeros(50, np.bool_), units_per_span=2), 3))) == 3
     assert places == list(range(7))

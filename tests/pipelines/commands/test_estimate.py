@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipelines.commands.estimate import Estimate, Prices, advise, estimate
 from pipelines.job import EncodeJob
-from pipelines.run.resolved_job import flops_per_token, resolve_job
+from pipelines.plan.plan import Units
+from pipelines.run.resolved_job import MOST_CAPTIONS, SHARD_BYTES, flops_per_token, resolve_job
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.config import EncoderConfig
 from tests.pipelines.conftest import WriteCaptions
@@ -41,6 +47,21 @@ def test_figures_of_a_whole_input_are_exact_where_the_sample_is_all_of_it(write_
     assert (found.tokens, found.longest) == (sum(lengths), max(lengths))
     assert found.bytes >= found.tokens * 64 * 2
     assert found.device_hours == pytest.approx(found.tokens / 1000 / 3600)
+
+
+def test_shards_are_those_that_a_run_cuts(tmp_path: Path) -> None:
+    """Forty captions a row, beside a page that each of them keeps."""
+    rows, path = 500, tmp_path / "a.parquet"
+    table = pa.table({"caption": [["a red bird"] * 40] * rows, "page": [bytes(20_000).decode()] * rows})
+    pq.write_table(table, path, use_dictionary=False)
+    job = EncodeJob(inputs=[str(path)], output="-", model="builtin:tiny")
+    resolved = resolve_job(job, torch.device("cpu"))
+    found, units = estimate(resolved), Units.of(resolved.files, resolved.frozen)
+    assert (found.captions, found.shards) == (rows * 40, len(units))
+    assert 40 * max(unit.num_rows for unit in units.values()) <= MOST_CAPTIONS
+    assert 40 * 20_000 * max(unit.num_rows for unit in units.values()) <= SHARD_BYTES
+    exact = resolve_job(replace(job, rows_per_shard=400), torch.device("cpu"))
+    assert estimate(exact).shards == 2
 
 
 def make_estimate(*, gigabytes: float, hours: float) -> Estimate:

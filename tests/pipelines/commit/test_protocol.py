@@ -19,6 +19,7 @@ from pipelines.commit.log import append_log
 from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.job import FrozenJob
+from pipelines.plan.density import ROWS, Density
 from pipelines.plan.units import PlannedFile, Unit
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError, JobMismatchError, OutputError
@@ -59,13 +60,16 @@ class Protocol(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.same.close()
 
-    @initialize(rows=st.integers(1, 5))
-    def lay_out_inputs(self, rows: int) -> None:
-        self._put_file(SOURCES[0], rows)
+    @initialize(rows=st.integers(1, 5), dense=st.integers(0, 3))
+    def lay_out_inputs(self, rows: int, dense: int) -> None:
+        self._put_file(SOURCES[0], rows, dense)
         self._put_file(SOURCES[1], 2)
 
-    def _put_file(self, source: str, rows: int) -> None:
-        self.files[source] = plan_file(source, rows, int(next(self.versions)))
+    def _put_file(self, source: str, rows: int, dense: int = 0) -> None:
+        """The first rows of a file may be so dense that each is a unit."""
+        dense = min(dense, rows)
+        densities = (Density(rows=dense, captions=2 * ROWS), Density(rows=rows - dense)) if dense else ()
+        self.files[source] = plan_file(source, rows, int(next(self.versions)), densities=densities)
 
     @rule(
         max_length=st.sampled_from([512, 512, 512, 77]),
@@ -75,13 +79,13 @@ class Protocol(RuleBasedStateMachine):
     )
     def begin(self, max_length: int, overwrite: bool, retry_errors: bool, killed_after: int | None) -> None:
         """A driver starts on the inputs as they are now."""
-        wanted = make_job(max_length=max_length)
+        wanted = make_job(max_length=max_length, captions_per_shard=2)
         self._begin(wanted, overwrite=overwrite, retry_errors=retry_errors, killed_after=killed_after)
 
     @rule(rounding=st.integers(0, 1), retry_errors=st.booleans(), killed_after=st.none() | st.integers(0, 25))
     def run_again(self, rounding: int, retry_errors: bool, killed_after: int | None) -> None:
         """The same command once more, to its end, where it may be killed."""
-        wanted = find_job(self.store) or make_job()
+        wanted = find_job(self.store) or make_job(captions_per_shard=2)
         driver = self._begin(wanted, retry_errors=retry_errors)
         assert driver is not None
         self._commit_all(driver, rounding)
@@ -219,10 +223,10 @@ class Protocol(RuleBasedStateMachine):
             self.finished = driver
             self.vouched = {name: self.store.objects[name] for name in names}
 
-    @rule(data=st.data(), rows=st.integers(0, 5))
-    def put_input(self, data: st.DataObject, rows: int) -> None:
+    @rule(data=st.data(), rows=st.integers(0, 5), dense=st.integers(0, 3))
+    def put_input(self, data: st.DataObject, rows: int, dense: int) -> None:
         """A file is added, or replaced by another one."""
-        self._put_file(data.draw(st.sampled_from(SOURCES)), rows)
+        self._put_file(data.draw(st.sampled_from(SOURCES)), rows, dense)
 
     @precondition(lambda self: len(self.files) > 1)
     @rule(data=st.data())

@@ -141,9 +141,9 @@ def read_kept(path: Path, table: pa.Table, schema: pa.Schema, root: Path | None 
     pq.write_table(table, path)
     (file,) = open_inputs([str(root or path)]).files()
     footer = read_footer(LOCAL, file)
-    span = Span(file=file, digest=footer.digest, first_row=0, num_rows=footer.num_rows)
+    span = Span(file=file, digest=footer.digest, first_row=0, num_rows=footer.num_rows, rows_per_unit=100)
     options: dict[str, Any] = {"text_column": "caption", "caption_choice": "all", "skip": lambda row: False}
-    (batch,) = read_captions(LOCAL, span, schema=schema, rows_per_unit=100, **options)
+    (batch,) = read_captions(LOCAL, span, schema=schema, **options)
     assert batch.kept.schema.equals(schema, check_metadata=True)
     batch.kept.validate(full=True)
     return batch.kept

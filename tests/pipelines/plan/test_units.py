@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.plan.plan import Files, Units
-from pipelines.plan.units import MOST_READS_OF_A_GROUP, PlannedFile, Unit, cut_spans
+from pipelines.plan.units import MOST_READS_OF_A_GROUP, PlannedFile, Span, Unit, cut_spans
 from t5enc.output import is_shard
 from tests.pipelines.small_jobs import plan_file
 
@@ -19,6 +19,11 @@ SIZES = st.integers(1, 50)
 
 def cut(*files: PlannedFile, rows: int = 3, fingerprint: str = "job") -> list[Unit]:
     return list(Units(Files.of(files), rows_per_unit=rows, fingerprint=fingerprint).values())
+
+
+def spans(planned: PlannedFile, per_unit: int, per_span: int) -> list[Span]:
+    whole = planned.span(0, planned.num_rows, per_unit)
+    return list(cut_spans(whole, planned.largest_group, units_per_span=per_span))
 
 
 def change_file(planned: PlannedFile, **changes: Any) -> PlannedFile:
@@ -36,25 +41,23 @@ def test_units_cover_every_row_once_in_order(rows: int, per_unit: int) -> None:
 @given(groups=st.lists(st.integers(1, 60), max_size=6), per_unit=SIZES, per_span=st.integers(1, 9))
 def test_units_are_the_same_wherever_spans_end(groups: list[int], per_unit: int, per_span: int) -> None:
     planned = plan_file(rows=sum(groups), groups=tuple(groups))
-    spans = list(cut_spans(planned, rows_per_unit=per_unit, units_per_span=per_span))
-    units = [unit for span in spans for unit in span.units(rows_per_unit=per_unit, fingerprint="job")]
+    units = [unit for span in spans(planned, per_unit, per_span) for unit in span.units(fingerprint="job")]
     assert units == cut(planned, rows=per_unit)
 
 
 @given(groups=st.lists(st.integers(1, 500), min_size=1, max_size=4), per_unit=SIZES, per_span=st.integers(1, 9))
 def test_no_row_group_is_read_over_and_over(groups: list[int], per_unit: int, per_span: int) -> None:
     planned = plan_file(rows=sum(groups), groups=tuple(groups))
-    spans = list(cut_spans(planned, rows_per_unit=per_unit, units_per_span=per_span))
     stop = 0
     for rows in groups:
         start, stop = stop, stop + rows
-        inside = [span for span in spans if start < span.first_row < stop]
+        inside = [span for span in spans(planned, per_unit, per_span) if start < span.first_row < stop]
         assert len(inside) <= MOST_READS_OF_A_GROUP
 
 
 def test_a_span_has_as_many_units_as_asked_for() -> None:
-    spans = list(cut_spans(plan_file(rows=20, groups=(5,) * 4), rows_per_unit=3, units_per_span=2))
-    assert [(span.first_row, span.num_rows) for span in spans] == [(0, 6), (6, 6), (12, 6), (18, 2)]
+    found = spans(plan_file(rows=20, groups=(5,) * 4), 3, 2)
+    assert [(span.first_row, span.num_rows) for span in found] == [(0, 6), (6, 6), (12, 6), (18, 2)]
 
 
 def test_an_id_does_not_depend_on_where_the_file_lies() -> None:

@@ -39,7 +39,7 @@ def dispatch(records: Records, monkeypatch: pytest.MonkeyPatch, *, units_per_spa
     class Clerk(SpanWorker):
         def run(self, actor: Any, tasks: Sequence[SpanTask]) -> Iterator[SpanResult]:
             for task in tasks:
-                for unit in task.span.units(rows_per_unit=2, fingerprint=self.job.fingerprint):
+                for unit in task.span.units(fingerprint=self.job.fingerprint):
                     if unit.first_row not in task.done:
                         yield SpanResult(kind="unit", unit=unit)
 

@@ -14,11 +14,14 @@ import torch
 
 from pipelines.commit.protocol import begin_commit
 from pipelines.job import EncodeJob, FrozenJob, freeze
+from pipelines.plan.density import ROWS, Density
+from pipelines.plan.plan import Files, Units
 from pipelines.run.resolved_job import ResolvedJob, resolve_job
 from t5enc.errors import JobMismatchError
 from t5enc.output import JOB
 from t5enc.recipes.families import RECIPES
 from tests.pipelines.commit.memory_store import MemoryStore
+from tests.pipelines.small_jobs import plan_file
 
 # `whole_recipe.json` holds words for people in its identity, as all jobs before 0.1.0 did. A file here is never
 # changed: what it stands for lies half done on somebody's disk.
@@ -52,6 +55,15 @@ def test_a_job_is_written_as_that_of_the_last_release(found: ResolvedJob) -> Non
     names = {"identity", "rows_per_shard", "dim", "generation", "record"}
     written = json.loads(found.frozen.to_json())
     assert any(all(written[n] == json.loads(file.read_bytes())[n] for n in names) for file in WRITTEN)
+
+
+@pytest.mark.parametrize("file", WRITTEN, ids=lambda file: file.stem)
+def test_a_job_of_an_earlier_release_cuts_by_rows_whatever_they_hold(file: Path) -> None:
+    densities = (Density(rows=3, captions=1000 * ROWS, bytes=1 << 30), Density(rows=4))
+    frozen = FrozenJob.from_json(file.read_bytes())
+    units = Units.of(Files.of([plan_file(rows=7, densities=densities)]), frozen)
+    assert frozen.rows_per_shard == 2
+    assert [unit.num_rows for unit in units.values()] == [2, 2, 2, 1]
 
 
 def freeze_over(there: FrozenJob, changes: dict[str, Any], *, without: str | None = None) -> FrozenJob:

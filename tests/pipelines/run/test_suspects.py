@@ -18,7 +18,7 @@ from pipelines.run.suspects import LOST_NODES, SAME_LOSSES, Death, avoid_node, e
 from t5enc.errors import DriverError, OutputError, SourceError, T5encError
 
 FILE = SourceFile(source="a.parquet", path="/a.parquet", size=1, partitions=())
-SPAN = Span(file=FILE, digest="d", first_row=0, num_rows=20)
+SPAN = Span(file=FILE, digest="d", first_row=0, num_rows=20, rows_per_unit=20)
 UNIT = Unit(source="a.parquet", first_row=0, num_rows=20, id="u")
 CAPTIONS = 20
 STREAM = 6
