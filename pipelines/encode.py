@@ -30,6 +30,7 @@ from pipelines.progress.tracing import Tracing
 from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
+from pipelines.stores.store import list_weaknesses
 from t5enc.errors import DriverError, ExitCode, OutputError, T5encError
 from t5enc.options import EncoderOptions, ModelSource, resolve_device
 from t5enc.storage.filesystems import hide_credentials
@@ -213,6 +214,7 @@ def _make_report(run: RunState, is_complete: bool, is_running: bool = False) -> 
         totals=run.commit.records.totals(),
         max_length=run.commit.frozen.identity["max_length"],
         recipe=run.commit.frozen.describe_recipe(),
+        weaknesses=list_weaknesses(run.store),
         unreadable=dict(run.unreadable),  # which the run's own thread adds to
         progress=run.progress,
         details=run.details,

@@ -25,7 +25,8 @@ MOST_INPUTS = 20
 class EncodeReport:
     """Totals of the output, and what this run contributed.
 
-    `recipe` says which one embeddings are made by and how it was chosen, `max_length` where captions are cut.
+    `recipe` says which one embeddings are made by and how it was chosen, `max_length` where captions are cut, and
+    `weaknesses` what the output's disk does not keep that others do.
     """
 
     output: str
@@ -33,6 +34,7 @@ class EncodeReport:
     max_length: int = 0
     recipe: str | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    weaknesses: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Progress)
     details: Details = field(default_factory=Details)
     job: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class EncodeReport:
                 f"{self.wall_seconds:.1f} s in all, {self.tokens_per_second:,.0f} useful tokens/s, "
                 f"streams {self.progress.fill:.1%} full, {self.cores_used:.1f} cores at work"
             )
+        lines += [f"  weaker than elsewhere: {weakness}" for weakness in self.weaknesses]
         lines += [f"  not read: {reason}" for reason in self.unreadable.values()]
         if not self.is_finished:
             lines.append("  unfinished: mend or remove the inputs named above and run the same command again")

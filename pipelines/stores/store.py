@@ -7,6 +7,7 @@ wins, and a late writer of a killed run is harmless.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -25,6 +26,14 @@ from t5enc.output import TEMPORARY
 from t5enc.storage.filesystems import find_filesystem
 
 BUCKETS = ("s3", "gs", "gcs")
+# How disks say that they do not sync this kind of file: CIFS, WSL's, and many FUSE mounts.
+NO_SYNC = frozenset(
+    {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF, errno.EISDIR}
+)
+UNSYNCED = "its disk syncs no folders: a power cut may take what was written last, which `t5enc fsck` then finds"
+UNGUARDED = "its disk has no links, and its renames replace what is there: let no two runs write to it at once"
+# Of Linux: paths are as they stand, and a name that is taken stays.
+AT_FDCWD, RENAME_NOREPLACE = -100, 1
 
 
 class Store(Protocol):
@@ -87,6 +96,7 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.weaknesses: set[str] = set()
 
     def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """(name, size) of every object, temporary ones apart."""
@@ -119,7 +129,7 @@ class LocalStore:
         if self.size(name) is not None:
             return False
         with self._written_aside(name, data) as temporary:
-            return link_new(temporary, self.root / name)
+            return self._name_new(temporary, self.root / name)
 
     def replace(self, name: str, data: Any) -> None:
         """Store an object, whatever was there before."""
@@ -158,9 +168,9 @@ class LocalStore:
             self._make_folder(temporary.parent)
             self._make_folder(path.parent)
             try:
-                _write_synced(temporary, data)
+                self._note(_write_synced(temporary, data))
                 yield temporary
-                _sync_folder(path.parent)
+                self._note(_sync_folder(path.parent))
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -173,22 +183,47 @@ class LocalStore:
         elif not folder.is_dir():
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
-            _sync_folder(folder.parent)
+            self._note(_sync_folder(folder.parent))
+
+    def _note(self, is_synced: bool) -> None:
+        if not is_synced:
+            self.weaknesses.add(UNSYNCED)
+
+    def _name_new(self, temporary: Path, target: Path) -> bool:
+        """Give a file its name; False where that is taken.
+
+        On a disk that knows no way to keep what is there, after a look: two writers at the same moment may then both
+        succeed, and what they write under one name is the same rows.
+        """
+        try:
+            os.link(temporary, target)
+        except OSError:
+            if target.exists():
+                return False
+        else:
+            return True
+        is_new = _rename_new(temporary, target)
+        if is_new is None:
+            self.weaknesses.add(UNGUARDED)
+            is_new = not target.exists()
+            if is_new:
+                os.rename(temporary, target)
+        return is_new
 
 
-def link_new(temporary: Path, target: Path) -> bool:
-    """Give a file a second name; False where that is taken.
+def list_weaknesses(store: Store) -> tuple[str, ...]:
+    """What the store's disk was found not to keep, so far."""
+    return tuple(sorted(store.weaknesses)) if isinstance(store, LocalStore) else ()
 
-    Where the filesystem has no links the file is renamed after a look: two writers at the same moment may then both
-    succeed, and what they write under one name is the same rows.
-    """
-    try:
-        os.link(temporary, target)
-    except OSError:
-        if target.exists():
-            return False
-        os.rename(temporary, target)
-    return True
+
+def _rename_new(temporary: Path, target: Path) -> bool | None:
+    """Whether a file could take a name, which is not free otherwise; None where the system or the disk cannot tell."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return None
+    if rename(AT_FDCWD, os.fsencode(temporary), AT_FDCWD, os.fsencode(target), RENAME_NOREPLACE) == 0:
+        return True
+    return False if ctypes.get_errno() == errno.EEXIST else None
 
 
 def _explain(error: OSError, path: Path) -> OutputError:
@@ -198,16 +233,30 @@ def _explain(error: OSError, path: Path) -> OutputError:
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")
 
 
-def _write_synced(path: Path, data: Any) -> None:
+def _write_synced(path: Path, data: Any) -> bool:
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        return _sync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_folder(folder: Path) -> bool:
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # it may be written to, and not be listed
+        return False
+    try:
+        return _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> bool:
+    """Whether the disk takes it: False where it does not sync such files at all."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+        return False
+    return True

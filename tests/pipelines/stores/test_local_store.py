@@ -196,19 +196,3 @@ def test_an_output_that_is_a_file_is_an_output_error(tmp_path: Path) -> None:
         open_store(str(tmp_path / "out")).create("_job.json", b"x")
     with pytest.raises(OutputError, match="cannot be written: File exists"):
         open_store(str(tmp_path / "out")).create("a/b", b"x")
-
-
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
-def test_a_filesystem_without_links_is_written_all_the_same(
-    local: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "link", refuse)
-    assert local.create("a/b", b"first")
-    assert not local.create("a/b", b"second")
-    monkeypatch.setattr(local, "size", lambda name: None)
-    assert not local.create("a/b", b"third"), "another writer came between the look and the link"
-    assert local.read("a/b") == b"first"
-    assert files(local.root) == ["a/b"]
