@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points
 
 import typer
 from rich.console import Console
 
-from t5enc.errors import T5encError
+from t5enc.errors import ExitCode, T5encError
+from t5enc.machine.streams import check_working_folder, explain_lost_output, is_lost_output, open_streams
 
 GROUP = "t5enc.commands"
 
@@ -34,11 +36,21 @@ def _root() -> None:
 
 def main() -> None:
     """Run a command; an error of t5enc's own ends it with its message and exit code, without a traceback."""
+    open_streams()
     try:
-        build_app()(prog_name="t5enc")
+        check_working_folder()
+        try:
+            build_app()(prog_name="t5enc")
+        finally:
+            sys.stdout.flush()
     except T5encError as error:
         report_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not is_lost_output(error):
+            raise
+        report_error(explain_lost_output(error))
+        os._exit(ExitCode.FAILED)  # Python would try to write the rest once more
 
 
 def report_error(error: T5encError) -> None:

@@ -21,7 +21,8 @@ from typing import IO, Any
 
 from pipelines.job import EncodeJob
 from pipelines.nodes.cluster import knock
-from t5enc.errors import DriverError, T5encError
+from t5enc.errors import DriverError, ExitCode, T5encError
+from t5enc.machine.streams import explain_lost_output
 from t5enc.storage.filesystems import hide_credentials
 
 INTERRUPTED = 130
@@ -89,8 +90,9 @@ def _pass_on(stderr: IO[bytes]) -> None:
     with stderr:
         for line in stderr:
             if not RAY_CHATTER.search(line):
-                sys.stderr.write(line.decode(errors="replace"))
-                sys.stderr.flush()
+                with contextlib.suppress(OSError):  # whoever read it has gone: the child is to work on
+                    sys.stderr.write(line.decode(errors="replace"))
+                    sys.stderr.flush()
 
 
 def _explain_head(address: str | None) -> str:
@@ -133,8 +135,8 @@ def _main(status: int, terminal: int) -> None:
     except Exception:
         traceback.print_exc()
         code = T5encError.exit_code
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os.write(status, str(code).encode())
     os._exit(code)
 
@@ -158,7 +160,13 @@ def _run(job: EncodeJob) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is committed is kept, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
-    print(report)
+    try:
+        print(report, flush=True)
+    except BrokenPipeError:
+        pass  # nobody reads it, and the job is done
+    except OSError as error:
+        report_error(explain_lost_output(error))
+        return ExitCode.FAILED
     return report.exit_code
 
 
