@@ -197,7 +197,8 @@ def dispatch_spans(workload: Workload, folder: Path, seconds: float) -> dict[str
     """Have an actor that does nothing make up records of every span, for so long."""
     import ray
 
-    from pipelines.nodes.cluster import connect, start_local
+    from pipelines.nodes.cluster import connect
+    from pipelines.nodes.local_ray import start_local
     from pipelines.run import dispatch
     from pipelines.run.state import begin_run
 

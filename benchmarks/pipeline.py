@@ -103,7 +103,7 @@ def measure_driver(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """CPU seconds of the driver for each unit and span, and what the object store held meanwhile."""
     import ray
 
-    from pipelines.nodes.cluster import start_local
+    from pipelines.nodes.local_ray import start_local
 
     start_local()
     try:

@@ -89,11 +89,8 @@ class EncodeJob:
         check_storage_dtype(self.storage_dtype)
         if self.rows_per_shard is not None and self.rows_per_shard < 1:
             raise ConfigError(f"rows_per_shard: expected at least 1, got {self.rows_per_shard}")
-        if self.ray_address is not None and self.ray_address.startswith("ray://"):
-            raise ConfigError(
-                f"ray_address: expected auto or HOST:PORT of a cluster this machine is part of, got "
-                f"{self.ray_address!r}; from outside, use `ray job submit -- t5enc encode ...`"
-            )
+        if self.ray_address not in (None, "auto"):
+            check_address(self.ray_address, "ray_address")
         if self.ship_code and self.ray_address is None:
             raise ConfigError("ship_code: expected a ray_address with it, got none: a local Ray runs this code anyway")
         self.actor_range()
@@ -139,6 +136,18 @@ class EncodeJob:
         for name in OWN_OPTIONS:
             if name in self.resources:
                 raise ConfigError(f"resources: expected {OWN_OPTIONS[name]} for {name}, got it here")
+
+
+def check_address(address: str, name: str) -> None:
+    """ConfigError where this is not HOST:PORT of a Ray cluster; `name` is where it was given."""
+    if address.startswith("ray://"):
+        raise ConfigError(
+            f"{name}: expected auto or HOST:PORT of a cluster this machine is part of, got {address!r}; from outside, "
+            f"use `ray job submit -- t5enc encode ...`"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{name}: expected auto or HOST:PORT, or nothing for a local Ray, got {address!r}")
 
 
 def _parse_range(value: str | int) -> tuple[int, int] | None:

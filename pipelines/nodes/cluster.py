@@ -8,20 +8,19 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
 
-from pipelines.job import EncodeJob
+from pipelines.job import EncodeJob, check_address
 from pipelines.nodes.growth import await_capacity
+from pipelines.nodes.local_ray import start_local
+from pipelines.nodes.ray_internals import find_cluster
 from pipelines.nodes.selectors import Node, list_nodes
 from pipelines.nodes.shares import Cluster, list_least, share_out
 from pipelines.nodes.versions import check_nodes
 from t5enc.errors import ConfigError, DriverError
 
-# Only tasks and records pass through the object store, never embeddings.
-OBJECT_STORE_BYTES = 128 << 20
 ANSWER_SECONDS = 10.0
 SHIPPED = ("t5enc", "pipelines")
 
@@ -94,50 +93,66 @@ def locate(address: str) -> tuple[str, str]:
     return (ray.util.get_node_ip_address() if host.startswith("127.") else host), port
 
 
-def start_local(**more: Any) -> None:
-    """Start a Ray on this machine as a job without a cluster does; `more` goes to `ray.init`."""
-    import ray
-
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-        **more,
-    )
-
-
 def _start(job: EncodeJob) -> None:
-    try:
-        if job.ray_address is not None:
-            _join(job, job.ray_address)
-        else:
-            start_local()
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"the cluster at {job.ray_address}" if job.ray_address else "a local Ray"
-        raise DriverError(f"ray_address: expected {where} to answer, got: {error}") from error
+    if job.ray_address is None:
+        start_local()
+    else:
+        _join(job, *find_address(job.ray_address, os.environ))
 
 
-def _join(job: EncodeJob, address: str) -> None:
-    """Connect to a cluster, with this code where it is to be shipped; DriverError where the cluster refuses."""
+def find_address(asked: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """HOST:PORT of the cluster that is asked for, and who named it: the option, RAY_ADDRESS, or Ray itself.
+
+    DriverError where none is running, ConfigError where RAY_ADDRESS is none that can be joined.
+    """
+    if asked != "auto":
+        return asked, "ray_address"
+    named = environ.get("RAY_ADDRESS", "").strip()
+    if named and named != "auto":
+        check_address(named, "RAY_ADDRESS, for ray_address auto")
+        return named, "RAY_ADDRESS, for ray_address auto"
+    found = find_cluster()
+    if found is None:
+        raise DriverError(
+            "ray_address: expected a Ray cluster that runs on this machine, got none; give HOST:PORT, or leave it out "
+            "for a Ray of this job's own"
+        )
+    return found, "ray_address: auto"
+
+
+def _join(job: EncodeJob, address: str, named_by: str) -> None:
+    """Connect to a cluster, with this code where it is to be shipped; an error of ours where that cannot be done."""
     import ray
 
-    knock(address)
+    expected = f"{named_by}: expected the Ray cluster at {address}"
     try:
+        knock(address)
         ray.init(
-            address=address,
+            address=job.ray_address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"py_modules": list_packages()} if job.ship_code else None,
         )
-    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        # A wrong token and none at all look alike: Ray's C++ part says so on stderr, the exception does not.
-        mode = os.environ.get("RAY_AUTH_MODE", "not set")
-        raise DriverError(
-            f"ray_address: expected the cluster at {address} to let this process in, got: {error}. If it wants a "
-            f"token, set RAY_AUTH_MODE=token (here {mode}), and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-        ) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise ConfigError(_explain_refusal(expected, error)) from error
+    except ConnectionRefusedError as error:
+        raise DriverError(f"{expected} to answer, got: {error}") from error
+    except ConnectionError as error:
+        raise DriverError(_explain_refusal(expected, error)) from error
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RpcError) as error:
+        said = " ".join(str(error).split())
+        # Another version of Ray or Python stays another one, however often it is tried.
+        kind = ConfigError if "ersion mismatch" in said else DriverError
+        raise kind(f"{expected} to answer, got: {said}") from error
+
+
+def _explain_refusal(expected: str, error: Exception) -> str:
+    """A wrong token and none at all look alike: Ray's C++ part says so on stderr, the exception does not."""
+    mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    return (
+        f"{expected} to let this process in, got: {error}. If it wants a token, set RAY_AUTH_MODE=token (here {mode}), "
+        "and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+    )
 
 
 def list_packages() -> list[str]:

@@ -6,7 +6,8 @@ Each use names the public call that was tried instead, and why it does not do.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,3 +48,54 @@ def read_autoscalers() -> AutoscalerReports | None:
     except ray.exceptions.RpcError:
         return None
     return AutoscalerReports(first=json.loads(first) if first else {}, second=reply.autoscaling_state)
+
+
+# Of Ray's head: what asks clouds for nodes, what reads logs for drivers, and the dashboard's server.
+NEEDLESS = ("start_monitor", "start_log_monitor", "start_api_server")
+
+
+@contextmanager
+def starting_head() -> Iterator[None]:
+    """Within it ray.init starts a head without what a run of its own asks for nothing.
+
+    Where that fails, whatever it had started ends.
+    """
+    # ray.init(include_dashboard=False, log_to_driver=False): starts these three all the same, each a Python of its
+    # own, and waits for one of them. ray.shutdown(): knows nothing of a head that was given up half started.
+    from ray._private.node import Node
+
+    begun: list[Any] = []
+    plain = {name: getattr(Node, name) for name in ("__init__", *NEEDLESS) if hasattr(Node, name)}
+
+    def begin(node: Any, *arguments: Any, **options: Any) -> None:
+        begun.append(node)
+        plain["__init__"](node, *arguments, **options)
+
+    try:
+        for name in plain:
+            setattr(Node, name, begin if name == "__init__" else _do_nothing)
+        yield
+    except BaseException:
+        for node in begun:
+            if hasattr(node, "all_processes") and hasattr(node, "removal_lock"):
+                node.kill_all_processes(check_alive=False, allow_graceful=False)
+        raise
+    finally:
+        for name, function in plain.items():
+            setattr(Node, name, function)
+
+
+def _do_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+def find_cluster() -> str | None:
+    """HOST:PORT of the cluster that Ray itself would join here, or None where there is none."""
+    # ray.init(address="auto"): joins it, and waits for minutes where it is gone.
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found: str | None = canonicalize_bootstrap_address("auto")
+    except (ConnectionError, ValueError):
+        return None
+    return found

@@ -21,6 +21,7 @@ from serve_app.deploy.haproxy import make_environment
 from serve_app.http.keys import KeyRing
 from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, ServiceError
+from t5enc.machine.own_ray import find_folder, find_store_folder, find_token
 from t5enc.options import resolve_device
 
 if TYPE_CHECKING:
@@ -55,10 +56,13 @@ def run_service(config: ServeConfig) -> None:
     for options in config.encoders().values():
         options.resolve(open_model(options.source).config)
     # Not in TMPDIR: the path of a socket is short.
-    with interrupts(), TemporaryDirectory(prefix="t5enc-", dir="/tmp") as folder:
+    ray_folder = find_folder(os.environ)
+    short = "/tmp" if os.access("/tmp", os.W_OK) else ray_folder
+    with interrupts(), TemporaryDirectory(prefix="t5enc-", dir=short) as folder:
         os.environ |= ENVIRONMENT | dict(os.environ) | make_environment(os.environ, Path(folder), config.head_seconds)
+        os.environ |= find_token(os.environ)
         try:
-            serve_until_interrupted(config)
+            serve_until_interrupted(config, ray_folder)
         except KeyboardInterrupt:
             Console(stderr=True).print("stopped")
 
@@ -81,7 +85,7 @@ def share_threads(config: ServeConfig) -> ServeConfig:
     return replace(config, encoder=replace(config.encoder, num_threads=threads))
 
 
-def serve_until_interrupted(config: ServeConfig) -> None:
+def serve_until_interrupted(config: ServeConfig, ray_folder: str) -> None:
     """Start everything, say so, and wait; on the way out, drain and stop everything."""
     import ray  # reads the environment as it is imported
     from ray import serve
@@ -89,13 +93,7 @@ def serve_until_interrupted(config: ServeConfig) -> None:
     from serve_app.app import make_application
 
     try:
-        ray.init(
-            address="local",
-            num_cpus=count_cpus(config),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        start_ray(config, ray_folder)
         take_signals()  # Ray put its own in their place
         serve.start(http_options={"host": config.host, "port": config.port})
         handle = serve.run(
@@ -104,13 +102,35 @@ def serve_until_interrupted(config: ServeConfig) -> None:
             route_prefix=config.route_prefix,
             logging_config={"enable_access_log": False},
         )
-        announce_service(config, handle.describe.remote().result(), describe_ray())
+        announce_service(config, handle.describe.remote().result(), describe_ray(ray_folder))
         watch(lambda: serve.status().applications.get(APP))
     finally:
         if ray.is_initialized():
             serve.delete(APP)  # returns when the last request is answered
             serve.shutdown()
             ray.shutdown()
+
+
+def start_ray(config: ServeConfig, folder: str) -> None:
+    """Start Ray on this machine; ServiceError where it does not start."""
+    import ray
+
+    try:
+        ray.init(
+            address="local",
+            num_cpus=count_cpus(config),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=folder,
+            _plasma_directory=find_store_folder(folder),
+        )
+    except Exception as error:  # Ray raises bare ones
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ServiceError(
+            f"expected Ray to start on this machine, got: {said}; what its processes said is in "
+            f"{folder}/session_latest/logs"
+        ) from error
 
 
 def watch(
@@ -201,10 +221,10 @@ def announce_service(config: ServeConfig, models: list[dict[str, Any]], ray: str
     console.print(f"listening on {address} ({proxy}, {keys}, replicas {config.replicas})")
 
 
-def describe_ray() -> str:
+def describe_ray(folder: str) -> str:
     """Where the Ray below is, for `serve run --address`, Prometheus, and whoever reads logs."""
     import ray
 
     port = ray.nodes()[0]["MetricsExportPort"]
     address = ray.get_runtime_context().gcs_address
-    return f"ray at {address}, metrics at http://127.0.0.1:{port}/metrics, logs in /tmp/ray/session_latest/logs/serve"
+    return f"ray at {address}, metrics at http://127.0.0.1:{port}/metrics, logs in {folder}/session_latest/logs/serve"

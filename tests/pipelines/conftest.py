@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.nodes.cluster import start_local
+from pipelines.nodes.local_ray import start_local
 from t5enc.checkpoint.builtin import sample_captions
 from tests.pipelines.in_process import stay_in_process
 from tests.pipelines.one_process import hide_ray

@@ -18,7 +18,7 @@ from ray import serve
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines import encode as encode_module
-from pipelines.nodes.cluster import start_local
+from pipelines.nodes.local_ray import start_local
 from serve_app.app import build
 from serve_app.deploy.haproxy import find_port
 from t5enc.checkpoint.builtin import sample_captions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines import EncodeJob, encode_parquet
-from pipelines.nodes.cluster import _find_capacity, _start, check_joined, list_packages
+from pipelines.nodes.cluster import _find_capacity, _start, check_joined, find_address, list_packages
 from pipelines.nodes.selectors import Node
 from pipelines.nodes.shares import Cluster, list_least, share_out
 from t5enc.errors import ConfigError, DriverError
@@ -150,22 +151,87 @@ def test_ones_own_machine_gives_all_its_cores_to_one_actor() -> None:
     assert (cluster.actors, cluster.cpus_per_actor) == ((1, 1), 6)
 
 
-@pytest.mark.parametrize("error", [ConnectionError("Failed to connect"), None], ids=["wrong token", "no token"])
-def test_a_cluster_that_wants_a_token_is_told_apart_from_one_that_is_not_there(
-    error: Exception | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def join(monkeypatch: pytest.MonkeyPatch, error: Exception, address: str = "auto") -> None:
+    """Try to join a cluster that answers, and whose Ray says this."""
     ray: Any = pytest.importorskip("ray", reason="needs ray[data]")
-    refusal = error or ray.exceptions.AuthenticationError("no authentication token was found")
 
     def refuse(**_: Any) -> None:
-        raise refusal
+        raise error
 
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr("pipelines.nodes.cluster.knock", lambda _: None)
+    monkeypatch.setattr("pipelines.nodes.cluster.find_cluster", lambda: "10.0.0.1:6379")
+    _start(EncodeJob(inputs=["in"], output="out", model="m", ray_address=address))
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_a_cluster_that_wants_a_token_is_told_apart_from_one_that_is_not_there(
+    has_token: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that refuses may be in trouble, and let the same command in later; without any token it never does."""
+    ray: Any = pytest.importorskip("ray", reason="needs ray[data]")
+    none = ray.exceptions.AuthenticationError("no authentication token was found")
+    error, kind = (ConnectionError("Failed to connect"), DriverError) if has_token else (none, ConfigError)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    job = EncodeJob(inputs=["in"], output="out", model="m", ray_address="auto")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     said = r"to let this process in, got: .*If it wants a token, set RAY_AUTH_MODE=token \(here disabled\)"
+    with pytest.raises(kind, match=said):
+        join(monkeypatch, error)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [("Version mismatch: The cluster was started with:\n  Ray: 2.1", ConfigError), ("no luck", DriverError)],
+)
+def test_a_cluster_of_another_version_stays_one_however_often_it_is_tried(
+    said: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = f"^ray_address: expected the Ray cluster at 10.0.0.2:6379 to answer, got: {said.split()[0]}"
+    with pytest.raises(kind, match=match) as caught:
+        join(monkeypatch, RuntimeError(said), "10.0.0.2:6379")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("environ", "found"),
+    [
+        ({"RAY_ADDRESS": "10.0.0.2:6379"}, ("10.0.0.2:6379", "RAY_ADDRESS, for ray_address auto")),
+        ({"RAY_ADDRESS": " 10.0.0.2:6379 "}, ("10.0.0.2:6379", "RAY_ADDRESS, for ray_address auto")),
+        ({"RAY_ADDRESS": "auto"}, ("10.0.0.1:6379", "ray_address: auto")),
+        ({"RAY_ADDRESS": ""}, ("10.0.0.1:6379", "ray_address: auto")),
+        ({}, ("10.0.0.1:6379", "ray_address: auto")),
+    ],
+)
+def test_who_named_the_cluster_is_known(
+    environ: dict[str, str], found: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.nodes.cluster.find_cluster", lambda: "10.0.0.1:6379")
+    assert find_address("auto", environ) == found
+    assert find_address("10.0.0.9:1", environ) == ("10.0.0.9:1", "ray_address")
+
+
+def test_no_cluster_at_all_is_told_without_a_word_about_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.nodes.cluster.find_cluster", lambda: None)
+    with pytest.raises(DriverError, match=r"^ray_address: expected a Ray cluster that runs on this machine, got none;"):
+        find_address("auto", {})
+
+
+@pytest.mark.parametrize("address", ["local", "ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x", ":6379"])
+def test_an_address_of_the_environment_that_is_none_is_named(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS, for ray_address auto: expected auto or HOST:PORT"):
+        find_address("auto", {"RAY_ADDRESS": address})
+
+
+def test_a_cluster_that_is_gone_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself waits for minutes."""
+    ray: Any = pytest.importorskip("ray", reason="needs ray[data]")
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    said = f"^RAY_ADDRESS, for ray_address auto: expected the Ray cluster at {address} to answer, got: .*refused"
     with pytest.raises(DriverError, match=said):
-        _start(job)
+        _start(EncodeJob(inputs=["in"], output="out", model="m", ray_address="auto"))
 
 
 def test_the_packages_that_are_shipped_are_those_that_run_here() -> None:

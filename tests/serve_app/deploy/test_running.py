@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.config import ServeConfig
-from serve_app.deploy.running import LOST_SECONDS, WATCH_PERIOD, count_cpus, interrupts, share_threads, watch
+from serve_app.deploy.running import LOST_SECONDS, WATCH_PERIOD, count_cpus, interrupts, share_threads, start_ray, watch
 from t5enc.errors import ServiceError
 
 pytest.importorskip("ray.serve", reason="needs ray[serve]")
@@ -31,6 +31,22 @@ def test_the_cores_of_the_machine_are_shared_by_the_replicas() -> None:
 def test_a_replica_elsewhere_uses_as_many_threads_as_it_was_given_cpus() -> None:
     config = ServeConfig.from_mapping({"model": "builtin:tiny", "num_cpus": 4})
     assert [options.num_threads for options in config.encoders().values()] == [4]
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    asked: list[dict[str, Any]] = []
+
+    def give_up(**options: Any) -> None:
+        asked.append(options)
+        raise Exception("The current node timed out during startup.\nThis could ...")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", give_up)
+    said = r"^expected Ray to start on this machine, got: The current node timed .* in /tmp/x/session_latest/logs$"
+    with pytest.raises(ServiceError, match=said):
+        start_ray(ServeConfig.from_mapping({"model": "builtin:tiny"}), "/tmp/x")
+    assert asked[0]["_temp_dir"] == "/tmp/x"
 
 
 def look_at(status: str, replicas: dict[str, int], message: str = "") -> Any:
