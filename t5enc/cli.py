@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 import typer
 from rich.console import Console
 
-from t5enc.errors import ExitCode, T5encError
+from t5enc.errors import ExitCode, T5encError, show_invisible
 from t5enc.machine.streams import check_working_folder, explain_lost_output, is_lost_output, open_streams
 
 GROUP = "t5enc.commands"
@@ -55,4 +55,5 @@ def main() -> None:
 
 def report_error(error: T5encError) -> None:
     """An error as the person at the terminal reads it."""
-    Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)
+    told = show_invisible(str(error), keep="\n\t")
+    Console(stderr=True, soft_wrap=True).print(f"error: {told}", style="bold red", markup=False, highlight=False)

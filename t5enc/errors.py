@@ -17,6 +17,7 @@ T5encError
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from enum import IntEnum
 
@@ -32,6 +33,22 @@ class ExitCode(IntEnum):
     """Every row is there, but some captions killed the encoder."""
     INPUTS_UNREADABLE = 4
     DRIVER_LOST = 5
+
+
+def show_invisible(text: str, *, keep: str = "") -> str:
+    """A text with what nobody sees in it as escapes, but for spaces and what is to be kept.
+
+    That is control characters, marks without width, spaces of other kinds, and bytes that are no UTF-8.
+    """
+    return "".join(c if c == " " or c in keep or not _is_invisible(c) else _escape(c) for c in text)
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character)[0] in "CZ"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 class T5encError(Exception):

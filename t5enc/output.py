@@ -27,6 +27,7 @@ from t5enc.storage.null_prompt import NULL, deserialize_null
 
 JOB = "_job.json"
 PLAN = "_plan.parquet"
+SOURCES = "_sources"
 MANIFEST = "manifest.parquet"
 SUCCESS = "_SUCCESS"
 # Folders of the output that hold something other than shards.

@@ -107,7 +107,7 @@ def write_plan(store: Store, files: Files) -> None:
 def read_plan(store: Store) -> Files:
     """What `write_plan` noted: enough to cut the same units again, not to read them."""
     table = pq.read_table(pa.BufferReader(store.read(PLAN)))
-    rest = {"path": pa.array([""] * len(table)), "largest_group": table["num_rows"]}
+    rest = {"path": pa.array([b""] * len(table)), "largest_group": table["num_rows"]}
     if "densities" not in table.column_names:  # of a release that cut by rows alone
         rest["densities"] = pa.array([[]] * len(table), FILE_SCHEMA.field("densities").type)
     columns = {name: rest[name] if name in rest else table[name] for name in FILE_SCHEMA.names}

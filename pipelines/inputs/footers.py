@@ -9,13 +9,18 @@ from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from pipelines.inputs.impostors import HEAD_BYTES, MAGIC, describe
+from pipelines.inputs.listing import encode_path
 from pipelines.inputs.sources import SourceFile
 from t5enc.errors import SourceError
 
 TAIL_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 20
+# Magic, the length of a footer, magic.
+SMALLEST = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,8 @@ def open_parquet(filesystem: Any, file: SourceFile) -> Iterator[tuple[Any, str]]
 
 def _open_file(filesystem: Any, file: SourceFile) -> Any:
     try:
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            return pa.OSFile(encode_path(file.path))  # the filesystem takes no names that are not UTF-8
         return filesystem.open_input_file(file.path)
     except OSError as error:
         raise SourceError(f"{file.source}: expected a readable file, got: {error}") from error
@@ -63,26 +70,20 @@ def _read_footer_bytes(handle: Any, file: SourceFile) -> bytes:
     """The footer, its four-byte length and the closing magic."""
     try:
         size = handle.size()
+        if size != file.size:
+            raise SourceError(
+                f"{file.source}: changed during the run: expected {file.size} bytes as listed, got {size}"
+            )
         tail = handle.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES))
-        _check_ends(tail, size, file)
+        if size < SMALLEST or tail[-4:] != MAGIC or (size == len(tail) and tail[:4] != MAGIC):
+            found = describe(handle.read_at(min(size, HEAD_BYTES), 0), tail, size)
+            raise SourceError(f"{file.source}: expected a Parquet file, got {found}")
         length = int.from_bytes(tail[-8:-4], "little") + 8
         if length > size - 4:
             raise SourceError(f"{file.source}: expected a footer of {length} bytes, got a file of {size}")
         return bytes(tail[-length:] if length <= len(tail) else handle.read_at(length, size - length))
     except OSError as error:
         raise SourceError(f"{file.source}: expected a readable file, got: {error}") from error
-
-
-def _check_ends(tail: bytes, size: int, file: SourceFile) -> None:
-    if size != file.size:
-        raise SourceError(f"{file.source}: changed during the run: expected {file.size} bytes as listed, got {size}")
-    if size < 12:
-        raise SourceError(f"{file.source}: expected a Parquet file, got {f'{size} bytes' if size else 'an empty file'}")
-    if tail[-4:] != b"PAR1":
-        raise SourceError(
-            f"{file.source}: expected a Parquet file that ends in b'PAR1', got {tail[-4:]!r}: "
-            f"cut short, or another format"
-        )
 
 
 def _parse(handle: Any, footer: bytes, file: SourceFile) -> Any:

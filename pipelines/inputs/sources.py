@@ -1,31 +1,32 @@
-"""The input files of a job: what folders, globs and URIs hold, each known by its path below the root."""
+"""The input files of a job: what folders, globs and URIs hold, each known by its path below its input's root."""
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import takewhile
+from operator import itemgetter
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from t5enc.errors import SourceError
+from pipelines.inputs.listing import Entry, Lister, decode_path, find_lister, is_hidden, path_below
+from pipelines.inputs.names import choose_names, escape, own_root, read_partitions
+from t5enc.errors import SourceError, show_invisible
 from t5enc.storage import filesystems
 from t5enc.storage.filesystems import hide_credentials
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 LOOKED_FOR = "files named *.parquet, *.parq or *.pq"
-NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 MAGIC = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One input file; `source`, its path below the input root, is its name in the output."""
+    """One input file; `source` is its name in the output."""
 
     source: str
     path: str
@@ -33,37 +34,74 @@ class SourceFile:
     partitions: tuple[tuple[str, str | None], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file lies, and how many parts of its path are below its input's root."""
+
+    path: str
+    depth: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Every file once, in the order of sources; what cannot be read, and why; and where each of them lies."""
+
+    files: tuple[SourceFile, ...]
+    unreadable: Mapping[str, str]
+    places: Mapping[str, Place]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What the inputs of a job name, on one filesystem and below one root."""
+    """What the inputs of a job name, on one filesystem."""
 
     filesystem: Any
-    root: str
     resolved: tuple[_Input, ...]
 
-    def files(self) -> Iterator[SourceFile]:
-        """List every file once, by source; SourceError for an input that holds none."""
-        found = {info.path: info for item in self.resolved for info in _list_input(item)}
-        files = (_source_file(info, self.root) for info in found.values())
-        return iter(sorted(files, key=lambda file: file.source))
+    def list(self) -> Listing:
+        """List every file; SourceError for an input that holds none.
 
-    def cover(self, path: str, files: Iterable[SourceFile]) -> bool:
-        """Whether a path is an input folder or lies below one, or holds one of the input's files."""
-        folders = [item.root for item in self.resolved if _is_folder(item.info)]
-        below = any(f"{path}/".startswith(f"{folder.rstrip('/')}/") for folder in folders)
-        return below or any(file.path.startswith(f"{path}/") for file in files)
+        A file that several inputs hold has the outermost root of theirs.
+        """
+        found: dict[str, Entry] = {}
+        roots: dict[str, str] = {}
+        for item in self.resolved:
+            for entry in _list_input(item):
+                found[entry.path] = entry
+                roots[entry.path] = min(roots.get(entry.path, item.root), item.root, key=len)
+        depths = [path_below(path, roots[path]).count("/") + 1 for path in found]
+        return _make_listing([_tell_apart(entry, found) for entry in found.values()], depths)
+
+    def files(self) -> Iterator[SourceFile]:
+        """The files of the listing."""
+        return iter(self.list().files)
+
+    def find_cover(self, path: str, files: Iterable[SourceFile]) -> str | None:
+        """The input folder that is a path or holds it, or the path itself where it holds one of the input's files."""
+        for item in self.resolved:
+            if item.entry is not None and item.entry.is_folder and f"{path}/".startswith(f"{item.path.rstrip('/')}/"):
+                return item.path
+        return path if any(file.path.startswith(f"{path}/") for file in files) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Input:
+    """An input; `base` is its folder, or that which its glob begins in, and `root` what names are below of."""
+
     given: str
     filesystem: Any
-    info: Any
-    root: str
+    lister: Lister
+    path: str
+    entry: Entry | None
+    base: str
+
+    @property
+    def root(self) -> str:
+        return own_root(self.base)
 
 
 def open_inputs(inputs: Sequence[str], *, storage_options: Mapping[str, Any] | None = None) -> Inputs:
-    """Find the filesystem and root of files, folders, globs or URIs; SourceError for a missing path.
+    """Find the filesystem of files, folders, globs or URIs; SourceError for a missing path.
 
     `storage_options` go to the filesystem that a URI names; local paths need none.
     """
@@ -74,137 +112,142 @@ def open_inputs(inputs: Sequence[str], *, storage_options: Mapping[str, Any] | N
     for item in resolved:
         if item.filesystem != first.filesystem:
             raise _explain(item.given, f"expected the filesystem of {first.given}, got another one")
-    root = _common_folder([item.root for item in resolved])
-    return Inputs(filesystem=first.filesystem, root=root, resolved=resolved)
+    return Inputs(filesystem=first.filesystem, resolved=resolved)
 
 
 def _resolve(given: str, options: Mapping[str, Any]) -> _Input:
     filesystem, path = open_filesystem(given, options)
-    info = _get_info(filesystem, path, given)
+    lister = find_lister(filesystem)
+    entry = _find(lister, path, given)
     magic = MAGIC.search(path)
-    if _is_folder(info):
-        root = path
-    elif info.is_file:
-        root = posixpath.dirname(path)
+    if entry is not None and entry.reason:
+        raise _explain(given, entry.reason)
+    if entry is not None:
+        base = path if entry.is_folder else posixpath.dirname(path)
     elif magic:
-        root = posixpath.dirname(path[: magic.start()])
+        base = posixpath.dirname(path[: magic.start()])
     else:
         raise _explain(given, "expected a file, a folder or a glob, got a path that does not exist")
-    return _Input(given=given, filesystem=filesystem, info=info, root=root)
+    return _Input(given=given, filesystem=filesystem, lister=lister, path=path, entry=entry, base=base)
 
 
 def open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The pyarrow filesystem of a path or URI, and the path on it (absolute where local)."""
+    if not uri.strip():
+        raise SourceError(f"inputs: expected a file, a folder or a glob, got {uri!r}")
     try:
-        return filesystems.open_filesystem(uri, options)
+        filesystem, path = filesystems.open_filesystem(uri, options)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise _explain(uri, f"expected a filesystem that can be opened, got: {error}") from error
+    is_local = isinstance(filesystem, pafs.LocalFileSystem)
+    return filesystem, decode_path(os.fsencode(path)) if is_local else path
 
 
 def _explain(given: str, what: str) -> SourceError:
     """The error of an input, without the keys that its URI may hold."""
-    return SourceError(hide_credentials(f"{given}: {what}"))
+    return SourceError(hide_credentials(f"{show_invisible(given)}: {what}"))
 
 
-def _common_folder(roots: Sequence[str]) -> str:
-    paths = [root.split("/") for root in roots]
-    ends = zip(min(paths), max(paths), strict=False)  # what these two share, all between them share
-    common = "/".join(name for name, other in takewhile(lambda pair: pair[0] == pair[1], ends))
-    return common or ("/" if roots[0].startswith("/") else "")
+def _tell_apart(entry: Entry, found: Mapping[str, Entry]) -> Entry:
+    """The same, or a reason where its name with its bytes shown is another file's."""
+    text = escape(entry.path)
+    if text == entry.path or text not in found:
+        return entry
+    reason = f"expected a name in UTF-8, or none that reads like {text} beside it"
+    return replace(entry, path=show_invisible(entry.path), reason=reason)
 
 
-def _source_file(info: Any, root: str) -> SourceFile:
-    source = _path_below(info.path, root)
-    return SourceFile(source=source, path=info.path, size=info.size, partitions=read_partitions(source))
+def _make_listing(entries: Sequence[Entry], depths: Sequence[int]) -> Listing:
+    names = choose_names([entry.path for entry in entries], depths)
+    named = sorted(zip(names, entries, depths, strict=True), key=itemgetter(0))
+    return Listing(
+        files=tuple(make_source(name, entry.path, entry.size) for name, entry, _ in named if not entry.reason),
+        unreadable={name: f"{name}: {entry.reason}" for name, entry, _ in named if entry.reason},
+        places={name: Place(entry.path, depth) for name, entry, depth in named},
+    )
 
 
-def read_partitions(source: str) -> tuple[tuple[str, str | None], ...]:
-    """What the folders of a source say as `key=value`, unquoted."""
-    pairs = (segment.split("=", 1) for segment in source.split("/")[:-1] if "=" in segment[1:])
-    return tuple((unquote(key), None if value == NULL_PARTITION else unquote(value)) for key, value in pairs)
+def make_source(source: str, path: str, size: Any) -> SourceFile:
+    """A file by its name in the output."""
+    return SourceFile(source=source, path=path, size=size, partitions=read_partitions(source))
 
 
-def _list_input(item: _Input) -> list[Any]:
-    if item.info.is_file:
-        return [item.info]
-    found = list(_walk(item, item.root) if _is_folder(item.info) else _list_glob(item))
-    if not found:
-        raise _explain(item.given, f"expected {LOOKED_FOR}, got {_describe(item)}")
+def _list_input(item: _Input) -> list[Entry]:
+    if item.entry is not None and not item.entry.is_folder:
+        return [item.entry]
+    found = list(_walk(item, item.entry) if item.entry is not None else _list_glob(item))
+    if not any(not entry.reason for entry in found):
+        reason = next((f"{show_invisible(escape(entry.path))}: {entry.reason}" for entry in found), None)
+        raise _explain(item.given, reason or f"expected {LOOKED_FOR}, got {_describe(item)}")
     return found
 
 
-def _walk(item: _Input, folder: str) -> Iterator[Any]:
-    for info in _get_entries(item, folder, recursive=True):
-        names = _path_below(info.path, folder).split("/")
-        if info.is_file and _is_parquet_name(info.path) and not any(map(_is_hidden, names)):
-            yield info
+def _walk(item: _Input, folder: Entry) -> Iterator[Entry]:
+    return (entry for entry in item.lister.walk(folder) if _may_be_input(entry))
 
 
-def _list_glob(item: _Input) -> Iterator[Any]:
+def _may_be_input(entry: Entry) -> bool:
+    """A file of a Parquet name; or what may have been one, or a folder of them, and cannot be read."""
+    return _is_parquet_name(entry.path) or bool(entry.reason and entry.is_folder)
+
+
+def _list_glob(item: _Input) -> Iterator[Entry]:
     """A matched folder is read like any folder; a pattern with an extension takes whatever it names."""
-    pattern = _path_below(item.info.path, item.root).split("/")
+    pattern = path_below(item.path, item.base).split("/")
     has_extension = "." in pattern[-1]
     while pattern and pattern[-1] == "**":
         pattern.pop()
-    for info in _expand(item, _get_info(item.filesystem, item.root, item.given), pattern):
-        if _is_folder(info):
-            yield from _walk(item, info.path)
-        elif has_extension or _is_parquet_name(info.path):
-            yield info
+    base = _find(item.lister, item.base, item.given)
+    for entry in _expand(item, base, pattern) if base is not None else ():
+        if entry.is_folder and not entry.reason:
+            yield from _walk(item, entry)
+        elif has_extension or _may_be_input(entry):
+            yield entry
 
 
-def _expand(item: _Input, info: Any, pattern: Sequence[str]) -> Iterator[Any]:
-    """What a glob matches, level by level, so that only folders on its way are listed."""
-    if not pattern:
-        yield info
+def _expand(item: _Input, entry: Entry, pattern: Sequence[str]) -> Iterator[Entry]:
+    """What a glob matches, level by level, so that only folders on its way are listed.
+
+    A folder that leads back is entered where the pattern names it and goes on, for a pattern ends; `**` does not.
+    """
+    if not pattern or entry.reason:
+        if not pattern or entry.is_folder:
+            yield entry
         return
     head, *rest = pattern
     if head == "**":
-        yield from _expand(item, info, rest)
-    for entry in _get_entries(item, info.path, recursive=False) if _is_folder(info) else ():
-        if head == "**" and _is_folder(entry) and not _is_hidden(entry.base_name):
-            yield from _expand(item, entry, pattern)
-        elif head != "**" and _matches(entry.base_name, head):
-            yield from _expand(item, entry, rest)
+        yield from _expand(item, entry, rest)
+    for inner in item.lister.list(entry) if entry.is_folder else ():
+        is_below = head == "**"
+        if inner.path == entry.path:
+            yield inner
+        elif not is_below and rest and _matches(inner.name, head):
+            yield from _expand(item, replace(inner, reason="") if inner.leads_back else inner, rest)
+        elif inner.leads_back and not inner.reason:
+            continue
+        elif is_below and inner.is_folder and not is_hidden(inner.name):
+            yield from _expand(item, inner, pattern)
+        elif not is_below and _matches(inner.name, head):
+            yield inner
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) and (not _is_hidden(name) or pattern[0] == name[0])
-
-
-def _is_hidden(name: str) -> bool:
-    """Left-overs and markers; `_key=value` is a partition all the same, as in Spark."""
-    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+    return fnmatchcase(name, pattern) and (not is_hidden(name) or pattern[0] == name[0])
 
 
 def _is_parquet_name(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
-def _path_below(path: str, root: str) -> str:
-    return path.removeprefix(root).lstrip("/")
-
-
-def _is_folder(info: Any) -> bool:
-    return bool(info.type == pafs.FileType.Directory)
-
-
 def _describe(item: _Input) -> str:
-    entries = _get_entries(item, item.root, recursive=True)
-    names = sorted(_path_below(info.path, item.root) for info in entries if info.is_file)
+    base = Entry(path=item.base, is_folder=True, way=(item.base,))
+    names = sorted(escape(path_below(entry.path, item.base)) for entry in item.lister.walk(base) if not entry.reason)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"only {', '.join(names[:3])}{more}" if names else "no files at all"
 
 
-def _get_info(filesystem: Any, path: str, given: str) -> Any:
+def _find(lister: Lister, path: str, given: str) -> Entry | None:
     try:
-        return filesystem.get_file_info(path)
-    except OSError as error:
+        return lister.find(path)
+    except (OSError, ValueError) as error:
         raise _explain(given, f"expected a readable path, got: {error}") from error
-
-
-def _get_entries(item: _Input, folder: str, *, recursive: bool) -> list[Any]:
-    try:
-        return list(item.filesystem.get_file_info(pafs.FileSelector(folder, recursive=recursive)))
-    except OSError as error:
-        raise _explain(item.given, f"expected a folder that can be listed, got: {error}") from error

@@ -15,19 +15,23 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.inputs.sources import SourceFile, read_partitions
+from pipelines.inputs.listing import decode_path, encode_path
+from pipelines.inputs.sources import make_source
 from pipelines.job import FrozenJob
 from pipelines.plan.density import Density
 from pipelines.plan.units import RENAMED, Limits, PlannedFile, Span, Unit, cut_stretches, make_unit
 
 FILES_A_PIECE = 8192
 DENSITY = pa.struct([pa.field(name, pa.int64(), nullable=False) for name in ("rows", "captions", "bytes")])
+# A local path may be no text.
+TYPES = {"source": pa.string(), "path": pa.binary(), "digest": pa.string()}
 FILE_SCHEMA = pa.schema(
     [
         *(
-            pa.field(name, pa.string() if name in ("source", "path", "digest") else pa.int64(), nullable=False)
+            pa.field(name, TYPES.get(name, pa.int64()), nullable=False)
             for name in ("source", "path", "size", "num_rows", "largest_group", "digest")
         ),
         pa.field("densities", pa.list_(pa.field("item", DENSITY, nullable=False)), nullable=False),
@@ -79,6 +83,11 @@ class Files(Sequence[PlannedFile]):
         for piece in self.table["densities"].chunks:
             yield from ([Density(**density) for density in densities] for densities in piece.to_pylist())
 
+    def named(self, sources: Sequence[str]) -> Files:
+        """The same files by other names, in the order of these."""
+        table = self.table.set_column(0, FILE_SCHEMA.field(0), pa.array(sources, pa.string()))
+        return Files(table.take(pc.sort_indices(table["source"])))
+
     @cached_property
     def total_rows(self) -> int:
         """Rows of all files."""
@@ -86,14 +95,14 @@ class Files(Sequence[PlannedFile]):
 
 
 def _to_file(row: Mapping[str, Any]) -> PlannedFile:
-    source = str(row["source"])
-    file = SourceFile(source=source, path=row["path"], size=row["size"], partitions=read_partitions(source))
+    file = make_source(row["source"], decode_path(row["path"]), row["size"])
     rest = {name: row[name] for name in ("num_rows", "largest_group", "digest")}
     return PlannedFile(file=file, **rest, densities=tuple(Density(**density) for density in row["densities"]))
 
 
 def _to_batch(files: Sequence[PlannedFile]) -> pa.RecordBatch:
     columns = {name: [getattr(planned.file, name) for planned in files] for name in ("source", "path", "size")}
+    columns["path"] = [encode_path(path) for path in columns["path"]]
     columns |= {name: [getattr(planned, name) for planned in files] for name in ("num_rows", "largest_group", "digest")}
     columns["densities"] = [[asdict(density) for density in planned.densities] for planned in files]
     return pa.RecordBatch.from_pydict(columns, FILE_SCHEMA)

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.job import FrozenJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.stores.store import Store
-from t5enc.errors import ExitCode
+from t5enc.errors import ExitCode, show_invisible
 
 REPORT = "report.json"
 PAGE = "report.html"
@@ -110,7 +110,7 @@ class EncodeReport:
                 f"streams {self.progress.fill:.1%} full, {self.cores_used:.1f} cores at work"
             )
         lines += [f"  weaker than elsewhere: {weakness}" for weakness in self.weaknesses]
-        lines += [f"  not read: {reason}" for reason in self.unreadable.values()]
+        lines += [f"  not read: {show_invisible(reason)}" for reason in self.unreadable.values()]
         if not self.is_finished:
             lines.append("  unfinished: mend or remove the inputs named above and run the same command again")
         return "\n".join(lines)

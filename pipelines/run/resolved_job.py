@@ -18,13 +18,15 @@ from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.density import Weighing
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
+from pipelines.run.source_names import read_remembered, settle_names
 from pipelines.run.survey import survey
+from pipelines.stores.store import open_store
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.fingerprint import hash_tensors
 from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import apply_inferred, find_inferred, open_projection
 from t5enc.config import EncoderConfig
-from t5enc.errors import OutputError, SourceError
+from t5enc.errors import OutputError, SourceError, show_invisible
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.recipes.inference import InferredRecipe
@@ -95,11 +97,12 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Resol
     With `cpus`, those of the Ray cluster that this process is connected to, very many footers are read there.
     """
     inputs = open_inputs(job.inputs)
-    sources = list(inputs.files())
-    check_output(job.output, inputs, sources)
+    listing = inputs.list()
+    check_output(job.output, inputs, listing.files)
     keep = None if job.keep_columns is None else list(job.keep_columns)
     weighing = Weighing(job.text_column, job.caption_choice, keep)
-    found = survey(inputs.filesystem, sources, weighing=weighing, cpus=cpus)
+    found = survey(inputs.filesystem, listing.files, weighing=weighing, cpus=cpus)
+    found = settle_names(found, listing, None if job.overwrite else read_remembered(open_store(job.output)))
     files = found.files
     schema = kept_schema(found.schema, files[0].file, text_column=job.text_column, keep_columns=keep)
     asked = job.encoder
@@ -130,8 +133,9 @@ def _record_recipe(found: InferredRecipe | None) -> dict[str, str]:
 def check_output(output: str, inputs: Inputs, sources: Sequence[SourceFile]) -> None:
     """OutputError where the output lies in a folder that is read: the next run would take it for captions."""
     filesystem, root = find_filesystem(output)
-    if filesystem.equals(inputs.filesystem) and inputs.cover(root, sources):
-        raise OutputError(f"output: expected a folder outside the input, got {root}, which {inputs.root} holds")
+    cover = inputs.find_cover(root, sources) if filesystem.equals(inputs.filesystem) else None
+    if cover is not None:
+        raise OutputError(f"output: expected a folder outside the input, got {root}, which {cover} holds")
 
 
 def take_sample(
@@ -208,7 +212,7 @@ def freeze_options(
     captions = choose_captions(checkpoint.config, size, device.type, sample)
     record: dict[str, Any] = {
         "model": job.encoder.source.model,
-        "inputs": [hide_credentials(path) for path in job.inputs],
+        "inputs": [show_invisible(hide_credentials(path)) for path in job.inputs],
         "device": str(device),
     }
     if preparer.recipe is not None and preparer.recipe.source:

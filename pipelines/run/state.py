@@ -15,6 +15,7 @@ from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import read_runs
 from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
+from pipelines.run.source_names import note_names
 from pipelines.stores.store import Store, open_store
 
 # So that no actor is left without work while another has minutes of it.
@@ -60,6 +61,7 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
         retry_errors=job.retry_errors,
         is_whole=not resolved.unreadable,
     )
+    note_names(store, resolved.files, anew=job.overwrite)
     run = RunState(job, resolved, store, commit, unreadable=dict(resolved.unreadable))
     run.earlier = read_runs(store, commit.frozen.fingerprint)
     run.rows_before = commit.units.count_rows(commit.records.is_there)

@@ -71,18 +71,13 @@ def damaged(path: Path, data: bytes) -> SourceFile:
 @pytest.mark.parametrize(
     ("cut", "expected"),
     [
-        (lambda data: b"", "expected a Parquet file, got an empty file"),
-        (lambda data: b"PAR1", "expected a Parquet file, got 4 bytes"),
-        (lambda data: b"caption\na red bird\n" * 9, r"expected .* ends in b'PAR1', got b'ird\\n'"),
-        (lambda data: data[:-1], "expected .* ends in b'PAR1'.*cut short"),
-        (lambda data: data[: len(data) // 2], "expected .* ends in b'PAR1'"),
-        (lambda data: data[-20:], "expected a footer of .* bytes, got a file of 20"),
         (lambda data: data[:-8] + b"\xff\xff\xff\x7fPAR1", r"expected a footer of \d+ bytes, got a file"),
         (lambda data: data[:-40] + b"\xee" * 32 + data[-8:], "expected a Parquet footer, got a damaged one"),
+        (lambda data: b"PAR1" + data[-20:], "expected a footer of .* bytes, got a file of 24"),
         (lambda data: b"PAR1" + b"\0" * 8 + b"PAR1", "expected a Parquet footer, got a damaged one"),
     ],
 )
-def test_what_is_not_parquet_is_named(tmp_path: Path, cut: Any, expected: str) -> None:
+def test_a_damaged_footer_is_named(tmp_path: Path, cut: Any, expected: str) -> None:
     write(tmp_path / "good", ["a red bird"])
     file = damaged(tmp_path / "bad", cut((tmp_path / "good").read_bytes()))
     with pytest.raises(SourceError, match=rf"captions/a\.parquet: {expected}"):

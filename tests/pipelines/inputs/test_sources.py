@@ -61,9 +61,8 @@ def copy_to_memory(filesystem: Any, tree: Path, root: str) -> None:
             file.write(path.read_bytes())
 
 
-def test_a_folder_is_its_own_root_and_hidden_names_are_passed_over(tree: Path) -> None:
+def test_names_are_below_the_folder_given_and_hidden_names_are_passed_over(tree: Path) -> None:
     inputs = open_inputs([str(tree)])
-    assert inputs.root == str(tree)
     assert [file.source for file in inputs.files()] == EVERYTHING
     assert all(file.path == f"{tree}/{file.source}" for file in inputs.files())
     assert all(file.size == Path(file.path).stat().st_size for file in inputs.files())
@@ -77,30 +76,29 @@ def test_every_spelling_of_a_folder_gives_the_same_sources(tree: Path, monkeypat
 
 def test_a_single_file_has_its_folder_as_root_whatever_its_name(tree: Path) -> None:
     odd = write(tree / "_part-0")
-    assert sources(tree / "year=2023/a.parquet") == ["a.parquet"]
+    assert sources(tree / "z.parquet") == ["z.parquet"]
+    assert sources(tree / "year=2024/deep/c.pq") == ["c.pq"]
     assert sources(odd) == ["_part-0"]
 
 
 @pytest.mark.parametrize(
-    ("pattern", "root", "expected"),
+    ("pattern", "expected"),
     [
-        ("*.parquet", "", ["z.parquet"]),
-        ("*", "", EVERYTHING),
-        ("**", "", EVERYTHING),
-        ("**/*.pq", "", ["year=2024/deep/c.pq"]),
-        ("**/*.parquet", "", ["year=2023/a.parquet", "z.parquet"]),
-        ("year=202?/*", "", EVERYTHING[:3]),
-        ("year=202[!3]/**/c.*", "", ["year=2024/deep/c.pq"]),
-        ("year=2023/[ab].*", "year=2023", ["a.parquet", "b.parq"]),
-        ("*/deep/c.pq", "", ["year=2024/deep/c.pq"]),
-        ("_temp*/*", "", ["_temporary/0.parquet"]),
-        ("year=2023/*.md", "year=2023", ["readme.md"]),
+        ("*.parquet", ["z.parquet"]),
+        ("*", EVERYTHING),
+        ("**", EVERYTHING),
+        ("**/*.pq", ["year=2024/deep/c.pq"]),
+        ("**/*.parquet", ["year=2023/a.parquet", "z.parquet"]),
+        ("year=202?/*", EVERYTHING[:3]),
+        ("year=202[!3]/**/c.*", ["year=2024/deep/c.pq"]),
+        ("year=2024/deep/c.*", ["c.pq"]),
+        ("*/deep/c.pq", ["year=2024/deep/c.pq"]),
+        ("_temp*/*", ["_temporary/0.parquet"]),
+        ("*/*.md", ["year=2023/readme.md"]),
     ],
 )
-def test_a_glob_has_its_longest_plain_folder_as_root(tree: Path, pattern: str, root: str, expected: list[str]) -> None:
-    inputs = open_inputs([f"{tree}/{pattern}"])
-    assert inputs.root == f"{tree}/{root}".rstrip("/")
-    assert [file.source for file in inputs.files()] == expected
+def test_names_are_below_the_longest_plain_folder_of_a_glob(tree: Path, pattern: str, expected: list[str]) -> None:
+    assert sources(f"{tree}/{pattern}") == expected
 
 
 def test_a_glob_lists_only_folders_on_its_way(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,11 +114,35 @@ def test_a_glob_lists_only_folders_on_its_way(tree: Path, monkeypatch: pytest.Mo
     assert listed == [str(tree), f"{tree}/year=2023"]
 
 
-def test_several_inputs_have_their_deepest_common_folder_as_root(tree: Path) -> None:
+def test_what_else_is_given_has_no_bearing_on_a_name(tree: Path) -> None:
+    assert sources(tree / "year=2024/deep", tree / "z.parquet", tree / "year=2023") == [
+        "c.pq",
+        "year=2023/a.parquet",
+        "year=2023/b.parq",
+        "z.parquet",
+    ]
+
+
+def test_partitions_in_the_path_of_an_input_are_those_of_its_files(tree: Path) -> None:
+    """As `in/year=*` gives them where a shell has expanded it."""
     assert sources(tree / "year=2023", tree / "year=2024") == EVERYTHING[:3]
-    assert sources(tree / "z.parquet", tree / "year=2024/deep") == EVERYTHING[2:]
-    assert sources(tree / "year=2023/b.parq", tree / "year=2023/a.parquet") == ["a.parquet", "b.parq"]
-    assert open_inputs([str(tree / "year=2023"), str(tree / "year=2024")]).root == str(tree)
+    assert sources(tree / "year=2023/b.parq") == ["year=2023/b.parq"]
+    assert sources(f"{tree}/year=2023/[ab].*") == EVERYTHING[:2]
+    (file,) = open_inputs([str(tree / "year=2023/b.parq")]).files()
+    assert file.partitions == (("year", "2023"),)
+
+
+def test_files_of_one_name_get_more_of_their_paths(tmp_path: Path) -> None:
+    for name in ("a/2023/0.parquet", "a/2024/0.parquet", "b/2024/0.parquet", "b/1.parquet"):
+        write(tmp_path / name)
+    assert sources(tmp_path / "a/2023", tmp_path / "b") == ["0.parquet", "1.parquet", "2024/0.parquet"]
+    assert sources(tmp_path / "a/2023", tmp_path / "a/2024") == ["2023/0.parquet", "2024/0.parquet"]
+    both = [tmp_path / "a/2024", tmp_path / "b/2024", tmp_path / "a/2023"]
+    assert sources(*both) == sources(*reversed(both)) == ["2023/0.parquet", "a/2024/0.parquet", "b/2024/0.parquet"]
+
+
+def test_a_file_of_several_inputs_is_named_by_the_outermost_root(tree: Path) -> None:
+    assert sources(tree / "year=2024/deep", f"{tree}/**/*.pq") == ["year=2024/deep/c.pq"]
 
 
 def test_a_file_reached_twice_is_listed_once(tree: Path) -> None:
@@ -146,7 +168,7 @@ def test_hive_segments_become_partitions(tmp_path: Path) -> None:
     (file,) = open_inputs([str(tmp_path)]).files()
     assert file.partitions == (("lang", "en/gb"), ("none", None), ("_shard", "a=b"))
     (below,) = open_inputs([f"{tmp_path}/lang=en%2Fgb/*/*/*/*.parquet"]).files()
-    assert below.partitions == (("none", None), ("_shard", "a=b"))
+    assert below.partitions == file.partitions
 
 
 def test_a_copied_tree_has_equal_sources_and_digests(tree: Path, tmp_path: Path) -> None:
@@ -188,8 +210,8 @@ def test_only_the_bucket_of_a_native_uri_is_parsed(tree: Path, monkeypatch: pyte
 
     write(tree / "q?x" / "100% [a].parquet")
     monkeypatch.setattr(pafs, "FileSystem", SimpleNamespace(from_uri=from_uri))
-    assert sources("s3://bucket/year=2024?region=eu-west-1&scheme=http") == ["deep/c.pq"]
-    assert sources("s3://bucket/year=202?/*.parquet") == ["year=2023/a.parquet"]
+    assert sources("s3://bucket/year=2024?region=eu-west-1&scheme=http") == EVERYTHING[2:3]
+    assert sources("s3://bucket/year=202?/*.parquet") == EVERYTHING[:1]
     assert sources("gs://me@bucket/q?x/100% [a].parquet") == ["100% [a].parquet"]
     assert opened == ["s3://bucket?region=eu-west-1&scheme=http", "s3://bucket", "gs://me@bucket"]
 

@@ -1,0 +1,77 @@
+"""The names of input files in an output: found out before work, and remembered, so that none is computed twice.
+
+Whatever becomes of a run, the next one knows what this one called its files, and what they were.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from itertools import repeat
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.commit.manifest import to_parquet
+from pipelines.inputs.names import Content, Remembered, choose_names
+from pipelines.inputs.sources import Listing
+from pipelines.job import FrozenJob
+from pipelines.plan.plan import FILE_SCHEMA, Files
+from pipelines.run.survey import Survey
+from pipelines.stores.store import Store
+from t5enc.output import JOB, PLAN, SOURCES
+
+COLUMNS = ("source", "size", "digest")
+SCHEMA = pa.schema([*(FILE_SCHEMA.field(name) for name in COLUMNS), pa.field("run", pa.int64(), nullable=False)])
+MISSING = (FileNotFoundError, NotADirectoryError)
+
+
+def settle_names(found: Survey, listing: Listing, remembered: Remembered | None) -> Survey:
+    """The files of a survey by the names that the output has for them, in their order; and what was no file at all."""
+    found = replace(found, unreadable={**listing.unreadable, **found.unreadable})
+    if remembered is None:
+        return found
+    table = found.files.table
+    sources = [*table["source"].to_pylist(), *found.unreadable]
+    contents = [*map(Content, table["size"].to_pylist(), table["digest"].to_pylist()), *[None] * len(found.unreadable)]
+    places = [listing.places[source] for source in sources]
+    names = choose_names([place.path for place in places], [place.depth for place in places], contents, remembered)
+    renamed = zip(found.unreadable.items(), names[len(table) :], strict=True)
+    return replace(
+        found,
+        files=found.files.named(names[: len(table)]),
+        unreadable={name: f"{name}{reason.removeprefix(source)}" for (source, reason), name in renamed},
+    )
+
+
+def read_remembered(store: Store) -> Remembered | None:
+    """What earlier runs called which files, and what an output keeps of them; None where there is no output."""
+    try:
+        job = FrozenJob.from_json(store.read(JOB))
+    except MISSING:
+        return None
+    names: dict[str, dict[Content, int]] = defaultdict(dict)
+    for (source, size, digest), run in (_read(store, SOURCES) or _read(store, PLAN)).items():
+        names[source][Content(size, digest)] = run
+    return Remembered(names=names, columns=job.kept_schema.names)
+
+
+def note_names(store: Store, files: Files, *, anew: bool = False) -> None:
+    """Remember what this run calls its files, beside what others called theirs, or `anew` instead of that."""
+    runs = {} if anew else _read(store, SOURCES)
+    last = max(runs.values(), default=0)
+    new = list(zip(*(files.table[name].to_pylist() for name in COLUMNS), strict=True))
+    if anew or {key for key, run in runs.items() if run == last} != set(new):
+        runs |= dict.fromkeys(new, last + 1)
+        columns = [*map(list, zip(*runs, strict=True)), list(runs.values())]
+        store.replace(SOURCES, to_parquet([pa.table(columns, schema=SCHEMA)], SCHEMA))
+
+
+def _read(store: Store, name: str) -> dict[tuple[str, int, str], int]:
+    """The last run that gave a source this size and digest; a plan is of one run."""
+    try:
+        table = pq.read_table(pa.BufferReader(store.read(name)))
+    except MISSING:
+        return {}
+    rows = zip(*(table[column].to_pylist() for column in COLUMNS), strict=True)
+    return dict(zip(rows, table["run"].to_pylist() if "run" in table.schema.names else repeat(0), strict=False))
