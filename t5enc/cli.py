@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from t5enc.errors import ExitCode, T5encError, show_invisible
-from t5enc.machine.streams import check_working_folder, explain_lost_output, is_lost_output, open_streams
+from t5enc.machine.streams import check_working_folder, explain_lost_output, is_lost_output, open_streams, speak_utf8
 
 GROUP = "t5enc.commands"
 
@@ -36,6 +36,7 @@ def _root() -> None:
 
 def main() -> None:
     """Run a command; an error of t5enc's own ends it with its message and exit code, without a traceback."""
+    speak_utf8()
     open_streams()
     try:
         check_working_folder()

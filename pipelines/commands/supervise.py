@@ -22,7 +22,7 @@ from typing import IO, Any
 from pipelines.job import EncodeJob
 from pipelines.nodes.cluster import knock
 from t5enc.errors import DriverError, ExitCode, T5encError
-from t5enc.machine.streams import explain_lost_output
+from t5enc.machine.streams import explain_lost_output, open_streams
 from t5enc.storage.filesystems import hide_credentials
 
 INTERRUPTED = 130
@@ -128,6 +128,7 @@ def _leave_out_token(options: list[str]) -> list[str]:
 def _main(status: int, terminal: int) -> None:
     """The child: Python's own stderr is the terminal, file descriptor 2 goes through the parent."""
     sys.stderr = os.fdopen(terminal, "w", buffering=1)
+    open_streams()
     job = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
     try:

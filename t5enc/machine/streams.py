@@ -1,20 +1,33 @@
-"""Standard streams that lead nowhere, and a working folder that is gone."""
+"""Standard streams that lead nowhere or know no UTF-8, and a working folder that is gone."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 from t5enc.errors import ConfigError, T5encError
 
 
+def speak_utf8() -> None:
+    """Begin anew under a locale without UTF-8 (cron, Slurm, old images), where names of files are no text."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+
+
 def open_streams() -> None:
-    """Lead standard streams that are closed to nowhere: files that are opened later would get their numbers."""
+    """Lead standard streams that are closed to nowhere: files that are opened later would get their numbers.
+
+    What a stream has no sign for is shown by its code.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def check_working_folder() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,31 @@ def test_closed_streams_lead_nowhere(closed: str) -> None:
 def run(*arguments: str, shell: str = '"$@"', cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = ["sh", "-c", shell, "sh", sys.executable, "-m", "t5enc", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+# As a command writes: the names of files that it was given.
+WRITER = """
+import sys
+from t5enc.machine.streams import open_streams, speak_utf8
+speak_utf8()
+open_streams()
+print(sys.argv[1].encode(), sys.argv[1])
+print(sys.argv[1], file=sys.stderr)
+"""
+NO_UTF8 = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "shown"),
+    [(NO_UTF8, "Fu\xdf"), ({"LC_ALL": "C"}, "Fu\xdf"), ({"PYTHONIOENCODING": "ascii"}, r"Fu\xdf")],
+    ids=["no UTF-8", "C", "ASCII streams"],
+)
+def test_names_of_files_are_shown_in_every_locale(environ: dict[str, str], shown: str) -> None:
+    name = "Fu\xdf"
+    command = [sys.executable, "-c", WRITER, name]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=os.environ | environ)
+    assert ended.stdout == f"{name.encode()!r} {shown}\n"
+    assert ended.stderr == f"{shown}\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
