@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -31,7 +32,7 @@ NO_SYNC = frozenset(
     {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF, errno.EISDIR}
 )
 UNSYNCED = "its disk syncs no folders: a power cut may take what was written last, which `t5enc fsck` then finds"
-UNGUARDED = "its disk has no links, and its renames replace what is there: let no two runs write to it at once"
+UNGUARDED = "its disk has no links, and its renames replace what is there: let no two machines write to it at once"
 # Of Linux: paths are as they stand, and a name that is taken stays.
 AT_FDCWD, RENAME_NOREPLACE = -100, 1
 
@@ -192,8 +193,8 @@ class LocalStore:
     def _name_new(self, temporary: Path, target: Path) -> bool:
         """Give a file its name; False where that is taken.
 
-        On a disk that knows no way to keep what is there, after a look: two writers at the same moment may then both
-        succeed, and what they write under one name is the same rows.
+        On a disk that knows no way to keep what is there, after a look, which writers on one machine take in turn: two
+        on two machines may both succeed at the same moment, and what they write under one name is the same rows.
         """
         try:
             os.link(temporary, target)
@@ -205,9 +206,10 @@ class LocalStore:
         is_new = _rename_new(temporary, target)
         if is_new is None:
             self.weaknesses.add(UNGUARDED)
-            is_new = not target.exists()
-            if is_new:
-                os.rename(temporary, target)
+            with _in_turn(temporary.parent):
+                is_new = not target.exists()
+                if is_new:
+                    os.rename(temporary, target)
         return is_new
 
 
@@ -224,6 +226,18 @@ def _rename_new(temporary: Path, target: Path) -> bool | None:
     if rename(AT_FDCWD, os.fsencode(temporary), AT_FDCWD, os.fsencode(target), RENAME_NOREPLACE) == 0:
         return True
     return False if ctypes.get_errno() == errno.EEXIST else None
+
+
+@contextlib.contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """One writer at a time of those on this machine, where the disk knows locks; they end with their process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _explain(error: OSError, path: Path) -> OutputError:
