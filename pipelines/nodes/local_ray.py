@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from pipelines.nodes.ray_internals import starting_head
+from pipelines.nodes.ray_internals import count_cores, starting_head
 from t5enc.errors import DriverError
 from t5enc.machine.own_ray import find_folder, find_store_folder, find_token
 
@@ -20,7 +20,7 @@ TRIES = 3
 SETTINGS = {"prestart_worker_first_driver": False}
 
 
-def start_local(*, _system_config: dict[str, Any] | None = None, **more: Any) -> None:
+def start_local(*, num_cpus: int | None = None, _system_config: dict[str, Any] | None = None, **more: Any) -> None:
     """Start a Ray on this machine as a job without a cluster does; `more` goes to `ray.init`.
 
     ConfigError where nothing here can hold its sockets, DriverError where it does not start.
@@ -34,6 +34,7 @@ def start_local(*, _system_config: dict[str, Any] | None = None, **more: Any) ->
             with starting_head():
                 ray.init(
                     address="local",
+                    num_cpus=count_cores() if num_cpus is None else num_cpus,
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,

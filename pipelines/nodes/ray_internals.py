@@ -6,6 +6,7 @@ Each use names the public call that was tried instead, and why it does not do.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,16 @@ def starting_head() -> Iterator[None]:
 
 def _do_nothing(*_: Any, **__: Any) -> None:
     pass
+
+
+def count_cores() -> int:
+    """Cores that this process may use: those it is bound to, within its container's share, and at least one."""
+    # ray.init(num_cpus=None): counts the cores that a process is kept from (taskset, Slurm), and none in a container
+    # with half a core.
+    from ray._private.utils import get_num_cpus
+
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(bound, int(get_num_cpus(override_docker_cpu_warning=True))))
 
 
 def find_cluster() -> str | None:

@@ -106,6 +106,23 @@ def test_a_long_tmpdir_and_rays_address_of_elsewhere_do_not_reach_ray(
     assert asked["_system_config"] == {"prestart_worker_first_driver": False, "metrics_report_interval_ms": 1000}
 
 
+@pytest.mark.parametrize(
+    ("bound", "share", "cores"), [({3}, 64, 1), ({0, 1, 2}, 64, 3), (set(range(64)), 2, 2), (set(range(64)), 0, 1)]
+)
+@pytest.mark.usefixtures("home")
+def test_ray_is_told_of_the_cores_that_it_may_use(
+    bound: set[int], share: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """taskset and Slurm bind a process to some; a container's share of half a core is none in Ray's words."""
+    from ray._private import utils
+
+    head = stand_in(monkeypatch, FakeHead(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: bound, raising=False)
+    monkeypatch.setattr(utils, "get_num_cpus", lambda **_: share)
+    start_local()
+    assert head.asked[0]["num_cpus"] == cores
+
+
 def test_a_machine_without_a_folder_for_sockets_is_told_before_ray_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     head = stand_in(monkeypatch, FakeHead(0))
 
