@@ -14,7 +14,7 @@ from importlib import import_module
 
 from pipelines.job import EncodeJob, check_address
 from pipelines.nodes.growth import await_capacity
-from pipelines.nodes.local_ray import start_local
+from pipelines.nodes.local_ray import make_job_config, start_local
 from pipelines.nodes.ray_internals import find_cluster
 from pipelines.nodes.selectors import Node, list_nodes
 from pipelines.nodes.shares import Cluster, list_least, share_out
@@ -131,6 +131,7 @@ def _join(job: EncodeJob, address: str, named_by: str) -> None:
             address=job.ray_address,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            job_config=make_job_config(),
             runtime_env={"py_modules": list_packages()} if job.ship_code else None,
         )
     except ray.exceptions.AuthenticationError as error:

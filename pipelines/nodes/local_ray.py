@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.nodes.ray_internals import count_cores, starting_head
 from t5enc.errors import DriverError
-from t5enc.machine.own_ray import find_folder, find_store_folder, find_token
+from t5enc.machine.own_ray import ModulePaths, find_folder, find_store_folder, find_token
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def start_local(*, num_cpus: int | None = None, _system_config: dict[str, Any] |
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     object_store_memory=OBJECT_STORE_BYTES,
+                    job_config=make_job_config(),
                     _temp_dir=folder,
                     _plasma_directory=find_store_folder(folder),
                     _system_config=SETTINGS | (_system_config or {}),
@@ -54,3 +55,12 @@ def start_local(*, num_cpus: int | None = None, _system_config: dict[str, Any] |
                     f"what its processes said is in {folder}/session_latest/logs"
                 ) from error
             logger.warning("Ray did not start, trying again: %s", said)
+
+
+def make_job_config() -> Any:
+    """What Ray is to know of this process beside what `ray.init` takes."""
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config._py_driver_sys_path = ModulePaths()
+    return config

@@ -21,7 +21,7 @@ from serve_app.deploy.haproxy import make_environment
 from serve_app.http.keys import KeyRing
 from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, ServiceError
-from t5enc.machine.own_ray import find_folder, find_store_folder, find_token
+from t5enc.machine.own_ray import ModulePaths, find_folder, find_store_folder, find_token
 from t5enc.options import resolve_device
 
 if TYPE_CHECKING:
@@ -114,7 +114,10 @@ def serve_until_interrupted(config: ServeConfig, ray_folder: str) -> None:
 def start_ray(config: ServeConfig, folder: str) -> None:
     """Start Ray on this machine; ServiceError where it does not start."""
     import ray
+    from ray.job_config import JobConfig
 
+    job = JobConfig()
+    job._py_driver_sys_path = ModulePaths()
     try:
         ray.init(
             address="local",
@@ -122,6 +125,7 @@ def start_ray(config: ServeConfig, folder: str) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            job_config=job,
             _temp_dir=folder,
             _plasma_directory=find_store_folder(folder),
         )

@@ -10,7 +10,8 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from t5enc.errors import ConfigError
@@ -19,6 +20,19 @@ from t5enc.errors import ConfigError
 LONGEST_NAME = len("/session_2026-11-29_14-09-04_616767_4194304/sockets/plasma_store.1")
 ROOTS = ("/tmp", "/var/tmp", "/dev/shm")
 TOKEN_NAMES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+class ModulePaths(list[str]):
+    """Where Ray's workers look for modules first: the `_py_driver_sys_path` of a `JobConfig`, which Ray extends.
+
+    Ray adds the working folder, whose random.py or datasets/ every worker would import; here that is left out unless
+    this process looks there, too.
+    """
+
+    def extend(self, paths: Iterable[str]) -> None:
+        """Add those of the paths where this process looks."""
+        own = {os.path.realpath(path) for path in sys.path}
+        super().extend(path for path in paths if os.path.realpath(path) in own)
 
 
 def find_folder(environ: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from pipelines import EncodeJob
 from pipelines.nodes import local_ray
 from pipelines.nodes.cluster import _start
-from pipelines.nodes.local_ray import TRIES, start_local
+from pipelines.nodes.local_ray import TRIES, make_job_config, start_local
 from pipelines.nodes.ray_internals import NEEDLESS, starting_head
 from t5enc.errors import ConfigError, DriverError
 
@@ -121,6 +122,21 @@ def test_ray_is_told_of_the_cores_that_it_may_use(
     monkeypatch.setattr(utils, "get_num_cpus", lambda **_: share)
     start_local()
     assert head.asked[0]["num_cpus"] == cores
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"), [([], []), ([""], ["here"]), (["here"], ["here"]), (["there"], ["there"])], ids=str
+)
+def test_workers_look_for_modules_where_this_process_does(
+    own: list[str], kept: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random.py or datasets/ in the working folder is not for them."""
+    paths = {"": "", "here": str(tmp_path), "there": str(tmp_path / "there")}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [paths[name] for name in own])
+    config = make_job_config()
+    config._py_driver_sys_path.extend([paths["there"], paths["here"]])  # as ray.init does
+    assert list(config._get_proto_job_config().py_driver_sys_path) == [paths[name] for name in kept]
 
 
 def test_a_machine_without_a_folder_for_sockets_is_told_before_ray_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

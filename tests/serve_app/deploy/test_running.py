@@ -47,6 +47,8 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ServiceError, match=said):
         start_ray(ServeConfig.from_mapping({"model": "builtin:tiny"}), "/tmp/x")
     assert asked[0]["_temp_dir"] == "/tmp/x"
+    asked[0]["job_config"]._py_driver_sys_path.extend(["/nowhere"])  # as ray.init does with the working folder
+    assert asked[0]["job_config"]._py_driver_sys_path == []
 
 
 def look_at(status: str, replicas: dict[str, int], message: str = "") -> Any:
