@@ -31,6 +31,7 @@ from benchmarks.conditions.corpus import make_parser
 from benchmarks.conditions.machine import Machine, publish
 from benchmarks.conditions.workloads import QUICK, SHARD_BYTES, WORKLOADS, Workload, lay_out, link_files
 from benchmarks.memory import read_peak
+from t5enc.storage.layout import MANIFEST
 
 if TYPE_CHECKING:
     from pipelines.plan.units import Unit
@@ -159,7 +160,7 @@ def conclude_job(workload: Workload, folder: Path, _: float) -> dict[str, Any]:
     figures: dict[str, Any] = {"count": len(commit.units)}
     with timed(figures):
         conclude_commit(store, commit)
-    return figures | {"bytes_manifest": (folder / "out" / "manifest.parquet").stat().st_size}
+    return figures | {"bytes_manifest": (folder / "out" / MANIFEST).stat().st_size}
 
 
 def commit_units(resolved: Any, store: Any, folder: Path, share: float) -> None:

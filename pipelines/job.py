@@ -16,11 +16,11 @@ from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.fields.parts import check_names, fill, show_names, without
 from t5enc.options import EncoderOptions, SharedNames, expand_home
-from t5enc.output import JOB, SUCCESS, read_recipe
+from t5enc.output import check_format, explain_old, read_recipe
 from t5enc.recipes.recipe import Recipe, complete_identity
 from t5enc.storage import check_storage_dtype
+from t5enc.storage.layout import FORMAT_VERSION, JOB, OLD_JOB, SUCCESS
 
-FORMAT_VERSION = 1
 CaptionChoice = Literal["all", "first"]
 # What an actor takes of a node under names of their own.
 OWN_OPTIONS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor"}
@@ -167,7 +167,7 @@ def _expand(path: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenJob:
-    """What `_job.json` holds.
+    """What `_t5enc/job.json` holds.
 
     `identity` is what makes two jobs the same: any difference in it is another job. The rest is fixed by the first
     run, so that every later one cuts the same shards (`rows_per_shard`, `schema`), or is kept as a record. Without
@@ -182,6 +182,7 @@ class FrozenJob:
     record: dict[str, Any] = field(default_factory=dict)
     captions_per_shard: int | None = None
     bytes_per_shard: int | None = None
+    format: int = FORMAT_VERSION
 
     @property
     def fingerprint(self) -> str:
@@ -213,18 +214,25 @@ class FrozenJob:
         return str(self.identity["storage_dtype"])
 
     def to_json(self) -> bytes:
-        """The bytes of `_job.json`."""
+        """The bytes of `_t5enc/job.json`."""
         return json.dumps(asdict(self) | {"fingerprint": self.fingerprint}, indent=2, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> FrozenJob:
-        """Read `_job.json`; OutputError where it is not one of ours."""
+        """Read `_t5enc/job.json`; OutputError where it is not one of ours, or of another format."""
+        job = cls.from_old_json(data, JOB)
+        check_format(json.loads(data), JOB)
+        return job
+
+    @classmethod
+    def from_old_json(cls, data: bytes, where: str = OLD_JOB) -> FrozenJob:
+        """A job of format 1 as one of this format: it is the same job, whose shards have the same ids."""
         try:
             content = json.loads(data)
             names = {entry.name for entry in fields(cls)}
             return cls(**{name: value for name, value in content.items() if name in names})
         except (ValueError, TypeError, AttributeError) as error:
-            raise OutputError(f"{JOB}: expected a t5enc job, got {error}") from error
+            raise OutputError(f"{where}: expected a t5enc job, got {error}") from error
 
 
 def schema_to_text(schema: pa.Schema) -> str:
@@ -238,6 +246,8 @@ def freeze(store: Store, job: FrozenJob, *, overwrite: bool = False) -> FrozenJo
     Returns the frozen job that counts: the one found where its identity is the same. Another one raises
     JobMismatchError naming each field that differs, or with `overwrite` makes way for a new generation.
     """
+    if store.size(OLD_JOB) is not None:
+        raise OutputError(explain_old("the output"))
     if store.create(JOB, job.to_json()):
         return job
     found = FrozenJob.from_json(store.read(JOB))
@@ -277,5 +287,7 @@ def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tupl
 
 
 def _complete(identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As this release would have written it: format 1 was a part of it, as far as its shards are alike."""
     recipe = identity.get("recipe")
-    return identity if recipe is None else {**identity, "recipe": complete_identity(recipe)}
+    rest = {name: value for name, value in identity.items() if name != "format"}
+    return rest if recipe is None else {**rest, "recipe": complete_identity(recipe)}

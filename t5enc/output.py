@@ -23,17 +23,8 @@ from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.storage import PREFIX, column_format, read_column
 from t5enc.storage.filesystems import find_filesystem, hide_credentials
-from t5enc.storage.null_prompt import NULL, deserialize_null
-
-JOB = "_job.json"
-PLAN = "_plan.parquet"
-SOURCES = "_sources"
-MANIFEST = "manifest.parquet"
-SUCCESS = "_SUCCESS"
-# Folders of the output that hold something other than shards.
-TEMPORARY = "_tmp"
-LOG = "_manifest"
-STALE = "_stale"
+from t5enc.storage.layout import DATA, FORMAT_VERSION, JOB, MANIFEST, NULL, OLD_JOB, SUCCESS, is_shard
+from t5enc.storage.null_prompt import deserialize_null
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +48,7 @@ def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> Outpu
     """Open a job's output; unfinished is an UnfinishedError unless `partial`, which then lists what is there."""
     filesystem, root = find_filesystem(path)
     shown = hide_credentials(os.fspath(path))
-    job = _read_json(filesystem, f"{root}/{JOB}")
+    job = _read_job(filesystem, root, shown)
     if job is None:
         raise OutputError(f"{shown}: expected the output of a t5enc job, got a folder without {JOB}")
     shards = read_manifest_names(filesystem, root)
@@ -69,6 +60,34 @@ def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> Outpu
     found = shards if shards is not None else _list_shards(filesystem, root)
     conditioning = _read_conditioning(filesystem, root, job)
     return OutputFolder(filesystem, root, job, tuple(found), shards is not None, conditioning)
+
+
+def _read_job(filesystem: Any, root: str, shown: str) -> dict[str, Any] | None:
+    """The job of a folder, None where there is none; OutputError where it is of another format."""
+    if _read_json(filesystem, f"{root}/{OLD_JOB}") is not None:
+        raise OutputError(explain_old(shown))
+    job = _read_json(filesystem, f"{root}/{JOB}")
+    if job is not None:
+        check_format(job, shown)
+    return job
+
+
+def explain_old(shown: str) -> str:
+    """What is wrong with an output of format 1, and the command that mends it."""
+    return (
+        f"{shown}: expected an output of format {FORMAT_VERSION}, got one of format 1, with {OLD_JOB}; "
+        f"move it over with `t5enc fsck --migrate {shown}`, which computes nothing anew"
+    )
+
+
+def check_format(job: Mapping[str, Any], shown: str) -> None:
+    """OutputError unless a job was written in the format that this release knows."""
+    found = job.get("format")
+    if found != FORMAT_VERSION:
+        raise OutputError(
+            f"{shown}: expected an output of format {FORMAT_VERSION}, got {JOB} of format {found}; "
+            f"use the release of t5enc that wrote it"
+        )
 
 
 def _read_conditioning(filesystem: Any, root: str, job: dict[str, Any]) -> Conditioning | None:
@@ -133,7 +152,7 @@ def read_shard(filesystem: Any, path: str, columns: Sequence[str] | None = None)
 def _find_conditioning(filesystem: Any, file: str) -> Conditioning | None:
     """That of the job in whose folder a shard lies; None where there is no job above it."""
     for folder in PurePosixPath(file).parents:
-        if (job := _read_json(filesystem, f"{folder}/{JOB}")) is not None:
+        if (job := _read_job(filesystem, str(folder), str(folder))) is not None:
             return _read_conditioning(filesystem, str(folder), job)
     return None
 
@@ -160,15 +179,10 @@ def read_manifest_names(filesystem: Any, root: str) -> list[str] | None:
 
 def _list_shards(filesystem: Any, root: str) -> list[str]:
     """Every shard that lies there; names sort in input order."""
-    infos = filesystem.get_file_info(pa.fs.FileSelector(root, recursive=True))
+    selector = pa.fs.FileSelector(f"{root}/{DATA}", recursive=True, allow_not_found=True)
+    infos = filesystem.get_file_info(selector)
     names = [str(PurePosixPath(info.path).relative_to(root)) for info in infos if info.is_file]
-    return sorted(filter(is_shard, names), key=lambda name: name.rpartition("/")[::2])
-
-
-def is_shard(name: str) -> bool:
-    """Whether an object's name is a shard's, of whatever job."""
-    folder, _, file = name.partition("/")
-    return file.endswith(".parquet") and folder not in (TEMPORARY, LOG, STALE)
+    return sorted(filter(is_shard, names))
 
 
 def _read_json(filesystem: Any, path: str) -> dict[str, Any] | None:

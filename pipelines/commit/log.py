@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence, Set
 from pipelines.commit.records import UnitRecord
 from pipelines.stores.concurrent_map import THREADS, map_concurrently
 from pipelines.stores.store import Store
-from t5enc.output import LOG, STALE
+from t5enc.storage.layout import LOG, STALE
 
 # Two kinds of objects in the log: records, a line each, and names of which it must not be believed.
 NOTED = ".jsonl"

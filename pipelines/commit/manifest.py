@@ -1,6 +1,6 @@
 """What of a plan is committed, found at the start of a run; and the end of a job: manifest and `_SUCCESS`.
 
-A unit's record stands in its shard's footer, so nothing is lost when a run is; the log under `_manifest/` only
+A unit's record stands in its shard's footer, so nothing is lost when a run is; the log under `_t5enc/log/` only
 saves reading every footer again.
 """
 
@@ -32,7 +32,7 @@ from pipelines.plan.plan import FILE_SCHEMA, Files, Units
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError
-from t5enc.output import MANIFEST, PLAN, SUCCESS, is_shard
+from t5enc.storage.layout import MANIFEST, PLAN, SUCCESS, is_shard
 
 PLANNED = ("source", "size", "num_rows", "digest", "densities")
 # The size of a shard that is not there.

@@ -9,7 +9,8 @@ from pipelines.stores.store import Store
 from t5enc.options import EncoderOptions
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.storage import working_dtype
-from t5enc.storage.null_prompt import NULL, read_fingerprint, serialize_null
+from t5enc.storage.layout import NULL
+from t5enc.storage.null_prompt import read_fingerprint, serialize_null
 from t5enc.text_encoder import TextEncoder
 
 

@@ -18,7 +18,7 @@ from pipelines.job import FrozenJob, check_owner, freeze
 from pipelines.plan.plan import Files, Selection, Units
 from pipelines.plan.units import PlannedFile
 from pipelines.stores.store import Store
-from t5enc.output import SUCCESS
+from t5enc.storage.layout import SUCCESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

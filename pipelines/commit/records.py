@@ -17,6 +17,7 @@ from pipelines.plan.plan import Units
 from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
+from t5enc.storage.layout import name_folder
 
 RECORD_KEY = b"t5enc.unit"
 
@@ -44,9 +45,13 @@ class UnitRecord:
     def from_row(cls, row: Any) -> UnitRecord:
         """The record of a row; ValueError or TypeError for anything else.
 
-        A count that an earlier release did not make is 0, one that a later release makes too is passed over.
+        A count that an earlier release did not make is 0, one that a later release makes too is passed over. A shard
+        keeps what stands in its footer when an output moves to another format: only the last part of its name counts.
         """
         values = {name: value for name, value in dict(row).items() if name in FIELDS or type(value) is not int}
+        name, source = values.get("name"), values.get("source")
+        if isinstance(name, str) and isinstance(source, str):
+            values["name"] = f"{name_folder(source)}/{name.rpartition('/')[2]}"
         counts = Counts(**{name: values.pop(name) for name in COUNTS if name in values})
         return cls(counts=counts, **values)
 

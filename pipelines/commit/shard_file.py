@@ -13,6 +13,7 @@ from pipelines.commit.records import RECORD_KEY, UnitRecord
 from pipelines.job import FrozenJob
 from t5enc.errors import OutputError
 from t5enc.storage import METADATA_KEY, PREFIX, SCHEMA
+from t5enc.storage.layout import FORMAT_VERSION
 
 # Small enough to read a few captions without the rest, large enough that a disk reads at full speed.
 ROW_GROUP_BYTES = 8 << 20
@@ -21,6 +22,7 @@ ROW_GROUP_BYTES = 8 << 20
 def serialize_shard(table: pa.Table, record: UnitRecord, job: FrozenJob) -> pa.Buffer:
     """The Parquet bytes of a shard; its footer holds its record and the job, its row count is checked."""
     form = {
+        "format": FORMAT_VERSION,
         "storage_dtype": job.storage_dtype,
         "dim": job.dim,
         "job": job.identity,

@@ -22,7 +22,8 @@ from pipelines.inputs.listing import decode_path, encode_path
 from pipelines.inputs.sources import make_source
 from pipelines.job import FrozenJob
 from pipelines.plan.density import Density
-from pipelines.plan.units import RENAMED, Limits, PlannedFile, Span, Unit, cut_stretches, make_unit
+from pipelines.plan.units import Limits, PlannedFile, Span, Unit, cut_stretches, make_unit
+from t5enc.storage.layout import name_folder
 
 FILES_A_PIECE = 8192
 DENSITY = pa.struct([pa.field(name, pa.int64(), nullable=False) for name in ("rows", "captions", "bytes")])
@@ -84,9 +85,13 @@ class Files(Sequence[PlannedFile]):
             yield from ([Density(**density) for density in densities] for densities in piece.to_pylist())
 
     def named(self, sources: Sequence[str]) -> Files:
-        """The same files by other names, in the order of these."""
-        table = self.table.set_column(0, FILE_SCHEMA.field(0), pa.array(sources, pa.string()))
-        return Files(table.take(pc.sort_indices(table["source"])))
+        """The same files by other names."""
+        return Files(self.table.set_column(0, FILE_SCHEMA.field(0), pa.array(sources, pa.string())))
+
+    def in_order(self) -> Files:
+        """As readers of the output sort what is made of them."""
+        folders = [name_folder(source) for source in self.table["source"].to_pylist()]
+        return Files(self.table.take(pc.sort_indices(pa.array(folders, pa.string()))))
 
     @cached_property
     def total_rows(self) -> int:
@@ -189,12 +194,11 @@ class Units(Mapping[str, Unit]):
         """The number of the unit whose shard has this name, None where there is none."""
         folder, _, file = name.rpartition("/")
         row, _, _ = file.partition("-")
-        for source in (folder, folder.removeprefix(RENAMED)):
-            place = self._places.get(source)
-            if place is not None and row.isdecimal() and int(row) < self.files.num_rows[place]:
-                number = self._find_row(place, int(row))
-                if self.at(number).name == name:
-                    return number
+        place = self._places.get(folder)
+        if place is not None and row.isdecimal() and int(row) < self.files.num_rows[place]:
+            number = self._find_row(place, int(row))
+            if self.at(number).name == name:
+                return number
         return None
 
     def _find_row(self, place: int, row: int) -> int:
@@ -206,7 +210,8 @@ class Units(Mapping[str, Unit]):
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {source: place for place, source in enumerate(self.files.table["source"].to_pylist())}
+        sources = self.files.table["source"].to_pylist()
+        return {name_folder(source): place for place, source in enumerate(sources)}
 
     def select(self, numbers: NDArray[np.int64]) -> Selection:
         """Units of these numbers."""

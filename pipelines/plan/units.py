@@ -12,12 +12,7 @@ from dataclasses import dataclass, replace
 
 from pipelines.inputs.sources import SourceFile
 from pipelines.plan.density import ROWS, Density
-from t5enc.output import LOG, MANIFEST, PLAN, STALE, TEMPORARY
-
-# Sources of these names (a captions file called manifest.parquet) get a folder of another name in the output. It
-# may be a second source's folder too: shards of different units never have the same name.
-RESERVED = (LOG, MANIFEST, PLAN, STALE, TEMPORARY)
-RENAMED = "source_"
+from t5enc.storage.layout import name_shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +98,7 @@ class Unit:
     @property
     def name(self) -> str:
         """The shard's name: sorting names sorts rows."""
-        folder = f"{RENAMED}{self.source}" if self.source.partition("/")[0] in RESERVED else self.source
-        return f"{folder}/{self.first_row:012d}-{self.id}.parquet"
+        return name_shard(self.source, self.first_row, self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,8 @@ from pipelines.job import FrozenJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.stores.store import Store
 from t5enc.errors import ExitCode, show_invisible
+from t5enc.storage.layout import PAGE, REPORT
 
-REPORT = "report.json"
-PAGE = "report.html"
 # Earlier runs of a job, and inputs of it, that a report names.
 MOST_RUNS = 50
 MOST_INPUTS = 20

@@ -14,7 +14,7 @@ import torch
 from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.inputs.columns import kept_schema
 from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
-from pipelines.job import FORMAT_VERSION, EncodeJob, FrozenJob, schema_to_text
+from pipelines.job import EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.density import Weighing
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
@@ -103,7 +103,7 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Resol
     weighing = Weighing(job.text_column, job.caption_choice, keep)
     found = survey(inputs.filesystem, listing.files, weighing=weighing, cpus=cpus)
     found = settle_names(found, listing, None if job.overwrite else read_remembered(open_store(job.output)))
-    files = found.files
+    files = found.files.in_order()
     schema = kept_schema(found.schema, files[0].file, text_column=job.text_column, keep_columns=keep)
     asked = job.encoder
     checkpoint = open_model(asked.source)
@@ -188,7 +188,6 @@ def freeze_options(
     """The job with nothing left open."""
     dtype = str(resolve_dtype(job.encoder.dtype, device)).removeprefix("torch.")
     identity = {
-        "format": FORMAT_VERSION,
         "weights": checkpoint.fingerprint(),
         "tokenizer": preparer.tokenizer.fingerprint,
         "recipe": None if preparer.recipe is None else preparer.recipe.to_identity(),

@@ -19,7 +19,7 @@ from pipelines.job import FrozenJob
 from pipelines.plan.plan import FILE_SCHEMA, Files
 from pipelines.run.survey import Survey
 from pipelines.stores.store import Store
-from t5enc.output import JOB, PLAN, SOURCES
+from t5enc.storage.layout import JOB, PLAN, SOURCES
 
 COLUMNS = ("source", "size", "digest")
 SCHEMA = pa.schema([*(FILE_SCHEMA.field(name) for name in COLUMNS), pa.field("run", pa.int64(), nullable=False)])

@@ -18,7 +18,7 @@ import pyarrow.fs
 from pipelines.stores.object_store import ObjectFile
 from pipelines.stores.retrying import PASSING_STATUS, PATIENCE, retry
 from t5enc.errors import OutputError
-from t5enc.output import TEMPORARY
+from t5enc.storage.layout import TEMPORARY
 
 T = TypeVar("T")
 

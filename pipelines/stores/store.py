@@ -23,8 +23,8 @@ import pyarrow.fs
 
 from pipelines.stores.remote_store import RemoteStore, name_aside
 from t5enc.errors import OutputError
-from t5enc.output import TEMPORARY
 from t5enc.storage.filesystems import find_filesystem
+from t5enc.storage.layout import TEMPORARY
 
 BUCKETS = ("s3", "gs", "gcs")
 # How disks say that they do not sync this kind of file: CIFS, WSL's, and many FUSE mounts.
@@ -101,9 +101,9 @@ class LocalStore:
 
     def list(self, folder: str = "") -> Iterator[tuple[str, int]]:
         """(name, size) of every object, temporary ones apart."""
-        for where, folders, files in os.walk(self.root / folder):
-            if Path(where) == self.root and TEMPORARY in folders:
-                folders.remove(TEMPORARY)
+        for where, _, files in os.walk(self.root / folder):
+            if Path(where) == self.root / TEMPORARY:
+                continue
             for file in files:
                 path = Path(where, file)
                 with contextlib.suppress(FileNotFoundError):

@@ -10,9 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from t5enc.embeddings import Embeddings
-from t5enc.output import SUCCESS, OutputFolder, open_output, read_recipe
+from t5enc.output import OutputFolder, open_output, read_recipe
 from t5enc.recipes.describe import describe_line
 from t5enc.storage import PREFIX
+from t5enc.storage.layout import SUCCESS
 
 SHOWN_WIDTH = 48
 

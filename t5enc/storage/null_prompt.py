@@ -1,4 +1,4 @@
-"""`null.safetensors`: the null prompt of a job's recipe, stored once for all of its captions.
+"""`_t5enc/null.safetensors`: the null prompt of a job's recipe, stored once for all of its captions.
 
 K rows, M model dim.
 """
@@ -15,8 +15,8 @@ from safetensors.torch import load, save
 from t5enc.errors import OutputError
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
+from t5enc.storage.layout import NULL
 
-NULL = "null.safetensors"
 VALUES = "values"
 
 

@@ -11,7 +11,7 @@ import torch
 from pipelines.commands.fsck import check_output
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
-from t5enc.output import MANIFEST
+from t5enc.storage.layout import MANIFEST
 
 
 def assert_equal_outputs(got: Path, expected: Path, *, rtol: float = 0.0) -> None:

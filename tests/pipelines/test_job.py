@@ -13,7 +13,7 @@ import pytest
 from pipelines.job import EncodeJob, FrozenJob, check_owner, compare, freeze
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.options import EncoderOptions
-from t5enc.output import JOB, SUCCESS
+from t5enc.storage.layout import JOB, SUCCESS
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import KEPT, make_job
 
@@ -139,7 +139,7 @@ def test_a_frozen_job_survives_json() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"null", b'{"identity": {}}', b"\xff", b'"text"'])
 def test_a_job_file_that_is_not_ours_is_an_output_error(data: bytes) -> None:
-    with pytest.raises(OutputError, match=r"_job.json: expected a t5enc job, got "):
+    with pytest.raises(OutputError, match=r"_t5enc/job.json: expected a t5enc job, got "):
         FrozenJob.from_json(data)
 
 

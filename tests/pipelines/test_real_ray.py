@@ -58,7 +58,7 @@ def test_a_recipe_in_a_file_of_this_folder_reaches_the_actors(
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text("based_on: chroma\nname: mine\nmax_length: 40\n")
     encode_parquet(job(inputs, tmp_path / "out", recipe="mine.yaml"))
-    assert json.loads((tmp_path / "out" / "_job.json").read_text())["identity"]["recipe"]["name"] == "mine"
+    assert json.loads((tmp_path / "out" / "_t5enc" / "job.json").read_text())["identity"]["recipe"]["name"] == "mine"
     found = load_embeddings(tmp_path / "out")[1].to_pipeline()
     expected = TextEncoder.from_pretrained("builtin:tiny", recipe="mine.yaml").encode(captions).to_pipeline()
     assert found.prompt_embeds.shape[1] == 40

@@ -12,15 +12,16 @@ import torch
 
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError, UnfinishedError
-from t5enc.output import JOB, MANIFEST, SUCCESS, iter_embeddings, load_embeddings, open_output
+from t5enc.output import iter_embeddings, load_embeddings, open_output
 from t5enc.storage import PREFIX
+from t5enc.storage.layout import JOB, MANIFEST, OLD_JOB, STALE, SUCCESS
 from tests.t5enc.written import finish, make_embeddings, make_table, write_job, write_shard
 
 # In the order of rows, which is not that of names.
 SHARDS = {
-    "b.parquet/000-x.parquet": (["one", "two"], [2, 1]),
-    "b.parquet/002-a.parquet": (["three"], [3]),
-    "a.parquet/000-y.parquet": (["four", "five"], [1, 4]),
+    "data/b_/000-x.parquet": (["one", "two"], [2, 1]),
+    "data/b_/002-a.parquet": (["three"], [3]),
+    "data/a_/000-y.parquet": (["four", "five"], [1, 4]),
 }
 CAPTIONS = [caption for captions, _ in SHARDS.values() for caption in captions]
 
@@ -32,8 +33,8 @@ def folder(tmp_path: Path) -> Path:
     for seed, (name, (captions, lengths)) in enumerate(SHARDS.items()):
         write_shard(tmp_path, name, make_table(captions, make_embeddings(lengths, seed=seed)))
     stray = make_table(["stray"], make_embeddings([1]))
-    write_shard(tmp_path, "_stale/a.parquet/000-z.parquet", stray)
-    write_shard(tmp_path, "c.parquet/000-z.parquet", stray)
+    write_shard(tmp_path, f"{STALE}/data/a_/000-z.parquet.1", stray)
+    write_shard(tmp_path, "data/c_/000-z.parquet", stray)
     finish(tmp_path, list(SHARDS))
     return tmp_path
 
@@ -82,7 +83,7 @@ def test_a_column_that_is_not_there_is_refused_by_name(folder: Path) -> None:
 
 
 def test_one_shard_can_be_read_by_itself(folder: Path) -> None:
-    name = "b.parquet/002-a.parquet"
+    name = "data/b_/002-a.parquet"
     table, embeddings = load_embeddings(folder / name)
     assert table["caption"].to_pylist() == ["three"]
     assert torch.equal(embeddings.values, make_embeddings([3], seed=1).values)
@@ -90,15 +91,15 @@ def test_one_shard_can_be_read_by_itself(folder: Path) -> None:
 
 def test_failed_rows_have_no_tokens_and_a_reason(tmp_path: Path) -> None:
     write_job(tmp_path)
-    write_shard(tmp_path, "a/0.parquet", make_table(["x", "y", "z"], make_embeddings([1, 2, 1]), failed=[1]))
-    finish(tmp_path, ["a/0.parquet"])
+    write_shard(tmp_path, "data/a_/0.parquet", make_table(["x", "y", "z"], make_embeddings([1, 2, 1]), failed=[1]))
+    finish(tmp_path, ["data/a_/0.parquet"])
     table, embeddings = load_embeddings(tmp_path)
     assert embeddings.lengths.tolist() == [1, 0, 1]
     assert table[f"{PREFIX}error"].to_pylist() == [None, "it failed", None]
 
 
 def damage_manifest(folder: Path) -> None:
-    finish_of_other = pa.table({"name": ["c.parquet/000-z.parquet"]})
+    finish_of_other = pa.table({"name": ["data/c_/000-z.parquet"]})
     pq.write_table(finish_of_other, folder / MANIFEST)
 
 
@@ -118,7 +119,7 @@ def test_an_unfinished_output_is_read_only_on_request(spoil: object, folder: Pat
         load_embeddings(folder)
     opened = open_output(folder, partial=True)
     assert not opened.is_finished
-    assert set(opened.shards) == {*SHARDS, "c.parquet/000-z.parquet"}
+    assert set(opened.shards) == {*SHARDS, "data/c_/000-z.parquet"}
     assert "stray" in load_embeddings(folder, partial=True)[0]["caption"].to_pylist()
 
 
@@ -139,6 +140,22 @@ def test_a_folder_that_no_job_wrote_is_refused(tmp_path: Path) -> None:
             load_embeddings(path)
 
 
+def test_an_output_of_format_1_is_refused_with_the_command_that_moves_it_over(folder: Path) -> None:
+    (folder / OLD_JOB).write_bytes((folder / JOB).read_bytes())
+    shard = next(iter(SHARDS))
+    for path in (folder, folder / shard):
+        with pytest.raises(OutputError, match=f"got one of format 1, with {OLD_JOB}.*`t5enc fsck --migrate {folder}`"):
+            load_embeddings(path, partial=True)
+
+
+@pytest.mark.parametrize("found", [None, 1, 3])
+def test_an_output_of_another_format_is_refused(found: int | None, folder: Path) -> None:
+    job = json.loads((folder / JOB).read_text()) | {"format": found}
+    (folder / JOB).write_text(json.dumps(job))
+    with pytest.raises(OutputError, match=f"expected an output of format 2, got {JOB} of format {found}"):
+        load_embeddings(folder)
+
+
 def test_a_job_that_cannot_be_read_is_refused(folder: Path) -> None:
     (folder / JOB).write_text("{")
     with pytest.raises(OutputError, match=f"{JOB}: expected JSON, got"):
@@ -152,7 +169,7 @@ def test_an_output_without_shards_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_is_gone_or_damaged_is_named(folder: Path) -> None:
-    name = "b.parquet/002-a.parquet"
+    name = "data/b_/002-a.parquet"
     (folder / name).write_bytes(b"PAR1")
     with pytest.raises(OutputError, match=f"{name}: expected a Parquet shard, got "):
         load_embeddings(folder)

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import torch
 
 from t5enc.embeddings import Embeddings
-from t5enc.output import JOB, MANIFEST, SUCCESS
 from t5enc.storage import METADATA_KEY, CaptionKeys, build_table, working_dtype
+from t5enc.storage.layout import FORMAT_VERSION, JOB, MANIFEST, SUCCESS
 
 DIM = 4
 FAILED = "it failed"
@@ -47,8 +47,8 @@ def make_table(
 def write_job(folder: Path, **identity: Any) -> None:
     """A job's settings, which make a folder its output."""
     settings = {"storage_dtype": "float32", "model": "builtin:tiny", "kept_columns": ["caption"], **identity}
-    job = {"record": {"device": "cpu"}, "identity": settings, "rows_per_shard": 2, "dim": DIM}
-    folder.mkdir(parents=True, exist_ok=True)
+    job = {"format": FORMAT_VERSION, "record": {"device": "cpu"}, "identity": settings, "rows_per_shard": 2, "dim": DIM}
+    (folder / JOB).parent.mkdir(parents=True, exist_ok=True)
     (folder / JOB).write_text(json.dumps(job))
 
 

@@ -47,7 +47,9 @@ def allocation(tmp_path: Path) -> Iterator[Allocation]:
 @pytest.mark.cluster
 def test_a_job_whose_time_is_up_comes_back_and_ends_with_every_row(allocation: Allocation) -> None:
     first = allocation.start("--config", "job.yaml")
-    wait_until(lambda: (allocation.folder / "out" / "_job.json").exists() or first.poll() is not None, "no job")
+    wait_until(
+        lambda: (allocation.folder / "out" / "_t5enc" / "job.json").exists() or first.poll() is not None, "no job"
+    )
     first.send_signal(signal.SIGUSR1)
     said, _ = first.communicate(timeout=PATIENCE)
     assert first.returncode == 5, said

@@ -18,7 +18,7 @@ from pipelines.commit.records import read_footer_record
 from pipelines.plan.plan import Files
 from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError
-from t5enc.output import JOB, MANIFEST, PLAN, STALE, SUCCESS
+from t5enc.storage.layout import JOB, LOG, MANIFEST, PLAN, STALE, SUCCESS, TEMPORARY
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
@@ -35,7 +35,7 @@ def make_output() -> MemoryStore:
     return store
 
 
-FIRST, SECOND, LAST = [name for name in make_output().objects if name.endswith(".parquet") and "/" in name]
+FIRST, SECOND, LAST = [name for name in make_output().objects if name.endswith(".parquet")]
 
 
 def problems(store: MemoryStore, *, deep: bool = False) -> dict[str, str]:
@@ -61,7 +61,7 @@ def test_nothing_is_wrong_with_a_finished_output() -> None:
 
 def test_the_log_stale_and_temporary_objects_are_nobodys_concern() -> None:
     store = make_output()
-    for name in ("_manifest/1.jsonl", f"{STALE}/a.parquet/0.parquet.1", "_tmp/0.parquet.1", "report.json"):
+    for name in (f"{LOG}/1.jsonl", f"{STALE}/data/a_/0.parquet.1", f"{TEMPORARY}/0.parquet.1", "report.json"):
         store.replace(name, b"whatever")
     assert check_output(store) == []
 
@@ -70,7 +70,7 @@ def test_the_log_stale_and_temporary_objects_are_nobodys_concern() -> None:
 def test_a_folder_without_a_job_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "out"
     path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(OutputError, match=r"_job.json: expected the output folder of a t5enc job, got none"):
+    with pytest.raises(OutputError, match=f"{JOB}: expected the output folder of a t5enc job, got none"):
         check_output(LocalStore(path))
 
 
@@ -122,7 +122,7 @@ def test_a_shard_that_cannot_be_decoded_is_found_by_a_deep_check() -> None:
 
 def test_a_stray_shard_is_found_and_what_becomes_of_it() -> None:
     store = make_output()
-    store.replace("a.parquet/000000000000-aaaaaaaaaaaaaaaa.parquet", b"late")
+    store.replace("data/a_/000000000000-aaaaaaaaaaaaaaaa.parquet", b"late")
     assert list(problems(store).values()) == ["not in the manifest; the next run puts it aside"]
 
 
@@ -206,7 +206,7 @@ def test_a_plan_of_other_rows_is_found(files: list[object]) -> None:
 def test_a_job_file_that_is_not_ours_is_an_output_error() -> None:
     store = make_output()
     store.replace(JOB, json.dumps(asdict(Problem("a", "b"))).encode())
-    with pytest.raises(OutputError, match=r"_job.json: expected a t5enc job"):
+    with pytest.raises(OutputError, match=f"{JOB}: expected a t5enc job"):
         check_output(store)
 
 

@@ -21,7 +21,8 @@ from pipelines.job import FrozenJob
 from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
-from t5enc.output import JOB, MANIFEST, STALE, SUCCESS, read_manifest_names
+from t5enc.output import read_manifest_names
+from t5enc.storage.layout import JOB, MANIFEST, STALE, SUCCESS
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import caption, make_unit_shard, read_captions_of
 
@@ -74,7 +75,7 @@ class AsFilesystem:
         self.objects = objects
 
     def open_input_file(self, path: str) -> Any:
-        data = self.objects[path.strip("/").partition(".")[0]]
+        data = self.objects[path.rpartition("/")[2]]
         if data is None:
             raise FileNotFoundError(path)
         return pa.BufferReader(data)

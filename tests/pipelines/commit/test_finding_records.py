@@ -12,7 +12,7 @@ from pipelines.commit.log import append_log
 from pipelines.commit.manifest import read_records
 from pipelines.commit.records import read_footer_record
 from pipelines.plan.plan import Units
-from t5enc.output import STALE, SUCCESS
+from t5enc.storage.layout import STALE, SUCCESS
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.commit.whole_output import (
     FILES,

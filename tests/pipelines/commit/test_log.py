@@ -9,7 +9,7 @@ import pytest
 from pipelines.commit.log import append_log, put_aside, read_struck_out, strike_out
 from pipelines.commit.manifest import read_records
 from t5enc.errors import OutputError
-from t5enc.output import LOG, STALE
+from t5enc.storage.layout import LOG, STALE
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.commit.whole_output import (
     FIRST,

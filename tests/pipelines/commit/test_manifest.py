@@ -19,7 +19,7 @@ from pipelines.commit.records import Records
 from pipelines.plan.plan import Files, Units
 from pipelines.stores.store import LocalStore
 from t5enc.errors import DriverError
-from t5enc.output import MANIFEST, PLAN, STALE, SUCCESS, TEMPORARY
+from t5enc.storage.layout import MANIFEST, PLAN, STALE, SUCCESS, TEMPORARY
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.commit.whole_output import (
     FILES,

@@ -23,7 +23,7 @@ from pipelines.plan.density import ROWS, Density
 from pipelines.plan.units import PlannedFile, Unit
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError, JobMismatchError, OutputError
-from t5enc.output import JOB, LOG, MANIFEST, PLAN, SUCCESS, is_shard
+from t5enc.storage.layout import JOB, LOG, MANIFEST, PLAN, SUCCESS, is_shard
 from tests.pipelines.commit.drivers import (
     SOURCES,
     Driver,

@@ -15,7 +15,7 @@ from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commi
 from pipelines.plan.units import PlannedFile
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError
-from t5enc.output import STALE
+from t5enc.storage.layout import STALE
 from tests.pipelines.commit.drivers import SOURCES, Killed, Mortal, encode, list_finished
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.commit.turns import take_turns

@@ -14,7 +14,7 @@ from pipelines.plan.plan import Files, Units
 from pipelines.plan.units import PlannedFile
 from tests.pipelines.small_jobs import plan_file
 
-NAMES = ("a.parquet", "b/split=train/c.parquet", "manifest.parquet", "source_manifest.parquet", "z.parquet")
+NAMES = ("a.parquet", "a/split=train/c.parquet", "a", "a.pq", "z.parquet")
 SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=len(NAMES))
 
 
@@ -81,13 +81,13 @@ def test_a_unit_is_the_same_by_number_and_by_name(rows: list[int], per_unit: int
 @pytest.mark.parametrize(
     "change",
     [
-        lambda name: name.replace("a.parquet/", "b.parquet/"),
+        lambda name: name.replace("/a_/", "/b_/"),
         lambda name: name.replace("/00000000000", "/00000000009"),
         lambda name: name.replace("/00000000000", "/0000000000x"),
         lambda name: name[:-9] + "x" + name[-8:],
         lambda name: name.rpartition("/")[2],
         lambda name: "",
-        lambda name: "_job.json",
+        lambda name: "_t5enc/job.json",
     ],
 )
 def test_a_name_that_is_no_units_is_not_found(change: object) -> None:
@@ -120,7 +120,7 @@ def test_a_plan_travels_as_a_pickle() -> None:
 
 def test_an_empty_plan_has_no_units() -> None:
     units = Units(Files.of([]), rows_per_unit=2, fingerprint="job")
-    assert (len(units), list(units), units.find("a.parquet/000000000000-0.parquet")) == (0, [], None)
+    assert (len(units), list(units), units.find("data/a_/000000000000-0.parquet")) == (0, [], None)
     assert units.count_rows(np.zeros(0, np.bool_)) == 0
 
 

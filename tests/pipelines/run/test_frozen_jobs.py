@@ -18,8 +18,8 @@ from pipelines.plan.density import ROWS, Density
 from pipelines.plan.plan import Files, Units
 from pipelines.run.resolved_job import ResolvedJob, resolve_job
 from t5enc.errors import JobMismatchError
-from t5enc.output import JOB
 from t5enc.recipes.families import RECIPES
+from t5enc.storage.layout import JOB
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import plan_file
 
@@ -41,9 +41,10 @@ def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResolvedJob:
 @pytest.mark.parametrize("file", WRITTEN, ids=lambda file: file.stem)
 def test_a_job_of_an_earlier_release_goes_on(file: Path, found: ResolvedJob) -> None:
     store = MemoryStore()
-    store.replace(JOB, file.read_bytes())
+    there = FrozenJob.from_old_json(file.read_bytes()).to_json()
+    store.replace(JOB, there)
     commit = begin_commit(store, found.frozen, found.files)
-    assert store.read(JOB) == file.read_bytes()
+    assert store.read(JOB) == there
     assert commit.frozen.fingerprint == commit.units.fingerprint == json.loads(file.read_bytes())["fingerprint"]
     assert commit.frozen.recipe is not None
     assert commit.frozen.recipe.source == "FluxPipeline"
@@ -60,7 +61,7 @@ def test_a_job_is_written_as_that_of_the_last_release(found: ResolvedJob) -> Non
 @pytest.mark.parametrize("file", WRITTEN, ids=lambda file: file.stem)
 def test_a_job_of_an_earlier_release_cuts_by_rows_whatever_they_hold(file: Path) -> None:
     densities = (Density(rows=3, captions=1000 * ROWS, bytes=1 << 30), Density(rows=4))
-    frozen = FrozenJob.from_json(file.read_bytes())
+    frozen = FrozenJob.from_old_json(file.read_bytes())
     units = Units.of(Files.of([plan_file(rows=7, densities=densities)]), frozen)
     assert frozen.rows_per_shard == 2
     assert [unit.num_rows for unit in units.values()] == [2, 2, 2, 1]

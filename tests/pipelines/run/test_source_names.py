@@ -18,7 +18,7 @@ from pipelines.run import state
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
 from t5enc.errors import ExitCode, UnfinishedError
-from t5enc.output import SOURCES
+from t5enc.storage.layout import SOURCES
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

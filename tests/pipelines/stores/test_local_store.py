@@ -17,7 +17,7 @@ import pytest
 from pipelines.stores import store as store_module
 from pipelines.stores.store import LocalStore, RemoteStore, open_store
 from t5enc.errors import OutputError
-from t5enc.output import TEMPORARY
+from t5enc.storage.layout import TEMPORARY
 from tests.pipelines.stores.contents import files, names
 
 WRITERS = 8
@@ -104,7 +104,7 @@ def test_what_killed_writers_left_is_no_object_and_can_be_swept_away(tmp_path: P
         os.utime(tmp_path / TEMPORARY / "0.parquet.1234", times=(1e9, 2e9))
         assert store.list_unnamed()["0.parquet.1234"] == 2e9
         store.sweep(["0.parquet.1234", "gone.parquet.9abc"])
-        assert files(tmp_path) == ["_tmp/1.parquet.5678", "a/0.parquet"]
+        assert files(tmp_path) == [f"{TEMPORARY}/1.parquet.5678", "a/0.parquet"]
 
 
 def test_a_writer_whose_temporary_file_was_swept_away_finds_its_name_taken(
@@ -130,10 +130,9 @@ def test_data_are_synced_before_they_are_named_and_the_name_after(
     _record(monkeypatch, store_module, "_write_synced", seen, lambda path, _: path.stem)
     _record(monkeypatch, os, "link", seen, lambda _, target: target.stem)
     local.create("a/b/first.parquet", b"x")
-    assert seen[:3] == ["_sync_folder out", "_sync_folder out", "_sync_folder a"], (
-        "new folders, each in the one above it"
-    )
-    assert seen[3:] == ["_write_synced first.parquet", "link first", "_sync_folder b"]
+    made = ["_sync_folder out", "_sync_folder _t5enc", "_sync_folder out", "_sync_folder a"]
+    assert seen[:4] == made, "new folders, each in the one above it"
+    assert seen[4:] == ["_write_synced first.parquet", "link first", "_sync_folder b"]
     seen.clear()
     local.create("a/b/second.parquet", b"x")
     assert seen == ["_write_synced second.parquet", "link second", "_sync_folder b"]

@@ -126,7 +126,7 @@ def check_equal(server: str, bucket: str, expected: Path) -> None:
     assert torch.equal(embeddings.offsets, exact.offsets)
     assert torch.equal(embeddings.values, exact.values)
     assert "Uploads" not in connect(server).list_multipart_uploads(Bucket=bucket)
-    assert not [name for name in list_names(server, bucket) if "/_tmp/" in name or "/_stale/" in name]
+    assert not [name for name in list_names(server, bucket) if "/_t5enc/tmp/" in name or "/_t5enc/stale/" in name]
 
 
 def run_battery(
@@ -161,7 +161,7 @@ def test_a_driver_killed_while_the_server_fails_ends_as_an_undisturbed_run(
 ) -> None:
     proxy = run_battery(0, 2, 2, server, write_captions, tmp_path)
     assert sum(count for name, count in proxy.done.items() if name) > 5, "faults happened"
-    there = {f"out/{name}" for name in ("_job.json", "_SUCCESS", "manifest.parquet", "report.json")}
+    there = {f"out/{name}" for name in ("_t5enc/job.json", "_SUCCESS", "_t5enc/manifest", "report.json")}
     assert there <= set(list_names(server, "seed-0"))
     report = json.loads(connect(server).get_object(Bucket="seed-0", Key="out/report.json")["Body"].read())
     assert report["is_finished"]
