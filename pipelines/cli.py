@@ -137,12 +137,22 @@ def plan(
 def fsck(
     output: Annotated[str, typer.Argument(help="Output folder of `t5enc encode`.")],
     deep: Annotated[bool, typer.Option("--deep", help="Read every shard and compare its content.")] = False,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="Move an output of format 1 over instead; nothing is computed anew.")
+    ] = False,
 ) -> None:
     """Check an output: plan, shards and manifest agree, and every row is there exactly once."""
     from pipelines.commands.fsck import check_output, print_problems
+    from pipelines.commands.migrate import migrate_output, print_migration
+    from pipelines.job import refuse_old
     from pipelines.stores.store import open_store
 
-    problems = check_output(open_store(output), deep=deep)
+    store = open_store(output)
+    if migrate:
+        print_migration(output, migrate_output(store))
+        return
+    refuse_old(store, output)
+    problems = check_output(store, deep=deep)
     print_problems(output, problems)
     if problems:
         raise typer.Exit(ExitCode.FAILED)

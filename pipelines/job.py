@@ -19,6 +19,7 @@ from t5enc.options import EncoderOptions, SharedNames, expand_home
 from t5enc.output import check_format, explain_old, read_recipe
 from t5enc.recipes.recipe import Recipe, complete_identity
 from t5enc.storage import check_storage_dtype
+from t5enc.storage.filesystems import hide_credentials
 from t5enc.storage.layout import FORMAT_VERSION, JOB, OLD_JOB, SUCCESS
 
 CaptionChoice = Literal["all", "first"]
@@ -240,14 +241,18 @@ def schema_to_text(schema: pa.Schema) -> str:
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
+def refuse_old(store: Store, output: str) -> None:
+    """OutputError where the output is one of format 1."""
+    if store.size(OLD_JOB) is not None:
+        raise OutputError(explain_old(hide_credentials(output)))
+
+
 def freeze(store: Store, job: FrozenJob, *, overwrite: bool = False) -> FrozenJob:
     """Make this job the output's own, or find it there already.
 
     Returns the frozen job that counts: the one found where its identity is the same. Another one raises
     JobMismatchError naming each field that differs, or with `overwrite` makes way for a new generation.
     """
-    if store.size(OLD_JOB) is not None:
-        raise OutputError(explain_old("the output"))
     if store.create(JOB, job.to_json()):
         return job
     found = FrozenJob.from_json(store.read(JOB))

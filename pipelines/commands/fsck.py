@@ -18,9 +18,8 @@ from pipelines.job import FrozenJob
 from pipelines.plan.plan import Units
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
-from t5enc.output import explain_old
 from t5enc.storage.filesystems import hide_credentials
-from t5enc.storage.layout import JOB, MANIFEST, OLD_JOB, PLAN, SUCCESS, is_shard
+from t5enc.storage.layout import JOB, MANIFEST, PLAN, SUCCESS, is_shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,6 @@ class Problem:
 
 def check_output(store: Store, *, deep: bool = False) -> list[Problem]:
     """Everything wrong with an output; OutputError where there is no job at all."""
-    if store.size(OLD_JOB) is not None:
-        raise OutputError(explain_old("the output"))
     try:
         job = FrozenJob.from_json(store.read(JOB))
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -104,9 +104,9 @@ def write_plan(store: Store, files: Files) -> None:
     store.replace(PLAN, to_parquet([table], table.schema))
 
 
-def read_plan(store: Store) -> Files:
+def read_plan(store: Store, name: str = PLAN) -> Files:
     """What `write_plan` noted: enough to cut the same units again, not to read them."""
-    table = pq.read_table(pa.BufferReader(store.read(PLAN)))
+    table = pq.read_table(pa.BufferReader(store.read(name)))
     rest = {"path": pa.array([b""] * len(table)), "largest_group": table["num_rows"]}
     if "densities" not in table.column_names:  # of a release that cut by rows alone
         rest["densities"] = pa.array([[]] * len(table), FILE_SCHEMA.field("densities").type)

@@ -169,7 +169,13 @@ def make_record(unit: Unit, row: np.void) -> UnitRecord:
 
 
 def read_footer_record(store: Store, name: str) -> UnitRecord | None:
-    """A shard's own record, or None where the shard is damaged or gone.
+    """A shard's own record, or None where the shard is damaged, gone or not the one of this name."""
+    record = read_record(store, name)
+    return None if record is None or record.name != name else record
+
+
+def read_record(store: Store, name: str) -> UnitRecord | None:
+    """The record in a file's footer, or None where the file is damaged, gone or none of ours.
 
     A store that does not answer is no damage: OutputError, and the shard stays.
     """
@@ -186,9 +192,7 @@ def read_footer_record(store: Store, name: str) -> UnitRecord | None:
         record = UnitRecord.from_json(metadata.metadata[RECORD_KEY])
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
         return None
-    if metadata.num_rows != record.counts.captions or record.name != name:
-        return None
-    return record.with_size(size)
+    return record.with_size(size) if metadata.num_rows == record.counts.captions else None
 
 
 def _read_footer_bytes(file: Any, size: int) -> bytes:

@@ -11,7 +11,7 @@ import torch
 
 from pipelines.actors.tasks import SpanResult
 from pipelines.commit.protocol import Commit, begin_commit
-from pipelines.job import EncodeJob
+from pipelines.job import EncodeJob, refuse_old
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import read_runs
 from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
@@ -51,8 +51,9 @@ class RunState:
 
 def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0) -> RunState:
     """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster."""
-    resolved = resolve_job(job, device, cpus=cpus)
     store = open_store(job.output)
+    refuse_old(store, job.output)
+    resolved = resolve_job(job, device, cpus=cpus)
     commit = begin_commit(
         store,
         resolved.frozen,

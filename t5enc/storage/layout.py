@@ -32,6 +32,8 @@ STALE = f"{NOTES}/stale"
 OLD_JOB = "_job.json"
 
 PARQUET = ".parquet"
+# The last part of a shard's name: its first row, and its unit's id.
+SHARD_NAME = re.compile(r"\d{12,}-[0-9a-f]{16}\.parquet")
 # What follows a part that is a *.parquet file, a folder, or a file of another name.
 FILE_END, FOLDER_END, OTHER_END = "_", "__", "___"
 # A part is cut here: object stores take names of 1024 bytes, disks parts of 255.
