@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -89,7 +88,7 @@ def encode(
     ship_code: Annotated[
         bool | None, typer.Option("--ship-code", help="Send this t5enc to the nodes instead of expecting it there.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any of these options.")] = None,
+    config: Annotated[Text, typer.Option(help="YAML file with any of these options.")] = None,
     *,
     place: dict[str, Any],
 ) -> None:
@@ -121,7 +120,7 @@ def plan(
     devices: Annotated[int, typer.Option(help="Devices that work at once.")] = 1,
     hour_price: Annotated[float, typer.Option(help="Price of a device-hour.")] = 2.5,
     storage_price: Annotated[float, typer.Option(help="Price of a TB a month.")] = 23.0,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any of the options of encode.")] = None,
+    config: Annotated[Text, typer.Option(help="YAML file with any of the options of encode.")] = None,
     *,
     place: dict[str, Any],
 ) -> None:
@@ -167,7 +166,7 @@ def demo(
     raise typer.Exit(run_demo(folder))
 
 
-def merge_job_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
+def merge_job_options(given: dict[str, Any], config: str | None) -> dict[str, Any]:
     """As `merge_options`, with columns to keep, resources and labels as the command line has them."""
     pairs = {option: given.pop(name, None) or () for name, option in REPEATED.items()}
     options = merge_options(given, config)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
+from t5enc.fields.blank import check_not_blank
 from t5enc.fields.parts import check_names, fill, show_names, without
 from t5enc.options import EncoderOptions, SharedNames, expand_home
 from t5enc.output import check_format, explain_old, read_recipe
@@ -85,6 +86,9 @@ class EncodeJob:
         fill(self, {name: _expand(value) if name in PATHS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:
+        check_not_blank(inputs=self.inputs, output=self.output)
+        if any("\ud800" <= character <= "\udfff" for character in self.output):
+            raise ConfigError(f"output: expected a path in UTF-8, got {self.output!r}")
         if not self.inputs:
             raise ConfigError("inputs: expected at least one file, folder or glob, got none")
         check_storage_dtype(self.storage_dtype)

@@ -87,9 +87,9 @@ def serve(
     max_body_bytes: Annotated[
         int | None, typer.Option(help="Bytes of one request (default: 8 MiB).", rich_help_panel=LIMITS)
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file with any of these options, and more.")] = None,
+    config: Annotated[Text, typer.Option(help="YAML file with any of these options, and more.")] = None,
     write_deploy_file: Annotated[
-        Path | None, typer.Option(help="Start nothing, but write what `serve deploy` takes; - prints it.")
+        Text, typer.Option(help="Start nothing, but write what `serve deploy` takes; - prints it.")
     ] = None,
     *,
     place: dict[str, Any],
@@ -101,19 +101,19 @@ def serve(
 
     asked = ServeConfig.from_mapping(merge_options(given, config))
     if write_deploy_file is not None:
-        _write(asked, write_deploy_file)
+        _write(asked, Path(write_deploy_file))
         return
     from serve_app.deploy.running import run_service
 
     run_service(asked)
 
 
-def serve_check(file: Annotated[Path, typer.Argument(help="YAML file for `serve deploy`.")]) -> None:
+def serve_check(file: Annotated[str, typer.Argument(help="YAML file for `serve deploy`.")]) -> None:
     """Refuse a file for `serve deploy` that says what Ray Serve or t5enc does not know, at any level; start nothing."""
     from serve_app.deploy.deploy_file import check_deploy_file
     from t5enc.recipes.yaml_files import read_yaml
 
-    check_deploy_file(read_yaml(file))
+    check_deploy_file(read_yaml(Path(file)))
     typer.echo(f"{file}: good")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from serve_app.served.service import ServiceLimits
 from t5enc.errors import ConfigError
+from t5enc.fields.blank import check_not_blank
 from t5enc.fields.parts import check_names, fill, find_default, list_options, list_values, show_names, without
 from t5enc.fields.words import read_words
 from t5enc.options import EncoderOptions, SharedNames
@@ -107,6 +108,7 @@ class ServeConfig:
         fill(self, options)
 
     def __post_init__(self) -> None:
+        check_not_blank(name=self.name, host=self.host, keys_file=self.keys_file)
         for name in ("max_body_bytes", "head_seconds", "body_seconds", "drain_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from t5enc.errors import ExitCode, T5encError, show_invisible
+from t5enc.fields.blank import refusing_blanks
 from t5enc.machine.streams import check_working_folder, explain_lost_output, is_lost_output, open_streams, speak_utf8
 
 GROUP = "t5enc.commands"
@@ -27,7 +28,18 @@ def build_app() -> typer.Typer:
     app.callback()(_root)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         entry.load()(app)
+    _refuse_blanks(app)
     return app
+
+
+def _refuse_blanks(app: typer.Typer) -> None:
+    """In all commands: a blank argument is a mistake of whoever wrote the command line."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = refusing_blanks(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _refuse_blanks(group.typer_instance)
 
 
 def _root() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
+from t5enc.fields.blank import check_not_blank
 from t5enc.fields.parts import check_names, fill, settle_fields, show_names
 from t5enc.model.attention.flex_support import find_flex_obstacle, find_missing_compiler, suits_flex
 from t5enc.model.memory import choose_budget, find_free_bytes
@@ -45,6 +46,7 @@ class ModelSource:
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", _name_place(self.model))
         settle_fields(self)
+        check_not_blank(model=self.model)
 
     @classmethod
     def of(cls, model: ModelPlace) -> ModelSource:
@@ -123,6 +125,7 @@ class EncoderOptions:
         fill(self, {name: READERS[name](value) if name in READERS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:
+        check_not_blank(tokenizer=self.tokenizer, recipe=self.recipe, compile_cache=self.compile_cache)
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError(f"max_length: expected at least 1, got {self.max_length}")
         if self.num_threads is not None and self.num_threads < 1:

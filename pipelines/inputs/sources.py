@@ -133,8 +133,6 @@ def _resolve(given: str, options: Mapping[str, Any]) -> _Input:
 
 def open_filesystem(uri: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """The pyarrow filesystem of a path or URI, and the path on it (absolute where local)."""
-    if not uri.strip():
-        raise SourceError(f"inputs: expected a file, a folder or a glob, got {uri!r}")
     try:
         filesystem, path = filesystems.open_filesystem(uri, options)
     except (ImportError, OSError, TypeError, ValueError) as error:

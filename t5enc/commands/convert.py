@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 @takes_model_options(*SOURCE)
 def convert(
     model: Annotated[str, typer.Argument(help="Hub id, folder, file or builtin:NAME.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    out: Annotated[str, typer.Argument(help="Folder to write.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or keep.")] = "keep",
     fuse_norms: Annotated[bool, typer.Option("--fuse-norms", help="Multiply norm scales into the weights.")] = False,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
@@ -34,7 +34,7 @@ def convert(
     source = ModelSource(model=model, **place)
     done = run(
         source,
-        out,
+        Path(out),
         dtype=dtype,
         fuse_norms=fuse_norms,
         max_shard_size=max_shard_size,
@@ -48,8 +48,8 @@ def convert(
 
 
 def add_sentinels(
-    tokenizer: Annotated[Path, typer.Argument(help="Folder of a T5 tokenizer, or a sentencepiece .model file.")],
-    out: Annotated[Path, typer.Argument(help="The .model file to write.")],
+    tokenizer: Annotated[str, typer.Argument(help="Folder of a T5 tokenizer, or a sentencepiece .model file.")],
+    out: Annotated[str, typer.Argument(help="The .model file to write.")],
     count: Annotated[
         int | None, typer.Option(min=1, help="How many; by default as many as the tokenizer says.")
     ] = None,
@@ -58,5 +58,5 @@ def add_sentinels(
     """Write a sentencepiece model that knows T5's <extra_id_N>."""
     from t5enc.text.sentinels import add_sentinels as run
 
-    added = run(tokenizer, out, count=count, overwrite=overwrite)
+    added = run(Path(tokenizer), Path(out), count=count, overwrite=overwrite)
     typer.echo(f"{out}: {added.pieces:,} pieces; <extra_id_0> is {added.first_id}, {added.count} in all")

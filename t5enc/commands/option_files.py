@@ -10,9 +10,9 @@ from t5enc.errors import ConfigError
 from t5enc.recipes.yaml_files import read_options
 
 
-def merge_options(given: dict[str, Any], config: Path | None) -> dict[str, Any]:
+def merge_options(given: dict[str, Any], config: str | None) -> dict[str, Any]:
     """The file's options, and over them those given on the command line; of `recipe_options` each by itself."""
-    options = read_options(config) if config else {}
+    options = read_options(Path(config)) if config else {}
     pairs = parse_pairs("recipe_option", given.pop("recipe_option", None) or ())
     options |= {name: value for name, value in given.items() if value is not None and value != []}
     if pairs:

@@ -50,6 +50,8 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None) -> tuple
     `options` go to the filesystem that a URI names. Raises ImportError, OSError, TypeError or ValueError where there
     is none to be opened.
     """
+    if not uri.strip():
+        raise ValueError("no path")
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return pafs.LocalFileSystem(), Path(os.path.abspath(uri)).as_posix()
@@ -62,7 +64,9 @@ def find_filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
     try:
         return open_filesystem(os.fspath(path))
     except (ImportError, OSError, TypeError, ValueError) as error:
-        told = hide_credentials(f"{os.fspath(path)}: expected a filesystem that can be opened, got: {error}")
+        told = hide_credentials(
+            f"{os.fspath(path) or repr(path)}: expected a filesystem that can be opened, got: {error}"
+        )
         raise OutputError(told) from error
 
 
