@@ -16,6 +16,7 @@ from pipelines.actors.captions import CaptionBatch
 from pipelines.commit.counts import Counts
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import hash_content
+from pipelines.inputs.valid_text import mend_texts
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Unit
 from t5enc.embeddings import Embeddings
@@ -146,9 +147,10 @@ def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) ->
     """The rows of a unit's shard and the record of what they hold."""
     errors = [encoded.failed.get(index, error) for index, error in enumerate(prepared.errors)]
     batch = prepared.batch
+    kept, mended = mend_texts(batch.kept)
     keys = CaptionKeys(source=prepared.unit.source, rows=batch.rows, caption_indices=batch.caption_indices)
     table = build_table(
-        batch.kept,
+        kept,
         keys,
         encoded.embeddings,
         storage=job.storage_dtype,
@@ -170,6 +172,7 @@ def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) ->
             died=errors.count(DIED),
             truncated=table["text_embedding_truncated"].to_pylist().count(True),
             tokens=int(tokens.sum()),
+            mended=mended,
             longest=int(prepared.lengths.max(initial=0)),
         ),
     )

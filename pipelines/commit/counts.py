@@ -37,6 +37,7 @@ class Counts:
     errors: int = count("t5enc_errors", "Captions without an embedding.")
     died: int = count("t5enc_quarantined", "Captions that killed the encoder's process.")
     truncated: int = count("t5enc_truncated", "Captions that were cut.")
+    mended: int = count("t5enc_mended", "Kept texts that were not UTF-8, with U+FFFD for the bytes in question.")
     tokens: int = count()  # Cost.useful_tokens is what was computed of them
     size: int = count("t5enc_bytes_written", "Bytes of committed shards.")
     longest: int = count(is_maximum=True)

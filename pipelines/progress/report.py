@@ -100,6 +100,8 @@ class EncodeReport:
             f"(of those {totals['died']:,} killed the encoder)",
             f"  {describe_cuts(totals['truncated'], totals['captions'], totals['longest'], self.max_length)}",
         ]
+        if mended := totals.get("mended"):
+            lines.append(f"  {mended:,} texts of kept columns were not UTF-8: their bad bytes are U+FFFD in the output")
         if self.recipe is not None:
             lines.append(f"  recipe {self.recipe}")
         if self.progress.cost.units:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -67,11 +68,20 @@ def _first_rows(folder: OutputFolder, rows: int) -> Table:
     names = [name for name in table.column_names if not name.startswith(PREFIX)]
     heads = ["source", "row", *map(escape, names), "tokens", "embedding"]
     shown = Table(*heads, title="first rows", title_justify="left")
-    for index, row in enumerate(table.to_pylist()):
+    for index in range(len(table)):
+        row = {name: _read(table.column(name)[index]) for name in table.column_names}
         kept = [_shorten(row[name]) for name in names]
         key, tokens = [row[f"{PREFIX}source"], str(row[f"{PREFIX}row"])], str(row[f"{PREFIX}num_tokens"])
         shown.add_row(*map(escape, [*key, *kept, tokens, _summarise(embeddings, index, row)]))
     return shown
+
+
+def _read(value: pa.Scalar) -> Any:
+    """A value in Python; one that is called text and is none, as outputs before 0.2.0 may hold it, in words."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return "(not UTF-8)"
 
 
 def _summarise(embeddings: Embeddings, index: int, row: dict[str, Any]) -> str:
