@@ -14,8 +14,7 @@ import pyarrow as pa
 
 from pipelines.stores.store import Store
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
-from t5enc.fields.blank import check_not_blank
-from t5enc.fields.parts import check_names, fill, show_names, without
+from t5enc.fields.parts import PLACE, check_names, fill, show_names, without
 from t5enc.options import EncoderOptions, SharedNames, expand_home
 from t5enc.output import check_format, explain_old, read_recipe
 from t5enc.recipes.recipe import Recipe, complete_identity
@@ -61,8 +60,8 @@ class JobNames(SharedNames, total=False):
 class EncodeJob:
     """What to encode, with which model, and where to put it; the options of the encoder stand beside the others."""
 
-    inputs: Sequence[str]
-    output: str
+    inputs: Sequence[str] = field(metadata=PLACE)
+    output: str = field(metadata=PLACE)
     encoder: EncoderOptions = field(metadata=without("num_threads", "device_share"))
     text_column: str = "caption"
     caption_choice: CaptionChoice = "all"
@@ -86,9 +85,6 @@ class EncodeJob:
         fill(self, {name: _expand(value) if name in PATHS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:
-        check_not_blank(inputs=self.inputs, output=self.output)
-        if any("\ud800" <= character <= "\udfff" for character in self.output):
-            raise ConfigError(f"output: expected a path in UTF-8, got {self.output!r}")
         if not self.inputs:
             raise ConfigError("inputs: expected at least one file, folder or glob, got none")
         check_storage_dtype(self.storage_dtype)

@@ -11,8 +11,7 @@ from typing import Any, Unpack
 
 from serve_app.served.service import ServiceLimits
 from t5enc.errors import ConfigError
-from t5enc.fields.blank import check_not_blank
-from t5enc.fields.parts import check_names, fill, find_default, list_options, list_values, show_names, without
+from t5enc.fields.parts import PLACE, check_names, fill, find_default, list_options, list_values, show_names, without
 from t5enc.fields.words import read_words
 from t5enc.options import EncoderOptions, SharedNames
 from t5enc.recipes.opening import is_recipe_file, open_recipe
@@ -82,7 +81,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     route_prefix: str = "/"
-    keys_file: str | None = None
+    keys_file: str | None = field(default=None, metadata=PLACE)
     require_keys: bool = False
     insecure: bool = False
     replicas: str = "1"
@@ -108,7 +107,6 @@ class ServeConfig:
         fill(self, options)
 
     def __post_init__(self) -> None:
-        check_not_blank(name=self.name, host=self.host, keys_file=self.keys_file)
         for name in ("max_body_bytes", "head_seconds", "body_seconds", "drain_seconds"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")

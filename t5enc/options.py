@@ -11,8 +11,7 @@ import torch
 
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
-from t5enc.fields.blank import check_not_blank
-from t5enc.fields.parts import check_names, fill, settle_fields, show_names
+from t5enc.fields.parts import PLACE, check_names, fill, settle_fields, show_names
 from t5enc.model.attention.flex_support import find_flex_obstacle, find_missing_compiler, suits_flex
 from t5enc.model.memory import choose_budget, find_free_bytes
 from t5enc.model.precision import resolve_dtype
@@ -36,7 +35,7 @@ class ModelSource:
     The token is never shown; True stands for the one that is stored on this machine.
     """
 
-    model: str
+    model: str = field(metadata=PLACE)
     subfolder: str | None = None
     revision: str | None = None
     variant: str | None = None
@@ -46,7 +45,6 @@ class ModelSource:
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", _name_place(self.model))
         settle_fields(self)
-        check_not_blank(model=self.model)
 
     @classmethod
     def of(cls, model: ModelPlace) -> ModelSource:
@@ -108,15 +106,15 @@ class EncoderOptions:
     """
 
     source: ModelSource
-    tokenizer: str | bytes | None = None
-    recipe: str | Recipe | None = None
+    tokenizer: str | bytes | None = field(default=None, metadata=PLACE)
+    recipe: str | Recipe | None = field(default=None, metadata=PLACE)
     recipe_options: Mapping[str, Any] = field(default_factory=dict)
     max_length: int | None = None
     dtype: str | None = None
     device: str | None = None
     token_budget: int | None = None
     attention: AttentionName = "auto"
-    compile_cache: str | None = None
+    compile_cache: str | None = field(default=None, metadata=PLACE)
     deterministic: bool = False
     num_threads: int | None = None
     device_share: float = 1.0
@@ -125,7 +123,6 @@ class EncoderOptions:
         fill(self, {name: READERS[name](value) if name in READERS else value for name, value in options.items()})
 
     def __post_init__(self) -> None:
-        check_not_blank(tokenizer=self.tokenizer, recipe=self.recipe, compile_cache=self.compile_cache)
         if self.max_length is not None and self.max_length < 1:
             raise ConfigError(f"max_length: expected at least 1, got {self.max_length}")
         if self.num_threads is not None and self.num_threads < 1:

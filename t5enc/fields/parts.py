@@ -15,9 +15,12 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from t5enc.errors import ConfigError
+from t5enc.fields.blank import check_not_blank
 from t5enc.fields.types import check_fields, find_hints
 
 Kind = TypeVar("Kind", bound=type)
+# Metadata of a field that says where something is: blank is refused.
+PLACE = {"is_place": True}
 
 
 def without(*names: str, where: str = "") -> dict[str, Any]:
@@ -51,6 +54,7 @@ def settle_fields(instance: Any) -> None:
         value = _settle(entry, find_hints(kind)[entry.name], getattr(instance, entry.name))
         object.__setattr__(instance, entry.name, value)
     check_fields(instance)
+    check_not_blank(**{e.name: getattr(instance, e.name) for e in fields(kind) if e.metadata.get("is_place")})
 
 
 def check_names(kind: type, given: Mapping[str, Any]) -> None:

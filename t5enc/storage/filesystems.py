@@ -62,6 +62,7 @@ def open_filesystem(uri: str, options: Mapping[str, Any] | None = None) -> tuple
 def find_filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
     """The pyarrow filesystem of a path or URI, and the path on it; OutputError where there is none."""
     try:
+        os.fspath(path).encode()  # what is written there is read by all
         return open_filesystem(os.fspath(path))
     except (ImportError, OSError, TypeError, ValueError) as error:
         told = hide_credentials(

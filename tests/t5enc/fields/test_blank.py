@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from pipelines import EncodeJob
 from pipelines.inputs.sources import open_inputs
+from pipelines.stores.store import open_store
 from serve_app.config import ServeConfig
 from t5enc import TextEncoder, load_embeddings
 from t5enc.cli import build_app
@@ -96,5 +97,5 @@ def test_a_blank_path_is_no_folder_to_any_reader(read: Any, error: type[T5encErr
 
 
 def test_an_output_that_is_not_utf8_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"output: expected a path in UTF-8, got 'caf\\udce9'"):
-        EncodeJob(model="builtin:tiny", inputs=["in"], output="caf\udce9")
+    with pytest.raises(OutputError, match=r"can't encode character '\\udce9'"):
+        open_store("caf\udce9")
