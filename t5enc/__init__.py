@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from t5enc.actor import EncoderActor
+    from t5enc.checkpoint.opening import open_pooler
     from t5enc.embeddings import Embeddings
     from t5enc.hf import AutoT5EncoderModel, MT5EncoderModel, T5EncoderModel, UMT5EncoderModel
     from t5enc.options import EncoderOptions
@@ -27,6 +28,7 @@ __all__ = [
     "UMT5EncoderModel",
     "iter_embeddings",
     "load_embeddings",
+    "open_pooler",
 ]
 
 _HOMES = {
@@ -40,6 +42,7 @@ _HOMES = {
     "TextEncoder": "t5enc.text_encoder",
     "iter_embeddings": "t5enc.output",
     "load_embeddings": "t5enc.output",
+    "open_pooler": "t5enc.checkpoint.opening",
 }
 
 

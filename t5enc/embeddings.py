@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, overload
+from typing import overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from t5enc.errors import InputError
+from t5enc.pooling import Pooler
 from t5enc.recipes.conditioning import Conditioning, PipelineInputs, build_inputs
 
 
@@ -21,12 +21,13 @@ from t5enc.recipes.conditioning import Conditioning, PipelineInputs, build_input
 class Embeddings:
     """`values` (T, M) holds text i in rows `offsets[i]` to `offsets[i + 1]`; a text without embedding has none.
 
-    `conditioning` says what recipe they were made by, if any.
+    `conditioning` says what recipe they were made by, if any, and `pooler` how their checkpoint pools them, if it says.
     """
 
     values: Tensor
     offsets: Tensor
     conditioning: Conditioning | None = None
+    pooler: Pooler | None = None
 
     def __post_init__(self) -> None:
         if self.values.dim() != 2 or self.offsets.dim() != 1 or len(self.offsets) < 1:
@@ -50,7 +51,7 @@ class Embeddings:
             return parts[0]
         values = torch.cat([part.values[int(part.offsets[0]) : int(part.offsets[-1])] for part in parts])
         joined = cls.from_lengths(values, torch.cat([part.lengths for part in parts]))
-        return replace(joined, conditioning=parts[0].conditioning)
+        return replace(joined, conditioning=parts[0].conditioning, pooler=parts[0].pooler)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -76,7 +77,8 @@ class Embeddings:
         if step != 1:
             raise IndexError(f"Embeddings: expected a slice of step 1, got {step}")
         offsets = self.offsets[start : max(start, stop) + 1]
-        return Embeddings(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0], self.conditioning)
+        values = self.values[int(offsets[0]) : int(offsets[-1])]
+        return replace(self, values=values, offsets=offsets - offsets[0])
 
     @property
     def lengths(self) -> Tensor:
@@ -111,15 +113,16 @@ class Embeddings:
             raise InputError("to_pipeline: expected embeddings made by a recipe (recipe=...), got none")
         return build_inputs(list(self), self.conditioning)
 
-    def pooled(self, method: Literal["mean", "first"] = "mean", *, normalize: bool = False) -> Tensor:
-        """(N, M) float32: one vector a text, the mean of its tokens or its first; zeros for a text without any.
+    def pooled(
+        self, method: str | None = None, *, normalize: bool | None = None, pooler: Pooler | None = None
+    ) -> Tensor:
+        """(N, P) float32: one vector a text; zeros for a text without tokens.
 
-        With `normalize` the vectors have unit length (Ni et al. 2021, Sentence-T5, use the normalised mean).
+        A checkpoint of sentence-transformers (sentence-t5, gtr-t5) is pooled by its own modules: `method` can but
+        name theirs, and `normalize=False` leaves out the last of them, where it gives vectors unit length. Others by
+        the mean of their tokens, or by `method`: first, max, lasttoken and the like. `pooler` is the checkpoint's, for
+        embeddings that come without (`t5enc.open_pooler`).
+
+        ConfigError for modules that are not known, or that are not at hand, InputError for another method.
         """
-        if method not in ("mean", "first"):
-            raise InputError(f"pooled: expected mean or first, got {method!r}")
-        pooled = self.values.new_zeros(len(self), self.dim, dtype=torch.float32)
-        for index, text in enumerate(self):
-            if len(text):
-                pooled[index] = text.float().mean(0) if method == "mean" else text[0]
-        return F.normalize(pooled, dim=-1) if normalize else pooled
+        return (pooler or self.pooler or Pooler()).choose(method).pool(self, self.dim, normalize=normalize)

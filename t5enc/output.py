@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError, UnfinishedError
+from t5enc.pooling import Pooler
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.storage import PREFIX, column_format, read_column
@@ -37,11 +38,12 @@ class OutputFolder:
     shards: tuple[str, ...]
     is_finished: bool
     conditioning: Conditioning | None
+    pooler: Pooler | None = None
 
     def read_shard(self, name: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, Embeddings]:
         """The rows of one shard without their bytes, and their embeddings."""
         table, embeddings = read_shard(self.filesystem, f"{self.root}/{name}", columns)
-        return table, replace(embeddings, conditioning=self.conditioning)
+        return table, replace(embeddings, conditioning=self.conditioning, pooler=self.pooler)
 
 
 def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> OutputFolder:
@@ -59,7 +61,8 @@ def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> Outpu
         )
     found = shards if shards is not None else _list_shards(filesystem, root)
     conditioning = _read_conditioning(filesystem, root, job)
-    return OutputFolder(filesystem, root, job, tuple(found), shards is not None, conditioning)
+    pooler = _read_pooler(job)
+    return OutputFolder(filesystem, root, job, tuple(found), shards is not None, conditioning, pooler)
 
 
 def _read_job(filesystem: Any, root: str, shown: str) -> dict[str, Any] | None:
@@ -102,6 +105,12 @@ def _read_conditioning(filesystem: Any, root: str, job: dict[str, Any]) -> Condi
     return deserialize_null(data, recipe, job["fingerprint"])
 
 
+def _read_pooler(job: dict[str, Any]) -> Pooler | None:
+    """That of a checkpoint whose own modules pool: their names are in the output, they are not."""
+    names = job["record"].get("pooling_modules")
+    return None if names is None else Pooler.absent(names)
+
+
 def read_recipe(identity: Mapping[str, Any], record: Mapping[str, Any]) -> Recipe | None:
     """What a job's embeddings are made for; its pipeline's class is no part of the identity, and kept beside it."""
     values = identity.get("recipe")
@@ -119,7 +128,7 @@ def load_embeddings(
     if str(path).endswith(".parquet"):
         filesystem, file = find_filesystem(path)
         table, embeddings = read_shard(filesystem, file, columns)
-        return table, replace(embeddings, conditioning=_find_conditioning(filesystem, file))
+        return table, _complete(filesystem, file, embeddings)
     parts = list(iter_embeddings(path, columns, partial=partial))
     if not parts:
         raise OutputError(f"{hide_credentials(os.fspath(path))}: expected at least one shard, got none")
@@ -149,12 +158,13 @@ def read_shard(filesystem: Any, path: str, columns: Sequence[str] | None = None)
     return table.select([name for name in wanted if name != f"{PREFIX}bytes"]), embeddings
 
 
-def _find_conditioning(filesystem: Any, file: str) -> Conditioning | None:
-    """That of the job in whose folder a shard lies; None where there is no job above it."""
+def _complete(filesystem: Any, file: str, embeddings: Embeddings) -> Embeddings:
+    """A shard's embeddings with what the job says of them in whose folder it lies; as they are where there is none."""
     for folder in PurePosixPath(file).parents:
         if (job := _read_job(filesystem, str(folder), str(folder))) is not None:
-            return _read_conditioning(filesystem, str(folder), job)
-    return None
+            conditioning = _read_conditioning(filesystem, str(folder), job)
+            return replace(embeddings, conditioning=conditioning, pooler=_read_pooler(job))
+    return embeddings
 
 
 def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from t5enc.checkpoint.checkpoint import Checkpoint
-from t5enc.checkpoint.opening import open_model
+from t5enc.checkpoint.opening import find_pooler, open_model
 from t5enc.checkpoint.repository import infer_options, open_projection
 from t5enc.checkpoint.weights import load_encoder
 from t5enc.config import EncoderConfig
@@ -27,6 +27,7 @@ from t5enc.model.compile_cache import CompileCache, open_cache
 from t5enc.model.encoder import Encoder
 from t5enc.model.linear import can_pack
 from t5enc.options import EncoderOptions, LoadNames
+from t5enc.pooling import Pooler
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.id_checks import check_ids, check_prompt
@@ -60,6 +61,7 @@ class TextEncoder:
         options: EncoderOptions,
         projection: tuple[Tensor, Tensor] | None = None,
         cache: CompileCache | None = None,
+        pooler: Pooler | None = None,
     ) -> None:
         """`options` must be resolved; `from_pretrained` does all of it."""
         self.encoder = encoder
@@ -76,6 +78,7 @@ class TextEncoder:
             deterministic=options.deterministic,
             projection=projection,
         )
+        self.pooler = pooler
         self._cache = cache
         self._saved_graphs = 0
         self._conditioning: Conditioning | None = None
@@ -110,7 +113,7 @@ class TextEncoder:
         encoder = load_encoder(checkpoint.config, checkpoint.tensors, dtype=dtype, device=device, pack=pack)
         width, variant = checkpoint.config.model_dim, options.source.variant
         projection = open_projection(preparer.recipe, checkpoint.repository, variant, device, model_dim=width)
-        return cls(encoder, preparer, options, projection, cache)
+        return cls(encoder, preparer, options, projection, cache, find_pooler(checkpoint))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -186,7 +189,8 @@ class TextEncoder:
         encoded = self.encode_ragged(prompts)
         if encoded.failed:
             raise PrecisionError(encoded.failed)
-        return replace(encoded.embeddings, conditioning=conditioning)
+        pooler = self.pooler if conditioning is None else None
+        return replace(encoded.embeddings, conditioning=conditioning, pooler=pooler)
 
     @torch.no_grad()
     def encode_ragged(

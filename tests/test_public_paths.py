@@ -10,7 +10,7 @@ import pytest
 
 LIBRARY = """
 AutoT5EncoderModel Embeddings EncoderActor EncoderOptions MT5EncoderModel T5EncoderModel TextEncoder UMT5EncoderModel
-iter_embeddings load_embeddings
+iter_embeddings load_embeddings open_pooler
 """
 DROP_INS = "AutoT5EncoderModel MT5EncoderModel T5EncoderModel UMT5EncoderModel"
 STORAGE = """

@@ -216,6 +216,8 @@ def freeze_options(
     }
     if preparer.recipe is not None and preparer.recipe.source:
         record["recipe_source"] = preparer.recipe.source
+    if preparer.recipe is None and checkpoint.modules is not None:
+        record["pooling_modules"] = checkpoint.modules.names
     return FrozenJob(
         identity=identity,
         rows_per_shard=job.rows_per_shard or captions,

@@ -72,7 +72,8 @@ def measure_answer(size: AnswerSize, prepared: Prepared, service: ModelService) 
     tensors = measure_tensors(prepared, service.dim, size.padded) if size.padded else 0
     # An Arrow stream has the null's rows in base64: four bytes for three.
     null = sum(prompt.rows for prompt in prepared.nulls) * service.dim * size.number_bytes // 3
-    return rows * (service.dim * size.number_bytes + ROW_BYTES) + tensors + null + _measure_frame(prepared, service)
+    width = service.pooled_dim if size.is_pooled else service.dim
+    return rows * (width * size.number_bytes + ROW_BYTES) + tensors + null + _measure_frame(prepared, service)
 
 
 def measure_tensors(prepared: Prepared, dim: int, dtype: torch.dtype) -> int:
@@ -94,7 +95,9 @@ def measure_tensors(prepared: Prepared, dim: int, dtype: torch.dtype) -> int:
 
 def _measure_frame(prepared: Prepared, service: ModelService) -> int:
     facts = {} if prepared.recipe is None else describe_recipe(prepared.recipe)
-    characters = sum(len(json.dumps(fact)) for fact in (service.name, service.fingerprint, *facts.values()))
+    characters = sum(
+        len(json.dumps(fact)) for fact in (service.name, service.fingerprint, service.pooler.names, *facts.values())
+    )
     return FRAME_BYTES + TEXT_BYTES * len(prepared.prompts) + CHARACTER_BYTES * characters
 
 

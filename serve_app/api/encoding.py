@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from serve_app.api.answer_size import AnswerSize, hold_answer
@@ -19,9 +18,9 @@ from serve_app.served.notes import Timings, find_notes
 from serve_app.served.prepared import Prepared
 from serve_app.served.refusals import RefusedError, refuse_count, refuse_empty, refuse_value
 from serve_app.served.service import ModelService
-from t5enc.embeddings import Embeddings
-from t5enc.errors import PrecisionError
+from t5enc.errors import ConfigError, PrecisionError
 from t5enc.online.calls import Served
+from t5enc.pooling import Pooler
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.prompts import Prompt, count_tokens
 from t5enc.text.tokenizer import Cut
@@ -98,16 +97,25 @@ async def encode_captions(
     return await _encode(service, preparing, texts, "texts", size)
 
 
-def pool_texts(encoded: Encoded, *, normalize: bool = True) -> Tensor:
-    """(N, M) float32: the mean of each text's rows, of unit length unless told otherwise (Sentence-T5)."""
-    texts = [Embeddings.from_lengths(text, [len(text)]) for text in encoded.hidden]
-    return torch.cat([text.pooled("mean", normalize=normalize) for text in texts])
+def pool_texts(pooler: Pooler, encoded: Encoded, *, normalize: bool = True) -> Tensor:
+    """(N, P) float32: one vector a text, by the model's own modules or else the mean; of unit length (Sentence-T5).
+
+    Without `normalize` they are as long as they come.
+    """
+    return pooler.pool(encoded.hidden, encoded.hidden[0].shape[1], normalize=normalize)
 
 
-def check_dimensions(asked: int | None, service: ModelService) -> None:
-    """RefusedError for vectors of another width than the model's: T5 was not trained to have them cut."""
-    if asked not in (None, service.dim):
-        message = f"expected none or the model's {service.dim}, got {asked}; its vectors cannot be shortened"
+def check_pooling(dimensions: int | None, service: ModelService) -> None:
+    """RefusedError for vectors of another width than the model's, or of a model that cannot be pooled here (424)."""
+    try:
+        service.pooler.check()
+    except ConfigError as error:
+        raise RefusedError(424, "Backend", str(error), reason="model_type") from error
+    if dimensions not in (None, service.pooled_dim):
+        # T5 was not trained to have them cut.
+        message = (
+            f"expected none or the model's {service.pooled_dim}, got {dimensions}; its vectors cannot be shortened"
+        )
         raise refuse_value("dimensions", message, code="unsupported_value")
 
 

@@ -31,6 +31,8 @@ ARROW = "application/vnd.apache.arrow.stream"
 NPY = "application/x-npy"
 NPZ = "application/x-npz"
 JSON = "application/json"
+# The names of the modules that pool, of a checkpoint that has some.
+POOLING_MODULES = "pooling_modules"
 # Rows that are written as JSON without a break: a millisecond or so of the widest model.
 ROWS_AT_ONCE = 4
 COLUMNS = [f"{PREFIX}{name}" for name in ("bytes", "shape", "dtype", "num_tokens", "truncated")]
@@ -60,6 +62,8 @@ class TokenEmbeddings:
     def metadata(self) -> dict[str, str]:
         """What every format says of where the numbers come from."""
         facts = {"model": self.model, "fingerprint": self.fingerprint, "dtype": self.dtype}
+        if self.embeddings.pooler is not None:
+            facts[POOLING_MODULES] = json.dumps(self.embeddings.pooler.names)
         conditioning = self.embeddings.conditioning
         return facts if conditioning is None else facts | describe_recipe(conditioning.recipe)
 

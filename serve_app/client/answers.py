@@ -21,6 +21,7 @@ from torch import Tensor
 from serve_app.client.retries import PassingFailureError
 from t5enc.embeddings import Embeddings
 from t5enc.errors import ConfigError, InputError, PrecisionError, ServiceError, T5encError
+from t5enc.pooling import Pooler
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 
@@ -107,8 +108,9 @@ def read_answer(answer: httpx2.Response, count: int, where: str) -> Answer:
         raise ServiceError(f"{where}: expected values, offsets and truncated of {count} texts, got {shapes}")
     if int(offsets[0]) != 0 or int(offsets[-1]) != len(values) or bool((offsets.diff() < 0).any()):
         raise ServiceError(f"{where}: expected offsets that rise from 0 to {len(values)}, got {offsets.tolist()}")
+    conditioning = read_conditioning(tensors.get("null"), metadata, where)
     return Answer(
-        Embeddings(values, offsets.to(torch.int64), read_conditioning(tensors.get("null"), metadata, where)),
+        Embeddings(values, offsets.to(torch.int64), conditioning, read_pooler(metadata)),
         truncated.bool(),
         metadata.get("model", ""),
         metadata.get("fingerprint", ""),
@@ -139,6 +141,12 @@ def read_conditioning(null: Tensor | None, metadata: Mapping[str, str], where: s
         name = f"{metadata['recipe']} of version {metadata.get('recipe_version')}"
         raise ServiceError(f"{where}: expected a recipe that is known here, got {name}: {error}") from error
     return Conditioning(recipe, null if recipe.null == "text" else None)
+
+
+def read_pooler(metadata: Mapping[str, str]) -> Pooler | None:
+    """That of a model whose own modules pool: they are the server's, and asked for at `/embed`."""
+    names = metadata.get("pooling_modules")
+    return None if names is None else Pooler.absent(json.loads(names))
 
 
 def join_answers(answers: Sequence[Answer], where: str) -> Answer:

@@ -23,6 +23,7 @@ from t5enc.errors import ConfigError, InputError, TooLongError
 from t5enc.online.batcher import Batcher, BatcherSnapshot
 from t5enc.online.calls import Served
 from t5enc.options import EncoderOptions
+from t5enc.pooling import Pooler
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.preparer import Preparer, open_preparer
 from t5enc.text.prompts import Prompt, TokenIds
@@ -96,6 +97,7 @@ class ModelService:
         self._recipes = ServedRecipes(options, checkpoint, preparer, self._actor.encoder.tokenizer)
         self.options = self._actor.encoder.options
         self.dim = self._actor.encoder.config.model_dim
+        self.pooler = self._actor.encoder.pooler or Pooler()
         # Bytes of embeddings and answers, of all requests that are not yet answered.
         self.answer_memory = Memory("bytes of answers", limits.queue_bytes)
         self.text_memory = Memory("characters or ids of /tokenize and /decode", LARGEST_WAITING * limits.max_characters)
@@ -132,6 +134,11 @@ class ModelService:
             raise TooLongError(index, tokens=len(ids[index]), limit=limit)
         taken = [self._actor.encoder.check_ids(index, cut_ids(text, limit, cut)) for index, text in enumerate(ids)]
         return Prepared([Prompt.of(text) for text in taken], truncated)
+
+    @property
+    def pooled_dim(self) -> int:
+        """The width of a text's one vector: the model's, or that of its last dense layer."""
+        return self.pooler.find_width(self.dim)
 
     @property
     def recipe(self) -> Recipe | None:
@@ -248,11 +255,11 @@ class ModelService:
 
 
 def _limit(limits: ServiceLimits, options: EncoderOptions, preparer: Preparer) -> ServiceLimits:
-    """The limits, with the length of the recipe where there is one."""
+    """The limits, with the length of the recipe where there is one, or of the model's own files."""
     if preparer.recipe is not None:
         return replace(limits, max_length=preparer.recipe.max_length)
     if limits.max_length > options.length:
         raise ConfigError(
             f"max_length: expected limits of at most the model's {options.length}, got {limits.max_length}"
         )
-    return limits
+    return replace(limits, max_length=min(limits.max_length, preparer.longest))

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from t5enc.checkpoint.fingerprint import hash_model
+from t5enc.checkpoint.foreign.sentence_transformers import SentenceModules
 from t5enc.checkpoint.repository import Repository
 from t5enc.config import EncoderConfig
 
@@ -24,7 +25,8 @@ TokenizerSource = Path | bytes | str | None
 class Checkpoint:
     """A model's config, tensors (names of one layout, not yet read) and tokenizer files.
 
-    `hf_config` is the config.json, where there is one, and `repository` the pipeline that the model is part of, if any.
+    `hf_config` is the config.json, where there is one, `repository` the pipeline that the model is part of, if any, and
+    `modules` are what sentence-transformers puts after it, if anything.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     hf_config: Mapping[str, Any] = field(default_factory=dict)
     repository: Repository | None = None
+    modules: SentenceModules | None = None
 
     def fingerprint(self, cache_folder: Path | None = None) -> str:
         """SHA-256 of config and weights by content: the same wherever the files are.

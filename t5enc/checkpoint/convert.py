@@ -25,6 +25,7 @@ import torch
 from t5enc.checkpoint.builtin import write_tokenizer
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.fingerprint import hash_files
+from t5enc.checkpoint.foreign.sentence_transformers import MODULE_FILES
 from t5enc.checkpoint.fused_tensors import list_tensors, name_dtype
 from t5enc.checkpoint.layouts import FUSED_LAYOUT, FUSED_NORMS_FIELD, LAYOUT_FIELD
 from t5enc.checkpoint.opening import TOKENIZER_FILES, open_model
@@ -38,7 +39,7 @@ from t5enc.options import ModelPlace
 KEEP = "keep"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(i?)B?", re.IGNORECASE)
 # What a conversion writes, and replaces where it is told to.
-WRITTEN = ("config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES)
+WRITTEN = ("config.json", "model*.safetensors", "model.safetensors.index.json", *TOKENIZER_FILES, *MODULE_FILES)
 # A file that is not there; see above.
 REFUSED_WEIGHTS = "layout_of_t5enc-load_it_with_t5enc.hf.safetensors"
 
@@ -79,8 +80,10 @@ def convert(
     with commit_files(folder, WRITTEN) as aside:
         _write_weights(aside, plan_shards(tensors, limit), _make_metadata(checkpoint, wanted, is_norm_fused))
         _write_tokenizer(aside, checkpoint)
+        if checkpoint.modules is not None:
+            checkpoint.modules.copy_files(aside)
         _write_json(aside / "config.json", _make_config(checkpoint, tensors, is_norm_fused))
-        files = tuple(sorted(path.name for path in aside.iterdir()))
+        files = tuple(sorted(str(path.relative_to(aside)) for path in aside.rglob("*") if path.is_file()))
     return Converted(
         folder=folder,
         files=files,

@@ -13,6 +13,7 @@ from typing import Any
 from t5enc.checkpoint.builtin import is_builtin, open_builtin
 from t5enc.checkpoint.checkpoint import Checkpoint, TokenizerSource
 from t5enc.checkpoint.folders import Folder, open_folder, read_json
+from t5enc.checkpoint.foreign.sentence_transformers import SentenceModules, find_modules, open_modules
 from t5enc.checkpoint.layouts import (
     FUSED_LAYOUT,
     LAYOUT_FIELD,
@@ -27,6 +28,7 @@ from t5enc.checkpoint.tensor_files import open_tensors
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError, ConfigError
 from t5enc.options import ModelPlace, ModelSource
+from t5enc.pooling import Pooler
 
 TOKENIZER_FILES = (
     "tokenizer_config.json",
@@ -44,6 +46,17 @@ def open_model(place: ModelPlace, *, with_weights: bool = True) -> Checkpoint:
     if is_builtin(source.model):
         return open_builtin(source.model)
     return open_checkpoint(source, with_weights=with_weights)
+
+
+def open_pooler(place: ModelPlace) -> Pooler:
+    """How a checkpoint pools: by its own modules where it has some, else by the mean; its weights are not fetched."""
+    checkpoint = open_model(place, with_weights=False)
+    return find_pooler(checkpoint) or Pooler()
+
+
+def find_pooler(checkpoint: Checkpoint) -> Pooler | None:
+    """The modules of sentence-transformers that lie around a checkpoint, None where there are none."""
+    return None if checkpoint.modules is None else open_modules(checkpoint.modules, checkpoint.config.model_dim)
 
 
 def open_checkpoint(
@@ -64,7 +77,8 @@ def open_checkpoint(
     root = open_folder(source, cache_dir=cache_dir)
     index = root.find("model_index.json")
     repository = None if index is None else Repository(index=read_json(index), folder=root)
-    encoder, tokenizer = _find_components(root, repository, source.subfolder)
+    modules = find_modules(root.within(source.subfolder)) if repository is None else None
+    encoder, tokenizer = _find_components(root, repository, modules, source.subfolder)
     described, config = _read_config(encoder)
     files = _find_weights(encoder, source.variant) if with_weights else []
     return Checkpoint(
@@ -76,6 +90,7 @@ def open_checkpoint(
         files=tuple(files),
         hf_config=described,
         repository=repository,
+        modules=modules,
     )
 
 
@@ -109,10 +124,13 @@ def find_tokenizer(place: ModelPlace) -> TokenizerSource:
     return found
 
 
-def _find_components(root: Folder, repository: Repository | None, subfolder: str | None) -> tuple[Folder, Folder]:
+def _find_components(
+    root: Folder, repository: Repository | None, modules: SentenceModules | None, subfolder: str | None
+) -> tuple[Folder, Folder]:
     """Folders of the encoder and of its tokenizer: the same one, but in a diffusers repository."""
     if repository is None:
-        place = root.within(subfolder)  # one object: what it finds first pins the commit for both
+        # One object: what it finds first pins the commit for both.
+        place = root.within(subfolder).within(None if modules is None else modules.encoder_path)
         return place, place
     component = subfolder or find_encoder_component(repository.index, root.label)
     return root.within(component), root.within(component.replace("text_encoder", "tokenizer"))

@@ -36,7 +36,7 @@ def commit_files(folder: Path, written: Sequence[str]) -> Iterator[Path]:
         aside = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder))
         try:
             yield aside
-            for path in aside.iterdir():
+            for path in aside.rglob("*"):
                 _sync(path)
             _replace_files(aside, folder, written)
         finally:

@@ -134,8 +134,9 @@ NAMES = {"t5": "a T5", "umt5": "a UMT5", "mt5": "an mT5", "byt5": "a ByT5"}
 
 
 def open_tokenizer(options: EncoderOptions, checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer that options name, or the checkpoint's own."""
-    return load_tokenizer(options.tokenizer_source or checkpoint.tokenizer_source, max_length=options.length)
+    """The tokenizer that options name, or the checkpoint's own, cut to the length of one or the other."""
+    length = options.max_length or (checkpoint.modules and checkpoint.modules.find_length()) or options.length
+    return load_tokenizer(options.tokenizer_source or checkpoint.tokenizer_source, max_length=length)
 
 
 def open_preparer(options: EncoderOptions, checkpoint: Checkpoint) -> Preparer:

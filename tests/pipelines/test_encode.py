@@ -18,11 +18,12 @@ from pipelines.commands.fsck import check_output
 from pipelines.encode import _forget_read, encode_suspects
 from pipelines.plan.units import Unit
 from pipelines.stores.store import open_store
-from t5enc import TextEncoder, load_embeddings
+from t5enc import TextEncoder, load_embeddings, open_pooler
 from t5enc.checkpoint.builtin import sample_captions
-from t5enc.errors import InputError, JobMismatchError, OutputError, SourceError, UnfinishedError
+from t5enc.errors import ConfigError, InputError, JobMismatchError, OutputError, SourceError, UnfinishedError
 from tests.families import make_checkpoint
 from tests.pipelines.conftest import WriteCaptions
+from tests.t5enc.checkpoint.foreign.sentence_models import write_model
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -36,6 +37,21 @@ def job(inputs: Path, output: Path, **options: object) -> EncodeJob:
     return EncodeJob.from_mapping(
         {"inputs": [str(inputs)], "output": str(output), "model": "builtin:tiny", "storage_dtype": "float32"} | options
     )
+
+
+def test_an_output_is_not_pooled_without_the_modules_of_its_checkpoint(
+    write_captions: WriteCaptions, tmp_path: Path
+) -> None:
+    model = write_model(tmp_path / "model")
+    captions = sample_captions()[:6]
+    encode_parquet(job(write_captions(captions), tmp_path / "out", model=str(model)))
+    (shard,) = (path for path in (tmp_path / "out").rglob("*.parquet") if path.name[0].isdigit())
+    expected = TextEncoder.from_pretrained(model).encode(captions).pooled()
+    for place in (tmp_path / "out", shard):
+        _, embeddings = load_embeddings(place)
+        with pytest.raises(ConfigError, match=r"expected pooler=t5enc.open_pooler\(MODEL\), .*2_Dense"):
+            embeddings.pooled()
+        torch.testing.assert_close(embeddings.pooled(pooler=open_pooler(model)), expected, rtol=0, atol=2e-5)
 
 
 def test_a_suspect_that_fails_keeps_none_of_the_others_from_their_turn() -> None:

@@ -91,6 +91,8 @@ async def _encode(service: ModelService, body: EncodeBody, size: AnswerSize) -> 
 
 def _write(service: ModelService, encoded: Encoded, dtype: str, media_type: str, body: EncodeBody) -> bytes:
     embeddings = join_texts(encoded.hidden, dtype, service.dim)
+    if encoded.recipe is None and service.pooler.names:
+        embeddings = replace(embeddings, pooler=service.pooler)
     if encoded.recipe is not None:
         null = None if encoded.null is None else _cast_null(encoded.null, dtype)
         embeddings = replace(embeddings, conditioning=Conditioning(encoded.recipe, null))

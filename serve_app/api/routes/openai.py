@@ -19,7 +19,7 @@ from torch import Tensor
 
 from serve_app.api.answer_size import POOLED
 from serve_app.api.bodies import make_route_class
-from serve_app.api.encoding import Encoded, check_dimensions, encode_batch, pool_texts
+from serve_app.api.encoding import Encoded, check_pooling, encode_batch, pool_texts
 from serve_app.api.routing import add_route, answer_json
 from serve_app.api.schema import EmbeddingsBody, OpenAIError
 from serve_app.api.wire import to_raw
@@ -46,7 +46,7 @@ def make_router(models: Models) -> APIRouter:
 async def embed(models: Models, body: EmbeddingsBody) -> Response:
     """One vector a text: the mean of its tokens' embeddings, of unit length. A text over the limit is refused."""
     service = models.find(body.model)
-    check_dimensions(body.dimensions, service)
+    check_pooling(body.dimensions, service)
     encoded = await encode_batch(service, body.input, truncate=False, field="input", size=POOLED)
     return await asyncio.to_thread(_answer, service, encoded, body)
 
@@ -67,7 +67,7 @@ def _describe(service: ModelService, started: int) -> dict[str, Any]:
 
 
 def _answer(service: ModelService, encoded: Encoded, body: EmbeddingsBody) -> Response:
-    vectors = pool_texts(encoded)
+    vectors = pool_texts(service.pooler, encoded)
     if body.form[0] in ("bytes", "bytes_only"):
         return _answer_bytes(service, encoded, vectors, body)
     data = [
@@ -99,7 +99,7 @@ def _answer_bytes(service: ModelService, encoded: Encoded, vectors: Tensor, body
 def _describe_bytes(service: ModelService, encoded: Encoded, total: int, body: EmbeddingsBody) -> str:
     size = total // len(encoded.hidden)
     _, dtype, endianness = body.form
-    shared = {"embed_dtype": dtype, "endianness": endianness, "shape": [service.dim]}
+    shared = {"embed_dtype": dtype, "endianness": endianness, "shape": [service.pooled_dim]}
     places = [
         {"index": index, "start": index * size, "end": (index + 1) * size} | shared
         for index in range(len(encoded.hidden))

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from serve_app.api.answer_size import NESTED, POOLED, AnswerSize
 from serve_app.api.bodies import make_route_class
-from serve_app.api.encoding import Encoded, check_dimensions, encode_batch, pool_texts, take_batch
+from serve_app.api.encoding import Encoded, check_pooling, encode_batch, pool_texts, take_batch
 from serve_app.api.routing import Handler, add_route, answer_json
 from serve_app.api.schema import (
     DecodeBody,
@@ -52,9 +52,9 @@ def make_router(models: Models) -> APIRouter:
 async def embed(models: Models, body: EmbedBody) -> Response:
     """One vector a text: the mean of its tokens' embeddings, of unit length unless `normalize` is false."""
     service = models.find(body.model)
-    check_dimensions(body.dimensions, service)
+    check_pooling(body.dimensions, service)
     encoded = await _encode(service, body.inputs, body, POOLED)
-    return answer_json(await asyncio.to_thread(_pool, encoded, body), encoded.headers)
+    return answer_json(await asyncio.to_thread(_pool, service, encoded, body), encoded.headers)
 
 
 async def refuse_model(models: Models, path: str, expected: str) -> Response:
@@ -72,10 +72,11 @@ async def embed_all(models: Models, body: EmbedAllBody) -> Response:
 async def compare(models: Models, body: SimilarityBody) -> Response:
     """Cosine similarity of one sentence with each of the others, by their pooled vectors."""
     service = models.find(body.model)
+    check_pooling(None, service)
     sentences = take_batch(body.inputs.sentences, service, "sentences")
     batch = [body.inputs.source_sentence, *sentences]
     encoded = await _encode(service, batch, body.parameters or TruncateBody(), POOLED)
-    vectors = await asyncio.to_thread(pool_texts, encoded)
+    vectors = await asyncio.to_thread(pool_texts, service.pooler, encoded)
     return answer_json((vectors[1:] @ vectors[0]).tolist(), encoded.headers)
 
 
@@ -117,7 +118,7 @@ def make_info(service: ModelService) -> dict[str, Any]:
         "model_sha": options.source.revision,
         "model_dtype": options.dtype,
         "served_model_name": service.name,
-        "model_type": {"embedding": {"pooling": "mean"}},
+        "model_type": {"embedding": {"pooling": " and ".join(service.pooler.methods)}},
         "max_concurrent_requests": limits.queue_texts,
         "max_input_length": limits.max_length,
         "max_batch_tokens": options.token_budget,
@@ -129,6 +130,8 @@ def make_info(service: ModelService) -> dict[str, Any]:
         "sha": None,
         "docker_label": None,
         "model_dim": service.dim,
+        "pooled_dim": service.pooled_dim,
+        "pooling_modules": list(service.pooler.names),
         "fingerprint": service.fingerprint,
         "recipe": None if service.recipe is None else service.recipe.name,
     }
@@ -156,8 +159,8 @@ async def _encode(service: ModelService, inputs: Input, body: TruncateBody, size
     return await encode_batch(service, inputs, truncate=truncate, field="inputs", size=size, cut=body.cut)
 
 
-def _pool(encoded: Encoded, body: EmbedBody) -> bytes:
-    return to_json(pool_texts(encoded, normalize=body.normalize is not False).tolist())
+def _pool(service: ModelService, encoded: Encoded, body: EmbedBody) -> bytes:
+    return to_json(pool_texts(service.pooler, encoded, normalize=body.normalize is not False).tolist())
 
 
 def check_prompt(name: str | None) -> None:

@@ -1,0 +1,1 @@
+"""What other projects write: their modules around an encoder, and their names of its tensors."""
