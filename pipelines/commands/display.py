@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipelines.run.state import OnProgress, RunState
 
 LINE_SECONDS = 10.0
+# Of a terminal: a narrower one has no room for a bar beside what it shows in words.
+WIDE, BAR_WIDTH = 100, 24
 
 
 @contextlib.contextmanager
@@ -26,9 +28,10 @@ def show_progress() -> Iterator[OnProgress]:
     if not console.is_terminal:
         yield Lines(console)
         return
+    has_bar = console.width >= WIDE
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        *([BarColumn(BAR_WIDTH)] if has_bar else []),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rates]}"),
     )
@@ -38,7 +41,9 @@ def show_progress() -> Iterator[OnProgress]:
         def update(progress: Progress, run: RunState) -> None:
             state = "encoding" if run.ready else "loading"
             done, total = count_rows(progress, run)
-            bar.update(task, description=state, completed=done, total=total, rates=describe(progress, run))
+            room = console.width - len(f"{state} {total}/{total} ") - (BAR_WIDTH + 1 if has_bar else 0)
+            rates = fit(list_rates(progress, run), room)
+            bar.update(task, description=state, completed=done, total=total, rates=rates)
 
         yield update
 
@@ -70,15 +75,28 @@ def count_rows(progress: Progress, run: RunState) -> tuple[int, int]:
 
 def describe(progress: Progress, run: RunState) -> str:
     """Rates, what is left, how full the streams are, and what went wrong."""
+    return ", ".join(list_rates(progress, run))
+
+
+def list_rates(progress: Progress, run: RunState) -> list[str]:
+    """The same in its parts, first what one wants to know first."""
     if run.ready is None:
-        return "loading the model"
+        return ["loading the model"]
     seconds = max(time.perf_counter() - run.ready, 1e-9)
     done, total = count_rows(progress, run)
     counts = progress.counts
     rate = counts.input_rows / seconds
     left = str(timedelta(seconds=int((total - done) / rate))) if rate else "unknown"
-    text = (
-        f"{counts.captions / seconds:,.0f} captions/s, {counts.tokens / seconds:,.0f} useful tokens/s, "
-        f"ETA {left}, streams {progress.fill:.1%} full"
-    )
-    return text + (f", {counts.errors:,} without embedding" if counts.errors else "")
+    return [
+        f"{counts.captions / seconds:,.0f} captions/s",
+        f"ETA {left}",
+        *([f"{counts.errors:,} without embedding"] if counts.errors else []),
+        f"{counts.tokens / seconds:,.0f} useful tokens/s",
+        f"streams {progress.fill:.1%} full",
+    ]
+
+
+def fit(parts: Sequence[str], room: int) -> str:
+    """As many of the first parts as have room in a line."""
+    lines = [", ".join(parts[:count]) for count in range(len(parts) + 1)]
+    return next(line for line in reversed(lines) if len(line) <= max(0, room))
