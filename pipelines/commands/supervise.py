@@ -22,7 +22,7 @@ from typing import IO, Any
 from pipelines.job import EncodeJob
 from pipelines.nodes.cluster import knock
 from t5enc.errors import DriverError, ExitCode, T5encError
-from t5enc.machine.streams import explain_lost_output, open_streams
+from t5enc.machine.streams import explain_lost_output, open_lossy, open_streams
 from t5enc.storage.filesystems import hide_credentials
 
 INTERRUPTED = 130
@@ -90,9 +90,8 @@ def _pass_on(stderr: IO[bytes]) -> None:
     with stderr:
         for line in stderr:
             if not RAY_CHATTER.search(line):
-                with contextlib.suppress(OSError):  # whoever read it has gone: the child is to work on
-                    sys.stderr.write(line.decode(errors="replace"))
-                    sys.stderr.flush()
+                sys.stderr.write(line.decode(errors="replace"))
+                sys.stderr.flush()
 
 
 def _explain_head(address: str | None) -> str:
@@ -127,8 +126,8 @@ def _leave_out_token(options: list[str]) -> list[str]:
 
 def _main(status: int, terminal: int) -> None:
     """The child: Python's own stderr is the terminal, file descriptor 2 goes through the parent."""
-    sys.stderr = os.fdopen(terminal, "w", buffering=1)
     open_streams()
+    sys.stderr = open_lossy(terminal, sys.stderr.encoding)
     job = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
@@ -136,8 +135,7 @@ def _main(status: int, terminal: int) -> None:
     except Exception:
         traceback.print_exc()
         code = T5encError.exit_code
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
+    sys.stderr.flush()
     os.write(status, str(code).encode())
     os._exit(code)
 

@@ -5,8 +5,26 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import Any, TextIO
 
 from t5enc.errors import ConfigError, T5encError
+
+
+class LossyFile(io.FileIO):
+    """A file that drops what it cannot write: a terminal that was closed, a full disk, a pipe that nobody reads."""
+
+    def write(self, data: Any, /) -> int:
+        """How much was written, or dropped."""
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def open_lossy(number: int, encoding: str) -> TextIO:
+    """A stream to a file descriptor for what is said by the way: no work ends because it could not be said."""
+    raw = io.BufferedWriter(LossyFile(number, "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding, errors="backslashreplace", line_buffering=True)
 
 
 def speak_utf8() -> None:
@@ -18,16 +36,17 @@ def speak_utf8() -> None:
 def open_streams() -> None:
     """Lead standard streams that are closed to nowhere: files that are opened later would get their numbers.
 
-    What a stream has no sign for is shown by its code.
+    What a stream has no sign for is shown by its code, and what cannot be said on standard error is dropped.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper) and sys.stderr is sys.__stderr__:
+        sys.stderr = open_lossy(2, sys.stderr.encoding)
 
 
 def check_working_folder() -> None:

@@ -68,6 +68,13 @@ def test_an_output_that_is_full_is_one_line_and_exit_code_1() -> None:
     assert ended.returncode == 1
 
 
+@pytest.mark.parametrize("lost", ["2> /dev/full", "2>&1 >/dev/null | true"])
+def test_an_error_that_cannot_be_said_has_its_exit_code_all_the_same(lost: str, tmp_path: Path) -> None:
+    ended = run("fsck", str(tmp_path / "nowhere"), shell=f'("$@"; echo $? > "{tmp_path}/code") {lost}')
+    assert (tmp_path / "code").read_text() == "2\n"
+    assert ended.stderr == ""
+
+
 def test_a_reader_that_goes_away_early_is_no_error() -> None:
     ended = run("recipes", shell='"$@" | head -1')
     assert ended.stderr == ""
