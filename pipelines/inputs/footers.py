@@ -12,13 +12,15 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipelines.inputs.impostors import HEAD_BYTES, MAGIC, describe
+from pipelines.inputs.impostors import DECRYPT, HEAD_BYTES, MAGIC, describe
 from pipelines.inputs.listing import encode_path
 from pipelines.inputs.sources import SourceFile
 from t5enc.errors import SourceError
 
 TAIL_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 20
+# What follows a footer in the open where columns are encrypted: a nonce and a tag.
+SIGNATURE_BYTES = 28
 # Magic, the length of a footer, magic.
 SMALLEST = 12
 
@@ -89,6 +91,8 @@ def _read_footer_bytes(handle: Any, file: SourceFile) -> bytes:
 def _parse(handle: Any, footer: bytes, file: SourceFile) -> Any:
     try:
         metadata = pq.read_metadata(pa.BufferReader(footer))
+        if metadata.serialized_size + SIGNATURE_BYTES + 8 == len(footer):  # a look at such a column ends the process
+            raise SourceError(f"{file.source}: expected a Parquet file, got one with encrypted columns: {DECRYPT}")
         return pq.ParquetFile(handle, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{file.source}: expected a Parquet footer, got a damaged one: {error}") from error

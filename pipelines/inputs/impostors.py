@@ -10,6 +10,7 @@ HEAD_BYTES = 512
 SHOWN_CHARACTERS = 30
 UNPACK = "unpack it first"
 CONVERT = "write it as Parquet first"
+DECRYPT = "decrypt it first"
 AGAIN = "download or copy it again"
 
 # What a file begins with -> what it is, and what to do.
@@ -40,7 +41,7 @@ def describe(head: bytes, tail: bytes, size: int) -> str:
         if head.startswith(beginning):
             return f"{what}: {advice}"
     if head[:4] == ENCRYPTED or tail[-4:] == ENCRYPTED:
-        return "an encrypted one: decrypt it first"
+        return f"an encrypted one: {DECRYPT}"
     if head[257:262] == b"ustar":
         return f"a tar archive: {UNPACK}"
     if PAGE.match(head):

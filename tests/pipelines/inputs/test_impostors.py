@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import tarfile
@@ -14,6 +15,7 @@ import pyarrow.feather as feather
 import pyarrow.fs as pafs
 import pyarrow.orc as orc
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
 import pytest
 
 from pipelines.inputs.footers import read_footer
@@ -83,4 +85,31 @@ def test_a_file_that_is_no_parquet_is_named_for_what_it_is(tmp_path: Path, name:
     path.write_bytes(content)
     file = SourceFile(source="in/a.parquet", path=str(path), size=len(content), partitions=())
     with pytest.raises(SourceError, match=rf"^in/a\.parquet: expected a Parquet file, got {expected}"):
+        read_footer(pafs.LocalFileSystem(), file)
+
+
+class Vault(pe.KmsClient):  # type: ignore[misc]
+    """Keeps keys as they are."""
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        return base64.b64encode(key_bytes)
+
+
+@pytest.mark.parametrize(
+    ("plaintext_footer", "expected"), [(False, "an encrypted one"), (True, "one with encrypted columns")]
+)
+def test_encrypted_parquet_is_told_before_any_column_is_looked_at(
+    tmp_path: Path, plaintext_footer: bool, expected: str
+) -> None:
+    """pyarrow ends the process where it is asked about an encrypted column's chunk."""
+    config = pe.EncryptionConfiguration(
+        footer_key="f", column_keys={"c": ["caption"]}, plaintext_footer=plaintext_footer
+    )
+    factory = pe.CryptoFactory(lambda _: Vault())
+    properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), config)
+    path = tmp_path / "a.parquet"
+    with pq.ParquetWriter(path, TABLE.schema, encryption_properties=properties) as writer:
+        writer.write_table(TABLE)
+    file = SourceFile(source="a.parquet", path=str(path), size=path.stat().st_size, partitions=())
+    with pytest.raises(SourceError, match=rf"^a\.parquet: expected a Parquet file, got {expected}: decrypt it first"):
         read_footer(pafs.LocalFileSystem(), file)
