@@ -52,6 +52,9 @@ class Lister(Protocol):
     def list(self, folder: Entry) -> Iterator[Entry]:
         """What a folder holds; the folder itself, with the reason, where it cannot be listed."""
 
+    def resolve(self, path: str) -> str:
+        """A path without links."""
+
     def walk(self, folder: Entry) -> Iterator[Entry]:
         """All below a folder that is no folder, but for hidden names; links that lead back are not followed."""
 
@@ -105,6 +108,10 @@ class LocalLister:
         for name in names:
             yield _look_at(name, f"{folder.path.rstrip('/')}/{decode_path(name.name)}", folder)
 
+    def resolve(self, path: str) -> str:
+        """A path without links."""
+        return _resolve(path)
+
     def walk(self, folder: Entry) -> Iterator[Entry]:
         """All below a folder."""
         waiting = [folder]
@@ -135,9 +142,9 @@ def _follow(path: str, folder: Entry) -> Entry:
     if not stat.S_ISDIR(status.st_mode):
         return _file_or_other(path, status)
     real = _resolve(path)
-    if not any(_holds(real, place) for place in folder.way):
+    if not any(holds(real, place) for place in folder.way):
         return Entry(path=path, is_folder=True, way=(*folder.way, real))
-    is_read_anyway = any(_holds(place, real) for place in folder.way)
+    is_read_anyway = any(holds(place, real) for place in folder.way)
     reason = (
         "" if is_read_anyway else f"expected a file or a folder, got a link to {escape(real)}, which holds this folder"
     )
@@ -168,7 +175,8 @@ def _resolve(path: str) -> str:
     return decode_path(os.path.realpath(encode_path(path)))
 
 
-def _holds(folder: str, place: str) -> bool:
+def holds(folder: str, place: str) -> bool:
+    """Whether a folder is a place, or has it somewhere below."""
     return f"{place}/".startswith(f"{folder.rstrip('/')}/")
 
 
@@ -190,6 +198,10 @@ class RemoteLister:
     def list(self, folder: Entry) -> Iterator[Entry]:
         """What a folder holds."""
         return self._select(folder, recursive=False)
+
+    def resolve(self, path: str) -> str:
+        """The path: only a disk of this machine has links."""
+        return path
 
     def walk(self, folder: Entry) -> Iterator[Entry]:
         """All below a folder."""

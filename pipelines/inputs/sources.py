@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from pipelines.inputs.listing import Entry, Lister, decode_path, find_lister, is_hidden, path_below
+from pipelines.inputs.listing import Entry, Lister, decode_path, find_lister, holds, is_hidden, path_below
 from pipelines.inputs.names import choose_names, escape, own_root, read_partitions
 from t5enc.errors import SourceError, show_invisible
 from t5enc.storage import filesystems
@@ -77,11 +77,17 @@ class Inputs:
         return iter(self.list().files)
 
     def find_cover(self, path: str, files: Iterable[SourceFile]) -> str | None:
-        """The input folder that is a path or holds it, or the path itself where it holds one of the input's files."""
+        """The input folder that is a path or holds it, or the path itself where it holds one of the input's files.
+
+        Through whatever links.
+        """
+        resolve = find_lister(self.filesystem).resolve
+        real = resolve(path)
         for item in self.resolved:
-            if item.entry is not None and item.entry.is_folder and f"{path}/".startswith(f"{item.path.rstrip('/')}/"):
+            if item.entry is not None and item.entry.is_folder and holds(resolve(item.path), real):
                 return item.path
-        return path if any(file.path.startswith(f"{path}/") for file in files) else None
+        folders = {posixpath.dirname(file.path) for file in files}
+        return path if any(holds(real, resolve(folder)) for folder in folders) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,6 +160,22 @@ def test_what_is_no_file_is_told_by_its_kind(data: Path, monkeypatch: pytest.Mon
         listed(data / "pipe.parquet")
 
 
+def test_an_output_in_the_input_is_found_through_links(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(data)
+    write(tmp_path / "out" / "data" / "a.parquet")
+    (data / "sub").symlink_to(tmp_path / "out" / "data")
+
+    def find_cover(given: Path, output: Path) -> str | None:
+        inputs = open_inputs([str(given)])
+        return inputs.find_cover(str(output), list(inputs.files()))
+
+    assert find_cover(tmp_path / "linked", data / "new") == str(tmp_path / "linked")
+    assert find_cover(data, tmp_path / "linked" / "new") == str(data)
+    assert find_cover(data, tmp_path / "out") == str(tmp_path / "out")
+    assert find_cover(data, tmp_path / "other") is None
+    assert find_cover(data / "a.parquet", tmp_path / "out") is None
+
+
 def test_a_folder_called_like_a_file_is_a_folder(tmp_path: Path) -> None:
     write(tmp_path / "in" / "year.parquet" / "part-0.parquet")
     assert names(tmp_path / "in") == ["year.parquet/part-0.parquet"]
