@@ -14,6 +14,7 @@ from t5enc.fields.blank import refusing_blanks
 from t5enc.machine.streams import check_working_folder, explain_lost_output, is_lost_output, open_streams, speak_utf8
 
 GROUP = "t5enc.commands"
+INTERRUPTED = 130
 
 
 def build_app() -> typer.Typer:
@@ -59,6 +60,8 @@ def main() -> None:
     except T5encError as error:
         report_error(error)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # while modules were imported
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if not is_lost_output(error):
             raise

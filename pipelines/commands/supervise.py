@@ -26,6 +26,14 @@ from t5enc.machine.streams import explain_lost_output, open_lossy, open_streams
 from t5enc.storage.filesystems import hide_credentials
 
 INTERRUPTED = 130
+# The child: while it imports, Ctrl-C ends it without a traceback.
+BEGIN = """
+import signal
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from pipelines.commands.supervise import begin
+begin()
+"""
 # What Ray's C++ parts write to stderr at every start of a pool of actors; everything else passes.
 RAY_CHATTER = re.compile(rb"core_worker\.cc:\d+: Actor .* has constructor arguments in the object store")
 
@@ -55,7 +63,7 @@ def _run_child(job: EncodeJob, handlers: dict[signal.Signals, Any]) -> tuple[byt
     ours, theirs = os.pipe()
     terminal = os.dup(2)
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipelines.commands.supervise", str(theirs), str(terminal)],
+        [sys.executable, "-P", "-c", BEGIN, str(theirs), str(terminal)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=[theirs, terminal],
@@ -124,12 +132,15 @@ def _leave_out_token(options: list[str]) -> list[str]:
     return [part for before, part in pairs if before != "--token" and not re.match(r"--token(=|$)", part)]
 
 
-def _main(status: int, terminal: int) -> None:
+def begin() -> None:
     """The child: Python's own stderr is the terminal, file descriptor 2 goes through the parent."""
+    status, terminal = map(int, sys.argv[1:])
     open_streams()
     sys.stderr = open_lossy(terminal, sys.stderr.encoding)
     job = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = _run(job)
     except Exception:
@@ -167,7 +178,3 @@ def _run(job: EncodeJob) -> int:
         report_error(explain_lost_output(error))
         return ExitCode.FAILED
     return report.exit_code
-
-
-if __name__ == "__main__":
-    _main(int(sys.argv[1]), int(sys.argv[2]))

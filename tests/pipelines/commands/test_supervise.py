@@ -143,6 +143,20 @@ def test_an_interrupt_before_the_driver_can_speak_is_130(run_as: RunAs) -> None:
     assert run_as(f"sys.stdin.buffer.read(1); {interrupt} os._exit(1)") == 130
 
 
+def test_an_interrupt_while_the_driver_imports_leaves_no_traceback(tmp_path: Path) -> None:
+    slow = tmp_path / "pipelines"
+    slow.mkdir()
+    (slow / "__init__.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(600)\n")
+    command = [sys.executable, "-P", "-c", supervise_module.BEGIN, "1", "2"]
+    environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, text=True)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "importing\n"
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=PATIENCE)
+    assert (driver.returncode, said) == (-signal.SIGINT, "")
+
+
 def test_a_sigterm_reaches_the_driver(run_as: RunAs) -> None:
     answer = "signal.signal(signal.SIGTERM, lambda *_: (os.write(status, b'6'), os._exit(0)))"
     assert run_as(f"{answer}; sys.stdin.buffer.read(1); os.kill(os.getppid(), signal.SIGTERM); signal.pause()") == 6
