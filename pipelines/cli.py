@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -17,6 +18,11 @@ Text = str | None
 Inputs = Annotated[list[str] | None, typer.Argument(help="Parquet files, folders or globs; URIs too.")]
 ModelOption = Annotated[Text, typer.Option(help="Hub id, folder, single file, diffusers repository or builtin:NAME.")]
 ColumnOption = Annotated[Text, typer.Option(help="Column of captions (default: caption).")]
+KeepOption = Annotated[Text, typer.Option(help="Columns to keep, a,b,c or none (default: all but binary).")]
+CastOption = Annotated[
+    list[str] | None,
+    typer.Option("--cast", help="COLUMN=TYPE to keep a column in, as string or int64; may be given again."),
+]
 ChoiceOption = Annotated[Text, typer.Option(help="Of several captions a row: all or first.")]
 StorageOption = Annotated[Text, typer.Option(help=f"One of {', '.join(STORAGE_DTYPES)} (default: float16).")]
 LengthOption = Annotated[int | None, typer.Option(help="Longest caption in tokens (default: the recipe's, or 512).")]
@@ -25,7 +31,8 @@ RecipeOption = Annotated[
 ]
 
 # Options that are given again and again -> the job's option that holds them all.
-REPEATED = {"resource": "resources", "label": "label_selector"}
+REPEATED = {"cast": "cast", "resource": "resources", "label": "label_selector"}
+CAST = re.compile(r"(.+)=(\w+(?:[\[(].*[\])])?)", re.DOTALL)
 # Options of `plan` that are none of a job's.
 PLAN_ALONE = ("tokens_per_second", "devices", "hour_price", "storage_price", "config", "place")
 
@@ -45,9 +52,8 @@ def encode(
     model: ModelOption = None,
     text_column: ColumnOption = None,
     caption_choice: ChoiceOption = None,
-    keep_columns: Annotated[
-        Text, typer.Option(help="Columns to keep, a,b,c or none (default: all but binary).")
-    ] = None,
+    keep_columns: KeepOption = None,
+    cast: CastOption = None,
     storage_dtype: StorageOption = None,
     rows_per_shard: Annotated[int | None, typer.Option(help="Input rows of a shard (default: by size).")] = None,
     max_length: LengthOption = None,
@@ -109,6 +115,8 @@ def plan(
     model: ModelOption = None,
     text_column: ColumnOption = None,
     caption_choice: ChoiceOption = None,
+    keep_columns: KeepOption = None,
+    cast: CastOption = None,
     storage_dtype: StorageOption = None,
     max_length: LengthOption = None,
     recipe: RecipeOption = None,
@@ -143,7 +151,7 @@ def fsck(
     """Check an output: plan, shards and manifest agree, and every row is there exactly once."""
     from pipelines.commands.fsck import check_output, print_problems
     from pipelines.commands.migrate import migrate_output, print_migration
-    from pipelines.job import refuse_old
+    from pipelines.commit.ownership import refuse_old
     from pipelines.stores.store import open_store
 
     store = open_store(output)
@@ -167,7 +175,7 @@ def demo(
 
 
 def merge_job_options(given: dict[str, Any], config: str | None) -> dict[str, Any]:
-    """As `merge_options`, with columns to keep, resources and labels as the command line has them."""
+    """As `merge_options`, with columns to keep, casts, resources and labels as the command line has them."""
     pairs = {option: given.pop(name, None) or () for name, option in REPEATED.items()}
     options = merge_options(given, config)
     for option, texts in pairs.items():
@@ -183,11 +191,17 @@ def parse_shares(option: str, pairs: Sequence[str]) -> dict[str, str | float]:
     """NAME=VALUE pairs, names as they stand; amounts of resources are numbers."""
     found: dict[str, str | float] = {}
     for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name or not value:
+        name, value = _split_cast(pair) if option == "cast" else pair.partition("=")[::2]
+        if not name or not value:
             raise ConfigError(f"{option}: expected NAME=VALUE, got {pair!r}")
         found[name] = _parse_amount(name, value) if option == "resources" else value
     return found
+
+
+def _split_cast(pair: str) -> tuple[str, str]:
+    """A column and a type, both of which may hold `=`: `a=b=timestamp[us, tz=UTC]`."""
+    found = CAST.fullmatch(pair)
+    return (found[1], found[2]) if found else ("", "")
 
 
 def _parse_amount(name: str, value: str) -> float:

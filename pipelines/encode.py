@@ -39,8 +39,12 @@ from t5enc.storage.filesystems import hide_credentials
 IDLE_PASSES = 3
 
 
-def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> EncodeReport:
+def encode_parquet(
+    job: EncodeJob, on_progress: OnProgress | None = None, on_begin: Callable[[RunState], None] | None = None
+) -> EncodeReport:
     """Encode every caption of the job's inputs into its output, or what is left of them.
+
+    `on_begin` is called when it is known what there is to do, and something is, before any of it is done.
 
     Returns when every row of every readable input is committed exactly once, in input order. Killed at any moment
     and called again, it goes on where it was. Raises ConfigError, CheckpointError, SourceError or OutputError for
@@ -55,6 +59,8 @@ def encode_parquet(job: EncodeJob, on_progress: OnProgress | None = None) -> Enc
         run = begin_run(job, device, actors=cluster.actors[1] if cluster else 1, cpus=count_cpus() if cluster else 0)
         run.started, run.started_cpu = started, cpu
         if run.commit.left:
+            if on_begin is not None:
+                on_begin(run)
             encode_units(run, cluster or stack.enter_context(connect(job)), on_progress)
     return conclude(run)
 

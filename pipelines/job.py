@@ -12,17 +12,17 @@ from typing import Any, Literal, Required, Unpack
 
 import pyarrow as pa
 
-from pipelines.stores.store import Store
-from t5enc.errors import ConfigError, JobMismatchError, OutputError
+from t5enc.errors import ConfigError, OutputError
 from t5enc.fields.parts import PLACE, check_names, fill, show_names, without
 from t5enc.options import EncoderOptions, SharedNames, expand_home
-from t5enc.output import check_format, explain_old, read_recipe
-from t5enc.recipes.recipe import Recipe, complete_identity
+from t5enc.output import check_format, read_recipe
+from t5enc.recipes.recipe import Recipe
 from t5enc.storage import check_storage_dtype
-from t5enc.storage.filesystems import hide_credentials
-from t5enc.storage.layout import FORMAT_VERSION, JOB, OLD_JOB, SUCCESS
+from t5enc.storage.layout import FORMAT_VERSION, JOB, OLD_JOB
 
 CaptionChoice = Literal["all", "first"]
+# Marks a schema that was found from all files.
+OF_ALL_FILES = b"of all files"
 # What an actor takes of a node under names of their own.
 OWN_OPTIONS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor"}
 # Where a file or folder may lie in a home folder.
@@ -39,6 +39,7 @@ class JobNames(SharedNames, total=False):
     text_column: str
     caption_choice: CaptionChoice
     keep_columns: Sequence[str] | None
+    cast: Mapping[str, str]
     storage_dtype: str
     rows_per_shard: int | None
     actors: str | int
@@ -66,6 +67,7 @@ class EncodeJob:
     text_column: str = "caption"
     caption_choice: CaptionChoice = "all"
     keep_columns: Sequence[str] | None = None
+    cast: Mapping[str, str] = field(default_factory=dict)
     storage_dtype: str = "float16"
     rows_per_shard: int | None = None
     actors: str | int = "auto"
@@ -195,6 +197,14 @@ class FrozenJob:
     @property
     def kept_schema(self) -> pa.Schema:
         """Schema of the kept input columns."""
+        return self._read_schema().remove_metadata()
+
+    @property
+    def is_of_all_files(self) -> bool:
+        """Whether the schema was found from all files; earlier releases took it from the first."""
+        return OF_ALL_FILES in (self._read_schema().metadata or {})
+
+    def _read_schema(self) -> pa.Schema:
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema)))
 
     @property
@@ -237,62 +247,5 @@ class FrozenJob:
 
 
 def schema_to_text(schema: pa.Schema) -> str:
-    """A schema as text that survives JSON."""
-    return base64.b64encode(schema.serialize().to_pybytes()).decode()
-
-
-def refuse_old(store: Store, output: str) -> None:
-    """OutputError where the output is one of format 1."""
-    if store.size(OLD_JOB) is not None:
-        raise OutputError(explain_old(hide_credentials(output)))
-
-
-def freeze(store: Store, job: FrozenJob, *, overwrite: bool = False) -> FrozenJob:
-    """Make this job the output's own, or find it there already.
-
-    Returns the frozen job that counts: the one found where its identity is the same. Another one raises
-    JobMismatchError naming each field that differs, or with `overwrite` makes way for a new generation.
-    """
-    if store.create(JOB, job.to_json()):
-        return job
-    found = FrozenJob.from_json(store.read(JOB))
-    if overwrite:
-        return _start_generation(store, job, found.generation + 1)
-    differences = compare(found.identity, job.identity)
-    if differences:
-        lines = [f"  {name}: there {there!r}, here {here!r}" for name, (there, here) in differences.items()]
-        raise JobMismatchError(
-            "the output holds another job; choose another folder, or --overwrite to start anew:\n" + "\n".join(lines),
-            differences,
-        )
-    return found
-
-
-def _start_generation(store: Store, job: FrozenJob, generation: int) -> FrozenJob:
-    content = asdict(job) | {"generation": generation}
-    renewed = FrozenJob(**content)
-    store.delete(SUCCESS)
-    store.replace(JOB, renewed.to_json())
-    return renewed
-
-
-def check_owner(store: Store, job: FrozenJob) -> None:
-    """OutputError where the output is no longer this frozen job's."""
-    if FrozenJob.from_json(store.read(JOB)).fingerprint != job.fingerprint:
-        raise OutputError(
-            f"{JOB}: another run has overwritten this output while this one worked; nothing of this one counts"
-        )
-
-
-def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[object, object]]:
-    """Fields of two identities that differ, whatever releases wrote them."""
-    there, here = _complete(there), _complete(here)
-    names = sorted(set(there) | set(here))
-    return {n: (there.get(n), here.get(n)) for n in names if there.get(n) != here.get(n)}
-
-
-def _complete(identity: Mapping[str, Any]) -> Mapping[str, Any]:
-    """As this release would have written it: format 1 was a part of it, as far as its shards are alike."""
-    recipe = identity.get("recipe")
-    rest = {name: value for name, value in identity.items() if name != "format"}
-    return rest if recipe is None else {**rest, "recipe": complete_identity(recipe)}
+    """A schema of all files as text that survives JSON."""
+    return base64.b64encode(schema.with_metadata({OF_ALL_FILES: b""}).serialize().to_pybytes()).decode()

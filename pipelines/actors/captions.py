@@ -13,18 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.inputs.columns import (
-    check_text_column,
-    check_unique,
-    conform,
-    input_column,
-    is_binary,
-    is_text,
-    is_text_list,
-    plain_type,
-)
+from pipelines.inputs.conform import conform, kept_column
 from pipelines.inputs.footers import open_parquet
+from pipelines.inputs.plain_types import is_binary, is_text_list, plain_type
 from pipelines.inputs.sources import SourceFile
+from pipelines.inputs.text_column import check_text_column, check_unique
 from pipelines.plan.units import Span
 from t5enc.errors import SourceError
 
@@ -157,12 +150,8 @@ def _find_captions(column: Any, choice: CaptionChoice) -> _Captions:
         texts, reasons = _read_texts(values, is_empty)
         return _Captions(positions=positions, indices=indices, values=values, texts=texts, reasons=reasons)
     positions, indices = np.arange(len(column)), np.zeros(len(column), np.int32)
-    if is_text(plain):
-        values = column.cast(plain)
-        texts, reasons = _read_texts(values, np.zeros(len(column), bool))
-    else:
-        values = column
-        texts, reasons = [None] * len(column), [f"not text: {column.type}"] * len(column)
+    values = column.cast(plain)
+    texts, reasons = _read_texts(values, np.zeros(len(column), bool))
     return _Captions(positions=positions, indices=indices, values=values, texts=texts, reasons=reasons)
 
 
@@ -203,7 +192,7 @@ def _decode(value: bytes | None) -> str | None:
 def _keep(batch: Any, field: Any, captions: _Captions, reading: _Reading) -> Any:
     if field.name == reading.text_column:
         return _keep_text(captions, field, reading.file)
-    column = input_column(batch, field, reading.file)
+    column = kept_column(batch, field, reading.file)
     is_exploded = len(captions.positions) != len(batch)
     return column.take(pa.array(captions.positions)) if is_exploded else column
 
@@ -211,9 +200,6 @@ def _keep(batch: Any, field: Any, captions: _Captions, reading: _Reading) -> Any
 def _keep_text(captions: _Captions, field: Any, file: SourceFile) -> Any:
     """The captions themselves; null where they are no text, which a column of strings must not hold."""
     values = captions.values
-    plain = plain_type(values.type)
-    if not is_text(plain) and plain != field.type:
-        return pa.nulls(len(values), field.type)
     if NOT_UTF8 in captions.reasons and not is_binary(field.type):
         is_bad = pa.array([reason == NOT_UTF8 for reason in captions.reasons])
         values = pc.if_else(is_bad, pa.scalar(None, values.type), values)

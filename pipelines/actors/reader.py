@@ -11,6 +11,7 @@ from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.actors.shards import PreparedUnit, Prepares, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.commit.records import UnitRecord, read_footer_record
+from pipelines.inputs.plain_types import plain_schema
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Span, Unit
 from pipelines.progress.tracing import trace_unit
@@ -87,7 +88,7 @@ class UnitReader:
             span,
             text_column=self.job.identity["text_column"],
             caption_choice=self.job.identity["caption_choice"],
-            schema=self.job.kept_schema,
+            schema=plain_schema(self.job.kept_schema),
             skip=lambda row: row not in wanted,
         )
 

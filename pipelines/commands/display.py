@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from pipelines.inputs.column_words import describe_columns
+
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress
     from pipelines.run.state import OnProgress, RunState
@@ -66,6 +68,13 @@ class Lines:
             highlight=False,
             markup=False,
         )
+
+
+def show_columns(run: RunState) -> None:
+    """Say on stderr, once and before work, which columns are kept, left out, and differ among files."""
+    console = Console(stderr=True)
+    for name, text in describe_columns(run.resolved.columns).items():
+        console.print(f"{name}: {text}", soft_wrap=True, highlight=False, markup=False)
 
 
 def count_rows(progress: Progress, run: RunState) -> tuple[int, int]:

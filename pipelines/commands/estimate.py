@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from pipelines.inputs.column_words import describe_columns
 from pipelines.job import EncodeJob
 from pipelines.plan.plan import Units
 from pipelines.progress.report import describe_cuts
@@ -100,6 +102,7 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
     table = Table("figure", "estimate", title=f"plan for {job.encoder.source.model}", title_justify="left")
     for name, value in {
         "input": f"{found.files:,} files, {found.rows:,} rows, {found.captions:,} captions",
+        **describe_columns(resolved.columns),
         "recipe": frozen.describe_recipe() or "none",
         "tokens": f"{found.tokens:,} computed, {found.kept:,} rows stored",
         "captions cut": f"{cuts}, of the sample",
@@ -110,7 +113,7 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
         "storing a month": f"{found.storage_cost(prices):,.3g}",
         "advice": advise(found, prices),
     }.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console().print(table)
 
 

@@ -157,13 +157,13 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 def _run(job: EncodeJob) -> int:
-    from pipelines.commands.display import show_progress
+    from pipelines.commands.display import show_columns, show_progress
     from pipelines.encode import encode_parquet
     from t5enc.cli import report_error
 
     try:
         with show_progress() as on_progress:
-            report = encode_parquet(job, on_progress)
+            report = encode_parquet(job, on_progress, show_columns)
     except T5encError as error:
         report_error(error)
         return error.exit_code

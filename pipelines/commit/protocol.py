@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any
 
 from pipelines.commit.manifest import finish, read_records
+from pipelines.commit.ownership import check_owner, freeze
 from pipelines.commit.records import Records, UnitRecord, read_footer_record
-from pipelines.job import FrozenJob, check_owner, freeze
+from pipelines.job import FrozenJob
 from pipelines.plan.plan import Files, Selection, Units
 from pipelines.plan.units import PlannedFile
 from pipelines.stores.store import Store

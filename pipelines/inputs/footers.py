@@ -23,6 +23,8 @@ BUFFER_BYTES = 1 << 20
 SIGNATURE_BYTES = 28
 # Magic, the length of a footer, magic.
 SMALLEST = 12
+# Spark's timestamps that mean "no end" (the year 9999) do not fit nanoseconds: they would be other moments.
+INT96_UNIT = "us"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,12 @@ def _parse(handle: Any, footer: bytes, file: SourceFile) -> Any:
         metadata = pq.read_metadata(pa.BufferReader(footer))
         if metadata.serialized_size + SIGNATURE_BYTES + 8 == len(footer):  # a look at such a column ends the process
             raise SourceError(f"{file.source}: expected a Parquet file, got one with encrypted columns: {DECRYPT}")
-        return pq.ParquetFile(handle, metadata=metadata, buffer_size=BUFFER_BYTES, pre_buffer=False)
+        return pq.ParquetFile(
+            handle,
+            metadata=metadata,
+            buffer_size=BUFFER_BYTES,
+            pre_buffer=False,
+            coerce_int96_timestamp_unit=INT96_UNIT,
+        )
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{file.source}: expected a Parquet footer, got a damaged one: {error}") from error

@@ -12,12 +12,13 @@ import pyarrow as pa
 import torch
 
 from pipelines.actors.captions import CaptionBatch, read_captions
-from pipelines.inputs.columns import kept_schema
+from pipelines.inputs.columns import Columns
 from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.density import Weighing
 from pipelines.plan.plan import Files
 from pipelines.plan.units import PlannedFile
+from pipelines.run.job_columns import find_columns, identify_columns
 from pipelines.run.source_names import read_remembered, settle_names
 from pipelines.run.survey import survey
 from pipelines.stores.store import open_store
@@ -84,6 +85,7 @@ class ResolvedJob:
     inputs: Inputs
     files: Files
     unreadable: dict[str, str]
+    columns: Columns
     frozen: FrozenJob
     config: EncoderConfig
     revision: str | None
@@ -91,10 +93,11 @@ class ResolvedJob:
     options: EncoderOptions
 
 
-def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> ResolvedJob:
+def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0, there: FrozenJob | None = None) -> ResolvedJob:
     """List inputs, read their footers, open the model, and work out the job as it would be frozen for a device.
 
-    With `cpus`, those of the Ray cluster that this process is connected to, very many footers are read there.
+    With `cpus`, those of the Ray cluster that this process is connected to, very many footers are read there. What an
+    output is frozen with, if it is `there`, decides which columns fit it.
     """
     inputs = open_inputs(job.inputs)
     listing = inputs.list()
@@ -102,21 +105,22 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0) -> Resol
     keep = None if job.keep_columns is None else list(job.keep_columns)
     weighing = Weighing(job.text_column, job.caption_choice, keep)
     found = survey(inputs.filesystem, listing.files, weighing=weighing, cpus=cpus)
+    columns = find_columns(inputs.filesystem, found.schemas, job, there)
     found = settle_names(found, listing, None if job.overwrite else read_remembered(open_store(job.output)))
-    files = found.files.in_order()
-    schema = kept_schema(found.schema, files[0].file, text_column=job.text_column, keep_columns=keep)
+    files, schema = found.files.in_order(), columns.schema
     asked = job.encoder
     checkpoint = open_model(asked.source)
     inferred = find_inferred(asked, checkpoint.repository)
     options = apply_inferred(asked, inferred)
     preparer = open_preparer(options, checkpoint)
     sample = take_sample(inputs.filesystem, files, job, schema, preparer)
-    frozen = freeze_options(job, device, checkpoint, preparer, schema, sample)
+    frozen = freeze_options(job, device, checkpoint, preparer, schema, sample, identify_columns(job, there))
     frozen.record.update(_record_recipe(inferred))
     return ResolvedJob(
         inputs=inputs,
         files=files,
         unreadable=found.unreadable,
+        columns=columns,
         frozen=frozen,
         config=checkpoint.config,
         revision=checkpoint.provenance.get("commit") or asked.source.revision,
@@ -184,17 +188,17 @@ def freeze_options(
     preparer: Preparer,
     schema: pa.Schema,
     sample: Sample,
+    columns: dict[str, Any],
 ) -> FrozenJob:
-    """The job with nothing left open."""
+    """The job with nothing left open; `columns` is what its identity says of them."""
     dtype = str(resolve_dtype(job.encoder.dtype, device)).removeprefix("torch.")
     identity = {
         "weights": checkpoint.fingerprint(),
         "tokenizer": preparer.tokenizer.fingerprint,
         "recipe": None if preparer.recipe is None else preparer.recipe.to_identity(),
         "max_length": preparer.tokenizer.max_length,
-        "text_column": job.text_column,
+        **columns,
         "caption_choice": job.caption_choice,
-        "keep_columns": "all but binary" if job.keep_columns is None else list(job.keep_columns),
         "dtype": dtype,
         "storage_dtype": job.storage_dtype,
         "deterministic": job.encoder.deterministic,

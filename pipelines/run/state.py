@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from pipelines.actors.tasks import SpanResult
+from pipelines.commit.ownership import find_frozen, refuse_old
 from pipelines.commit.protocol import Commit, begin_commit
-from pipelines.job import EncodeJob, refuse_old
+from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import read_runs
 from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
@@ -53,7 +54,8 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
     """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster."""
     store = open_store(job.output)
     refuse_old(store, job.output)
-    resolved = resolve_job(job, device, cpus=cpus)
+    there = None if job.overwrite else find_frozen(store)
+    resolved = resolve_job(job, device, cpus=cpus, there=there)
     commit = begin_commit(
         store,
         resolved.frozen,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import pyarrow.fs as pafs
 
 from pipelines.inputs.footers import read_footer
+from pipelines.inputs.schemas_seen import SchemaSeen, SchemaTally, pack_schema
 from pipelines.inputs.sources import SourceFile
 from pipelines.plan.density import Weighing, measure
 from pipelines.plan.plan import Files
@@ -30,19 +31,19 @@ SHOWN_REASONS = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The files that can be read, in order, the Arrow schema of the first, and the reason for each that cannot."""
+    """The files that can be read, in order, the schemas that they have, and the reason for each that cannot."""
 
     files: Files
-    schema: Any
+    schemas: Sequence[SchemaSeen]
     unreadable: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A file that can be read; of those that a task has read, only the first has its schema, for schemas are large."""
+    """A file that can be read, and its schema; of those that a task has read, equal ones are sent once."""
 
     planned: PlannedFile
-    schema: Any
+    schema: bytes
 
 
 Plan = Callable[[SourceFile], "_Found | str"]
@@ -59,13 +60,19 @@ def survey(
     plan = partial(_plan_file, filesystem, weighing)
     found = _read_by_tasks(filesystem, sources, plan, cpus) if is_large else _read_by_threads(filesystem, sources, plan)
     unreadable: dict[str, str] = {}
-    readable = _set_aside(zip(sources, found, strict=True), unreadable)
-    first = next(readable, None)
-    if first is None:
+    tally = SchemaTally()
+    files = Files.of(_tally(_set_aside(zip(sources, found, strict=True), unreadable), tally))
+    if not files:
         reasons = list(unreadable.values())[:SHOWN_REASONS]
         raise SourceError("no input can be read:\n" + "\n".join(f"  {reason}" for reason in reasons))
-    files = Files.of(one.planned for one in chain([first], readable))
-    return Survey(files=files, schema=first.schema, unreadable=unreadable)
+    return Survey(files=files, schemas=tally.telling(), unreadable=unreadable)
+
+
+def _tally(found: Iterable[_Found], tally: SchemaTally) -> Iterator[PlannedFile]:
+    """The files, each of whose schemas is counted."""
+    for one in found:
+        tally.add(one.schema, one.planned.file, one.planned.num_rows)
+        yield one.planned
 
 
 def _set_aside(found: Iterator[tuple[SourceFile, _Found | str]], unreadable: dict[str, str]) -> Iterator[_Found]:
@@ -95,7 +102,7 @@ def _plan_file(filesystem: Any, weighing: Weighing | None, file: SourceFile) -> 
         digest=footer.digest,
         densities=() if weighing is None else measure(footer.metadata, footer.schema, weighing),
     )
-    return _Found(planned, footer.schema)
+    return _Found(planned, pack_schema(footer.schema))
 
 
 def _read_by_tasks(filesystem: Any, sources: Sequence[SourceFile], plan: Plan, cpus: int) -> Iterator[_Found | str]:
@@ -112,9 +119,10 @@ def _read_by_tasks(filesystem: Any, sources: Sequence[SourceFile], plan: Plan, c
 
 
 def _read_piece(filesystem: Any, sources: Sequence[SourceFile], plan: Plan) -> list[_Found | str]:
-    found: list[_Found | str] = []
-    is_first = True
-    for one in _read_by_threads(filesystem, sources, plan):
-        found.append(one if isinstance(one, str) or is_first else _Found(one.planned, None))
-        is_first &= isinstance(one, str)
-    return found
+    known: dict[bytes, bytes] = {}
+    found = _read_by_threads(filesystem, sources, plan)
+    return [one if isinstance(one, str) else _share_schema(one, known) for one in found]
+
+
+def _share_schema(one: _Found, known: dict[bytes, bytes]) -> _Found:
+    return replace(one, schema=known.setdefault(one.schema, one.schema))

@@ -62,6 +62,15 @@ def test_tokenizers_are_asked_for_in_either_way(handed_over: list[EncodeJob], tm
     assert [job.tokenizer_range() for job in handed_over] == [(2, 2), (1, 8)]
 
 
+def test_casts_are_given_one_by_one_whatever_a_column_is_called(handed_over: list[EncodeJob], tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("inputs: [a]\noutput: o\nmodel: m\ncast: {id: int64, url: large_string}\n")
+    given = ["--cast", "id=string", "--cast", "a=b=timestamp[us, tz=UTC]", "--cast", "price=decimal128(10, 2)"]
+    run("encode", "--config", str(tmp_path / "job.yaml"), *given)
+    (job,) = handed_over
+    named = {"a=b": "timestamp[us, tz=UTC]", "price": "decimal128(10, 2)"}
+    assert job.cast == {"id": "string", "url": "large_string"} | named
+
+
 def test_resources_and_labels_are_given_one_by_one(handed_over: list[EncodeJob], tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("inputs: [a]\noutput: o\nmodel: m\nresources: {slot: 1, disk: 2}\n")
     given = ["--resource", "slot=0.5", "--label", "zone=in(a, b)", "--label", "ray.io/market-type=!spot"]
@@ -77,6 +86,7 @@ def test_resources_and_labels_are_given_one_by_one(handed_over: list[EncodeJob],
     [
         (["--resource", "slot"], "resources: expected NAME=VALUE, got 'slot'"),
         (["--resource", "slot=many"], "resources: slot: expected a number, got 'many'"),
+        (["--cast", "id"], "cast: expected NAME=VALUE, got 'id'"),
         (["--label", "=a"], "label_selector: expected NAME=VALUE, got '=a'"),
         (["--ship-code"], "ship_code: expected a ray_address with it, got none"),
     ],

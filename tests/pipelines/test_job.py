@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.job import EncodeJob, FrozenJob, check_owner, compare, freeze
+from pipelines.commit.ownership import check_owner, compare, freeze
+from pipelines.job import EncodeJob, FrozenJob
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.options import EncoderOptions
 from t5enc.storage.layout import JOB, SUCCESS

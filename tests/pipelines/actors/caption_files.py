@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.actors.captions import CaptionBatch, read_captions
-from pipelines.inputs.columns import kept_schema
+from pipelines.inputs.columns import Columns, Wanted, choose_columns
 from pipelines.inputs.footers import read_footer
+from pipelines.inputs.schemas_seen import SchemaTally, pack_schema
 from pipelines.inputs.sources import SourceFile
 from pipelines.plan.units import Span
 
@@ -30,6 +31,14 @@ def whole(filesystem: Any, file: SourceFile) -> Span:
     return Span(file=file, digest=footer.digest, first_row=0, num_rows=footer.num_rows, rows_per_unit=10)
 
 
+def find_columns(found: Iterable[tuple[pa.Schema, SourceFile]], text: str = "caption", **wanted: Any) -> Columns:
+    """The columns of files with these schemas, all of them with rows."""
+    tally = SchemaTally()
+    for schema, file in found:
+        tally.add(pack_schema(schema), file, 1)
+    return choose_columns(tally.telling(), Wanted.of(text, **wanted))
+
+
 def read(
     span: Span,
     *,
@@ -40,8 +49,7 @@ def read(
     filesystem: Any = LOCAL,
 ) -> list[CaptionBatch]:
     if schema is None:
-        found = read_footer(filesystem, span.file).schema
-        schema = kept_schema(found, span.file, text_column="caption", keep_columns=None)
+        schema = find_columns([(read_footer(filesystem, span.file).schema, span.file)]).schema
     return list(
         read_captions(
             filesystem,

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipelines.actors.captions import CaptionBatch
+from t5enc.errors import SourceError
 from tests.pipelines.actors.caption_files import LOCAL, read, whole, write
 
 
@@ -84,15 +84,11 @@ def test_bytes_kept_as_bytes_stay_as_they_are(tmp_path: Path) -> None:
     [pa.array([1, None]), pa.array([{"a": "x"}, None]), pa.array([[1], []]), pa.array([True, False])],
     ids=lambda column: str(column.type),
 )
-def test_a_column_of_another_type_is_a_reason_for_every_row(tmp_path: Path, column: pa.Array) -> None:
-    batch = read_column(tmp_path, column)
-    type_ = pq.read_schema(tmp_path / "a.parquet").field("caption").type
-    assert batch.reasons == [f"not text: {type_}"] * 2
-    assert batch.kept["caption"].to_pylist() == column.to_pylist()
-    strings = pa.schema({"caption": pa.string(), "number": pa.int32()})
-    batch = read_column(tmp_path, column, schema=strings)
-    assert batch.reasons == [f"not text: {type_}"] * 2
-    assert batch.kept["caption"].to_pylist() == [None, None]
+def test_a_column_of_another_type_is_named(tmp_path: Path, column: pa.Array) -> None:
+    table = pa.table({"caption": column})
+    span = whole(LOCAL, write(tmp_path / "a.parquet", table))
+    with pytest.raises(SourceError, match=r"^a\.parquet: column 'caption': expected text, .*: not text\. "):
+        read(span, schema=pa.schema({}))
 
 
 def test_a_column_of_nothing_but_nulls_reads_as_null_captions(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.commit.ownership import freeze
 from pipelines.commit.protocol import begin_commit
-from pipelines.job import EncodeJob, FrozenJob, freeze
+from pipelines.job import EncodeJob, FrozenJob
 from pipelines.plan.density import ROWS, Density
 from pipelines.plan.plan import Files, Units
 from pipelines.run.resolved_job import ResolvedJob, resolve_job

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections import Counter
 from functools import partial
@@ -37,7 +38,10 @@ def sources(tmp_path: Path) -> list[SourceFile]:
 def check(sources: list[SourceFile], **options: int) -> None:
     found = survey(LOCAL, sources, **options)
     files, bad = found.files, found.unreadable
-    assert found.schema == pa.schema([("caption", pa.string())])
+    (schema,) = found.schemas
+    assert schema.schema == pa.schema([("caption", pa.string())])
+    assert (schema.files, schema.rows) == (COUNT - 1, sum(range(COUNT)) - 7)
+    assert schema.file == sources[0]
     rows = [count for count in range(COUNT) if f"{count:02d}.parquet" != DAMAGED]
     assert [planned.num_rows for planned in files] == rows
     assert [planned.file for planned in files] == [file for file in sources if file.source != DAMAGED]
@@ -83,12 +87,11 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_rest() -> None:
         next(results)
 
 
-def test_no_footer_is_read_twice_and_the_schema_is_of_the_first_that_can_be_read(
+def test_no_footer_is_read_twice_and_equal_schemas_are_sent_once(
     sources: list[SourceFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task of a cluster sends one schema along, whatever it could not read before."""
-    (first, *rest) = sources
-    Path(first.path).write_bytes(b"torn")
+    """A task of a cluster sends each schema once, whatever it could not read before."""
+    Path(sources[0].path).write_bytes(b"torn")
     read: Counter[str] = Counter()
 
     def read_footer(filesystem: Any, file: SourceFile) -> Any:
@@ -96,9 +99,30 @@ def test_no_footer_is_read_twice_and_the_schema_is_of_the_first_that_can_be_read
         return footers.read_footer(filesystem, file)
 
     monkeypatch.setattr(survey_module, "read_footer", read_footer)
-    found = survey(LOCAL, sources)
-    assert found.schema == pa.schema([("caption", pa.string())])
+    (schema,) = survey(LOCAL, sources).schemas
     assert read == dict.fromkeys([file.source for file in sources], 1)
     plan = partial(survey_module._plan_file, LOCAL, None)
-    sent = [one.schema for one in survey_module._read_piece(LOCAL, sources, plan) if not isinstance(one, str)]
-    assert sent == [found.schema, *[None] * (len(rest) - 2)]
+    sent = [one for one in survey_module._read_piece(LOCAL, sources, plan) if not isinstance(one, str)]
+    assert len(sent) == COUNT - 2
+    assert {id(one.schema) for one in sent} == {id(sent[0].schema)}
+    assert sent[0].schema == schema.packed
+    assert pickle.dumps(sent).count(schema.packed) == 1
+
+
+def test_schemas_are_those_of_files_with_rows(tmp_path: Path) -> None:
+    for place, table in enumerate(
+        [
+            pa.table({"caption": pa.nulls(0), "url": pa.array([], pa.int64())}),
+            pa.table({"caption": ["a"], "url": ["b"]}),
+            pa.table({"caption": ["c", "d"], "url": pa.nulls(2)}),
+            pa.table({"caption": ["e"], "url": ["f"]}, metadata={"pandas": "{}"}),
+        ]
+    ):
+        pq.write_table(table, tmp_path / f"{place}.parquet")
+    (text, null) = survey(LOCAL, list(open_inputs([str(tmp_path)]).files())).schemas
+    assert (text.files, text.rows, text.file.source) == (2, 2, "1.parquet")
+    assert (null.files, null.rows, null.file.source) == (1, 2, "2.parquet")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "0.parquet").rename(tmp_path / "alone" / "0.parquet")
+    (alone,) = survey(LOCAL, list(open_inputs([str(tmp_path / "alone")]).files())).schemas
+    assert (alone.files, alone.rows) == (1, 0)

@@ -1,0 +1,39 @@
+"""The columns of a job: found from all its files, or those that its output is frozen with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.inputs.columns import Columns, Wanted, choose_columns
+from pipelines.inputs.frozen_columns import fit_columns
+from pipelines.inputs.plain_types import plain_schema
+from pipelines.inputs.schemas_seen import SchemaSeen
+from pipelines.inputs.text_column import check_captions
+from pipelines.job import EncodeJob, FrozenJob
+
+ALL_BUT_BINARY = "all but binary"
+
+
+def find_columns(filesystem: Any, seen: Sequence[SchemaSeen], job: EncodeJob, there: FrozenJob | None) -> Columns:
+    """Which columns are kept, which left out, where files differ; SourceError before any work where they cannot be."""
+    keep = None if job.keep_columns is None else list(job.keep_columns)
+    wanted = Wanted.of(job.text_column, keep, job.cast)
+    check_captions(filesystem, seen, job.text_column)
+    if there is None or identify_columns(job, there) != _read_identity(there):
+        return choose_columns(seen, wanted)
+    return fit_columns(seen, wanted, plain_schema(there.kept_schema), is_whole=there.is_of_all_files)
+
+
+def identify_columns(job: EncodeJob, there: FrozenJob | None = None) -> dict[str, Any]:
+    """What a job's identity says of columns. Naming just those that an output keeps by default goes on with it."""
+    keep = ALL_BUT_BINARY if job.keep_columns is None else list(job.keep_columns)
+    if there is not None and keep == there.kept_schema.names and _read_identity(there).get("keep_columns") != keep:
+        keep = ALL_BUT_BINARY
+    cast = {"cast": dict(job.cast)} if job.cast else {}
+    return {"text_column": job.text_column, "keep_columns": keep, **cast}
+
+
+def _read_identity(there: FrozenJob) -> dict[str, Any]:
+    names = ("text_column", "keep_columns", "cast")
+    return {name: there.identity[name] for name in names if name in there.identity}

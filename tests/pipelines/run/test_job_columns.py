@@ -1,0 +1,121 @@
+"""Files that come to an output that is there: its schema stays, and what does not fit it is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pytest
+
+from pipelines import EncodeJob, encode_parquet
+from pipelines.commit.ownership import find_frozen, freeze
+from pipelines.inputs.columns import Columns
+from pipelines.job import FrozenJob, schema_to_text
+from pipelines.run.job_columns import find_columns, identify_columns
+from pipelines.stores.store import open_store
+from t5enc import load_embeddings
+from t5enc.errors import JobMismatchError, SourceError
+from t5enc.storage.layout import SUCCESS
+from tests.pipelines.commit.memory_store import MemoryStore
+from tests.pipelines.inputs.kept_rows import find, write_files
+from tests.pipelines.small_jobs import make_job
+
+FIRST = pa.schema({"caption": pa.string(), "id": pa.int64()})
+
+
+def frozen(schema: pa.Schema = FIRST, **options: Any) -> FrozenJob:
+    columns = identify_columns(ask(**options))
+    return replace(make_job(**columns), schema=schema_to_text(schema))
+
+
+def of_the_first_file(job: FrozenJob) -> FrozenJob:
+    """The same as releases froze it that looked at one file."""
+    return replace(job, schema=base64.b64encode(job.kept_schema.serialize().to_pybytes()).decode())
+
+
+def ask(**options: Any) -> EncodeJob:
+    return EncodeJob(inputs=["in"], output="out", model="builtin:tiny", **options)
+
+
+def fit(folder: Path, there: FrozenJob | None, *tables: dict[str, Any], **options: Any) -> Columns:
+    found = write_files(folder, *tables)
+    return find_columns(pafs.LocalFileSystem(), found.survey.schemas, ask(**options), there)
+
+
+def test_files_that_lack_a_column_or_have_a_narrower_one_fit(tmp_path: Path) -> None:
+    tables: Sequence[dict[str, Any]] = [{"id": [2**40]}, {"id": pa.array([1], pa.int8())}, {"id": pa.nulls(1)}]
+    columns = fit(tmp_path, frozen(), *tables)
+    assert columns.schema == FIRST
+    assert find(tmp_path).rows(columns)["id"].to_pylist() == [2**40, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("later", "named"),
+    [
+        ({"id": [1], "score": [0.5]}, r"1\.parquet: column 'score' \(double\)"),
+        ({"id": pa.array([1], pa.uint64())}, r"1\.parquet: column 'id' \(uint64\)"),
+        ({"id": ["1"]}, r"1\.parquet: column 'id' \(string\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_decides(tmp_path: Path, later: dict[str, Any], named: str) -> None:
+    with pytest.raises(SourceError, match=f"^{named}.* --overwrite .* --keep-columns") as caught:
+        fit(tmp_path, frozen(), {"id": [1]}, later)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_keeping_just_what_is_there_goes_on_without_what_is_new(tmp_path: Path) -> None:
+    there, keep = frozen(), ["caption", "id"]
+    columns = fit(tmp_path, there, {"id": [1]}, {"id": [2], "score": [0.5]}, keep_columns=keep)
+    assert (columns.schema, dict(columns.left_out)) == (FIRST, {"score": "double"})
+    store = MemoryStore()
+    freeze(store, there)
+    asked = ask(keep_columns=keep)
+    assert freeze(store, replace(there, identity=there.identity | identify_columns(asked, there))) == there
+    with pytest.raises(JobMismatchError, match="keep_columns"):
+        freeze(store, replace(there, identity=there.identity | identify_columns(ask(keep_columns=["id"]), there)))
+
+
+def test_a_job_that_looked_at_one_file_goes_on_as_it_was(tmp_path: Path) -> None:
+    columns = fit(tmp_path, of_the_first_file(frozen()), {"id": [1]}, {"id": ["2"], "score": [0.5]})
+    assert (columns.schema, dict(columns.left_out)) == (FIRST, {"score": "double"})
+    assert find(tmp_path).rows(columns)["id"].to_pylist() == [1, 2]
+
+
+def test_a_cast_is_part_of_what_a_job_is(tmp_path: Path) -> None:
+    assert "cast" not in identify_columns(ask())
+    assert identify_columns(ask(cast={"id": "string"}))["cast"] == {"id": "string"}
+    there = frozen(pa.schema({"caption": pa.string(), "id": pa.string()}), cast={"id": "string"})
+    columns = fit(tmp_path, there, {"id": ["x"]}, {"id": [7]}, cast={"id": "string"})
+    assert find(tmp_path).rows(columns)["id"].to_pylist() == ["x", "7"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_that_comes_later_widens_nothing_and_spoils_nothing(tmp_path: Path) -> None:
+    inputs, output = tmp_path / "in", tmp_path / "out"
+    write_files(inputs, {"id": pa.array([1], pa.int32())}, {"id": pa.array([2], pa.int32()), "url": ["u"]})
+    job = EncodeJob(inputs=[str(inputs)], output=str(output), model="builtin:tiny", max_length=16)
+    said: list[Any] = []
+    encode_parquet(job, on_begin=lambda run: said.append(run.resolved.columns))
+    there = find_frozen(open_store(str(output)))
+    assert there is not None
+    assert said[0].schema == there.kept_schema
+    assert json.loads(there.to_json())["schema"] == there.schema
+    write_files(inputs / "more", {"id": [2**40]})
+    with pytest.raises(SourceError, match=r"more/0\.parquet: column 'id' \(int64\)"):
+        encode_parquet(job)
+    assert open_store(str(output)).size(SUCCESS) is not None
+    write_files(inputs / "more", {"id": pa.array([3], pa.int16())})
+    encode_parquet(job, on_begin=lambda run: said.append(run.resolved.columns))
+    table, _ = load_embeddings(str(output))
+    rows = zip(
+        table["text_embedding_source"].to_pylist(), table["id"].to_pylist(), table["url"].to_pylist(), strict=True
+    )
+    assert sorted(rows) == [("0.parquet", 1, None), ("1.parquet", 2, "u"), ("more/0.parquet", 3, None)]
+    encode_parquet(job, on_begin=lambda run: said.append(run.resolved.columns))
+    assert len(said) == 2
