@@ -11,7 +11,7 @@ from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.actors.shards import PreparedUnit, Prepares, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.commit.records import UnitRecord, read_footer_record
-from pipelines.inputs.plain_types import plain_schema
+from pipelines.inputs.columns.plain_types import plain_schema
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Span, Unit
 from pipelines.progress.tracing import trace_unit

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from pipelines.inputs.column_words import describe_columns
+from pipelines.inputs.columns.words import describe_columns
 
 if TYPE_CHECKING:
     from pipelines.progress.ledger import Progress

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.inputs.column_words import describe_columns
+from pipelines.inputs.columns.words import describe_columns
 from pipelines.job import EncodeJob
 from pipelines.plan.plan import Units
 from pipelines.progress.report import describe_cuts

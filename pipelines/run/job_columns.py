@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.inputs.columns import Columns, Wanted, choose_columns
-from pipelines.inputs.frozen_columns import fit_columns
-from pipelines.inputs.plain_types import plain_schema
-from pipelines.inputs.schemas_seen import SchemaSeen
-from pipelines.inputs.text_column import check_captions
+from pipelines.inputs.columns.choice import Columns, Wanted, choose_columns
+from pipelines.inputs.columns.frozen import fit_columns
+from pipelines.inputs.columns.plain_types import plain_schema
+from pipelines.inputs.columns.schemas_seen import SchemaSeen
+from pipelines.inputs.columns.text_column import check_captions
 from pipelines.job import EncodeJob, FrozenJob
 
 ALL_BUT_BINARY = "all but binary"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.actors.captions import CaptionBatch, read_captions
-from pipelines.inputs.columns import Columns
+from pipelines.inputs.columns.choice import Columns
 from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.density import Weighing

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines.commit.ownership import find_frozen, freeze
-from pipelines.inputs.columns import Columns
+from pipelines.inputs.columns.choice import Columns
 from pipelines.job import FrozenJob, schema_to_text
 from pipelines.run.job_columns import find_columns, identify_columns
 from pipelines.stores.store import open_store
@@ -23,7 +23,7 @@ from t5enc import load_embeddings
 from t5enc.errors import JobMismatchError, SourceError
 from t5enc.storage.layout import SUCCESS
 from tests.pipelines.commit.memory_store import MemoryStore
-from tests.pipelines.inputs.kept_rows import find, write_files
+from tests.pipelines.inputs.columns.kept_rows import find, write_files
 from tests.pipelines.small_jobs import make_job
 
 FIRST = pa.schema({"caption": pa.string(), "id": pa.int64()})

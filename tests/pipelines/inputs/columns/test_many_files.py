@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.inputs.column_words import describe_columns
+from pipelines.inputs.columns.words import describe_columns
 from t5enc.errors import ConfigError, SourceError
-from tests.pipelines.inputs.kept_rows import write_files
+from tests.pipelines.inputs.columns.kept_rows import write_files
 
 NOON = datetime.datetime(2024, 2, 29, 12)
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from pipelines.inputs.text_column import check_captions, unite_text
+from pipelines.inputs.columns.text_column import check_captions, unite_text
 from t5enc.errors import SourceError
-from tests.pipelines.inputs.kept_rows import write_files
+from tests.pipelines.inputs.columns.kept_rows import write_files
 
 CHATS = [[{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a red bird"}]]
 

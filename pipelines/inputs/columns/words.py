@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines.inputs.columns import Columns
-from pipelines.inputs.plain_types import describe_field
+from pipelines.inputs.columns.choice import Columns
+from pipelines.inputs.columns.plain_types import describe_field
 
 MOST_COLUMNS = 12
 MOST_DIFFERENCES = 5

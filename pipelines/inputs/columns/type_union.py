@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from pipelines.inputs.plain_types import is_binary, is_list
+from pipelines.inputs.columns.plain_types import is_binary, is_list
 
 UNITS = ("s", "ms", "us", "ns")
 FLOATS = (pa.float16(), pa.float32(), pa.float64())

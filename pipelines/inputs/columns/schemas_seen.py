@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.inputs.plain_types import holds_binary, plain_field
+from pipelines.inputs.columns.plain_types import holds_binary, plain_field
 from pipelines.inputs.sources import SourceFile
 
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5enc.errors import SourceError
-from tests.pipelines.inputs.kept_rows import Found, write_files
-from tests.pipelines.inputs.same_values import is_same
+from tests.pipelines.inputs.columns.kept_rows import Found, write_files
+from tests.pipelines.inputs.columns.same_values import is_same
 from tests.profiles import PROFILE
 
 # Each example is a row of the matrix: one type in the first file beside every type in the second.

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.types as pat
 
 from pipelines.inputs.footers import open_parquet
-from pipelines.inputs.plain_types import describe_fields, is_list, is_text, is_text_list, plain_type
-from pipelines.inputs.schemas_seen import SchemaSeen
+from pipelines.inputs.columns.plain_types import describe_fields, is_list, is_text, is_text_list, plain_type
+from pipelines.inputs.columns.schemas_seen import SchemaSeen
 from pipelines.inputs.sources import SourceFile
-from pipelines.inputs.type_union import unite_all
+from pipelines.inputs.columns.type_union import unite_all
 from t5enc.errors import SourceError
 
 SHOWN = 160

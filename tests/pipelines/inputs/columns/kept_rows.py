@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.actors.captions import read_captions
-from pipelines.inputs.columns import Columns, Wanted, choose_columns
+from pipelines.inputs.columns.choice import Columns, Wanted, choose_columns
 from pipelines.inputs.sources import open_inputs
 from pipelines.run.survey import Survey, survey
 

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from pipelines.inputs.casts import may_cast, parse_casts
-from pipelines.inputs.plain_types import describe_field, describe_fields
-from pipelines.inputs.schemas_seen import SchemaSeen, count_files
-from pipelines.inputs.text_column import check_text_column, check_unique, unite_text
-from pipelines.inputs.type_union import unite_all
+from pipelines.inputs.columns.casts import may_cast, parse_casts
+from pipelines.inputs.columns.plain_types import describe_field, describe_fields
+from pipelines.inputs.columns.schemas_seen import SchemaSeen, count_files
+from pipelines.inputs.columns.text_column import check_text_column, check_unique, unite_text
+from pipelines.inputs.columns.type_union import unite_all
 from t5enc.errors import ConfigError, SourceError
 from t5enc.storage import SCHEMA as OUTPUT_SCHEMA
 

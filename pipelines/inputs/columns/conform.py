@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 from numpy.typing import NDArray
 
-from pipelines.inputs.casts import may_cast
-from pipelines.inputs.plain_types import is_list, plain_type
+from pipelines.inputs.columns.casts import may_cast
+from pipelines.inputs.columns.plain_types import is_list, plain_type
 from pipelines.inputs.sources import SourceFile
 from t5enc.errors import SourceError
 

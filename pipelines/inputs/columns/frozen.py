@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.inputs.casts import may_cast
-from pipelines.inputs.columns import Columns, Wanted, choose_names, describe_left_out, find_types
-from pipelines.inputs.plain_types import describe_field
-from pipelines.inputs.schemas_seen import SchemaSeen
-from pipelines.inputs.text_column import check_text_column, check_unique
-from pipelines.inputs.type_union import unite
+from pipelines.inputs.columns.casts import may_cast
+from pipelines.inputs.columns.choice import Columns, Wanted, choose_names, describe_left_out, find_types
+from pipelines.inputs.columns.plain_types import describe_field
+from pipelines.inputs.columns.schemas_seen import SchemaSeen
+from pipelines.inputs.columns.text_column import check_text_column, check_unique
+from pipelines.inputs.columns.type_union import unite
 from t5enc.errors import SourceError
 
 
