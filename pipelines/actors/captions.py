@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.inputs.columns.conform import conform, kept_column
-from pipelines.inputs.footers import open_parquet
 from pipelines.inputs.columns.plain_types import is_binary, is_text_list, plain_type
-from pipelines.inputs.sources import SourceFile
 from pipelines.inputs.columns.text_column import check_text_column, check_unique
+from pipelines.inputs.footers import open_parquet
+from pipelines.inputs.sources import SourceFile
 from pipelines.plan.units import Span
 from t5enc.errors import SourceError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from pipelines.inputs.footers import read_footer
 from pipelines.inputs.columns.schemas_seen import SchemaSeen, SchemaTally, pack_schema
+from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile
 from pipelines.plan.density import Weighing, measure
 from pipelines.plan.plan import Files

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pat
 
-from pipelines.inputs.footers import open_parquet
 from pipelines.inputs.columns.plain_types import describe_fields, is_list, is_text, is_text_list, plain_type
 from pipelines.inputs.columns.schemas_seen import SchemaSeen
-from pipelines.inputs.sources import SourceFile
 from pipelines.inputs.columns.type_union import unite_all
+from pipelines.inputs.footers import open_parquet
+from pipelines.inputs.sources import SourceFile
 from t5enc.errors import SourceError
 
 SHOWN = 160

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.inputs.columns.choice import Columns, Wanted, choose_columns
-from pipelines.inputs.footers import read_footer
 from pipelines.inputs.columns.schemas_seen import SchemaTally, pack_schema
+from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile
 from pipelines.plan.units import Span
 
