@@ -15,6 +15,8 @@ ENCODER_CLASSES = ("T5EncoderModel", "UMT5EncoderModel", "MT5EncoderModel")
 EMBEDDING = "shared.weight"
 # The embedding's second name; transformers prefers this one where both are there and differ.
 OWN_EMBEDDING = "encoder.embed_tokens.weight"
+# Its third, in files that have neither: madlad400's, whose encoder and decoder share it.
+DECODER_EMBEDDING = "decoder.embed_tokens.weight"
 EMBEDDING_NAMES = (OWN_EMBEDDING, EMBEDDING)
 FINAL_NORM = "encoder.final_layer_norm.weight"
 BLOCKS = "encoder.block."

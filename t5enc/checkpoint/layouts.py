@@ -1,4 +1,4 @@
-"""How weight files name the tensors of an encoder: Hugging Face's way, ComfyUI's around it, and our own fused one.
+"""How weight files name the tensors of an encoder: Hugging Face's way, ComfyUI's around it, Wan's, and our fused one.
 
 ComfyUI keeps Hugging Face's names, at times behind a prefix and beside other models, with scales for weights
 in eight bits and with the sentencepiece model as one more tensor. The fused layout of `t5enc convert` has the names of
@@ -7,14 +7,15 @@ in eight bits and with the sentencepiece model as one more tensor. The fused lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
+from t5enc.checkpoint.foreign.comfyui import HEADER_NOTE, apply_scales
+from t5enc.checkpoint.foreign.wan import find_wan_prefix, rename_wan
 from t5enc.checkpoint.hf_names import (
     ANCHOR,
+    DECODER_EMBEDDING,
     EMBEDDING,
     FUSED_ANCHOR,
     OWN_EMBEDDING,
@@ -23,7 +24,7 @@ from t5enc.checkpoint.hf_names import (
     name_bias,
     name_up,
 )
-from t5enc.checkpoint.tensor_files import LazyTensors, ReadTensor
+from t5enc.checkpoint.tensor_files import LazyTensors
 from t5enc.config import EncoderConfig
 from t5enc.errors import CheckpointError
 
@@ -32,10 +33,6 @@ FUSED_LAYOUT = "fused/1"
 LAYOUT_FIELD = "t5enc_layout"
 FUSED_NORMS_FIELD = "t5enc_fused_norms"
 TOKENIZER_MODEL = "spiece_model"
-SCALES = ("scale_weight", "weight_scale")
-# Scales of activations and notes for ComfyUI's kernels: of no meaning once a weight is multiplied out.
-QUANTIZATION_NOTES = ("scale_input", "input_scale", "comfy_quant")
-FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def find_prefix(names: Mapping[str, object], where: str) -> str:
@@ -56,33 +53,33 @@ def is_encoder_name(name: str, prefix: str) -> bool:
     return name.startswith(tuple(prefix + start for start in PREFIXES))
 
 
+def list_encoder_names(names: Iterable[str], prefix: str) -> list[str]:
+    """The names of the encoder's tensors and its embedding: madlad's lies in the decoder, which shares it."""
+    found = [name for name in names if is_encoder_name(name, prefix)]
+    if not {prefix + EMBEDDING, prefix + OWN_EMBEDDING} & set(found) and prefix + DECODER_EMBEDDING in names:
+        found.append(prefix + DECODER_EMBEDDING)
+    return found
+
+
 def select_encoder(tensors: LazyTensors, where: str) -> LazyTensors:
     """The encoder's tensors under Hugging Face's names, scaled weights multiplied out as they are read."""
+    tensors = _rename(tensors)
     prefix = find_prefix(tensors, where)
-    readers = {name.removeprefix(prefix): tensors.reader(name) for name in tensors if is_encoder_name(name, prefix)}
-    own = readers.pop(OWN_EMBEDDING, None)
-    if own is not None:  # where both are there and differ, transformers' encoder uses its own
-        readers[EMBEDDING] = own
-    return LazyTensors(_apply_scales(readers))
+    readers = {name.removeprefix(prefix): tensors.reader(name) for name in list_encoder_names(tensors, prefix)}
+    for name in (DECODER_EMBEDDING, OWN_EMBEDDING):
+        own = readers.pop(name, None)
+        if own is not None:  # where both are there and differ, transformers' encoder uses its own
+            readers[EMBEDDING] = own
+    return LazyTensors(apply_scales(readers, tensors.notes.get(HEADER_NOTE)))
 
 
-def _apply_scales(readers: dict[str, ReadTensor]) -> dict[str, ReadTensor]:
-    """Weights with their scales in them; a scale of no weight stays, to be refused as unexpected."""
-    applied = {name: read for name, read in readers.items() if not name.endswith(QUANTIZATION_NOTES)}
-    for name in [name for name in applied if name.endswith(SCALES)]:
-        weight = name.rpartition(".")[0] + ".weight"
-        if weight in applied:
-            applied[weight] = partial(_read_scaled, weight, readers[weight], applied.pop(name))
-    return applied
-
-
-def _read_scaled(name: str, read_weight: ReadTensor, read_scale: ReadTensor) -> Tensor:
-    """A float8 weight times its scale, or times the scale of each row, in float32."""
-    weight, scale = read_weight(), read_scale()
-    if weight.dtype not in FLOAT8 or scale.numel() not in (1, len(weight)):
-        found = f"{weight.dtype} with {scale.numel()} scales"
-        raise CheckpointError(f"{name}: expected float8 with one scale or one a row, got {found}")
-    return weight.float() * scale.float().reshape(-1, 1)
+def _rename(tensors: LazyTensors) -> LazyTensors:
+    """Wan's names as Hugging Face's; others as they are."""
+    prefix = find_wan_prefix(tensors)
+    if prefix is None:
+        return tensors
+    own = [name for name in tensors if name.startswith(prefix)]
+    return LazyTensors({rename_wan(name.removeprefix(prefix)): tensors.reader(name) for name in own}, tensors.notes)
 
 
 def infer_config(tensors: Mapping[str, Tensor], where: str) -> EncoderConfig:

@@ -1,26 +1,31 @@
 """Models by name: one that is built in, or files on a disk or a hub, in any layout.
 
 Layouts: Hugging Face's (safetensors or .bin, whole or in shards), a diffusers repository, one file of ComfyUI's, the
-fused one of `t5enc convert`.
+fused one of `t5enc convert`, Wan's own.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from t5enc.checkpoint.builtin import is_builtin, open_builtin
 from t5enc.checkpoint.checkpoint import Checkpoint, TokenizerSource
-from t5enc.checkpoint.folders import Folder, open_folder, read_json
+from t5enc.checkpoint.folders import Folder, LocalFolder, open_folder, read_json
 from t5enc.checkpoint.foreign.sentence_transformers import SentenceModules, find_modules, open_modules
+from t5enc.checkpoint.foreign.wan import TOKENIZER as WAN_TOKENIZER
+from t5enc.checkpoint.foreign.wan import find_wan_prefix
 from t5enc.checkpoint.layouts import (
     FUSED_LAYOUT,
     LAYOUT_FIELD,
     embedded_tokenizer,
     find_prefix,
     infer_config,
-    is_encoder_name,
+    list_encoder_names,
     select_encoder,
 )
 from t5enc.checkpoint.repository import Repository, find_encoder_component
@@ -30,6 +35,7 @@ from t5enc.errors import CheckpointError, ConfigError
 from t5enc.options import ModelPlace, ModelSource
 from t5enc.pooling import Pooler
 
+SINGLE_FILES = (".safetensors", ".pth", ".pt", ".bin")
 TOKENIZER_FILES = (
     "tokenizer_config.json",
     "tokenizer.json",
@@ -95,19 +101,36 @@ def open_checkpoint(
 
 
 def open_single_file(path: Path) -> Checkpoint:
-    """Open one .safetensors file as ComfyUI names and shares them; its shapes give the config."""
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path}: expected a folder or a .safetensors file, got a {path.suffix} file")
+    """Open one file of weights as ComfyUI and Wan name and share them; its shapes give the config.
+
+    PyTorch's own are read with `weights_only`: nothing in them is run.
+    """
+    if path.suffix not in SINGLE_FILES:
+        raise CheckpointError(f"{path}: expected a folder or one of {', '.join(SINGLE_FILES)}, got {_name_kind(path)}")
     stored = open_tensors([path])
     tensors = select_encoder(stored, str(path))
     return Checkpoint(
         name=str(path),
         config=infer_config(tensors, str(path)),
         tensors=tensors,
-        tokenizer_source=embedded_tokenizer(stored),
+        tokenizer_source=embedded_tokenizer(stored) or _find_beside(path, stored),
         provenance={"folder": str(path.absolute().parent), "files": path.name},
         files=(path,),
     )
+
+
+def _name_kind(path: Path) -> str:
+    """What a file of weights is that is not read."""
+    if path.suffix == ".gguf":
+        return "GGUF, whose blocks of a few bits are not read: take a float8, int8 or 16-bit file of the same model"
+    return f"a {path.suffix} file" if path.suffix else "a file without an ending"
+
+
+def _find_beside(path: Path, tensors: Mapping[str, Tensor]) -> Path | None:
+    """The tokenizer's folder in Wan's repositories, where it lies beside Wan's weights."""
+    if find_wan_prefix(tensors) is None:
+        return None
+    return _find_tokenizer_files(LocalFolder(path.parent).within(WAN_TOKENIZER))
 
 
 def find_tokenizer(place: ModelPlace) -> TokenizerSource:
@@ -179,7 +202,7 @@ def _find_shards(folder: Folder, index: Path) -> list[Path]:
     if not isinstance(places, dict):
         raise CheckpointError(f"{index}: expected a weight_map, got none")
     prefix = find_prefix(places, str(index))
-    names = sorted({str(file) for name, file in places.items() if is_encoder_name(name, prefix)})
+    names = sorted({str(places[name]) for name in list_encoder_names(places, prefix)})
     found = {name: folder.find(name) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:

@@ -22,10 +22,11 @@ ReadTensor = Callable[[], Tensor]
 
 
 class LazyTensors(Mapping[str, Tensor]):
-    """Tensors by name, each read anew when it is looked up."""
+    """Tensors by name, each read anew when it is looked up; `notes` are what the files' headers say beside them."""
 
-    def __init__(self, readers: Mapping[str, ReadTensor]) -> None:
+    def __init__(self, readers: Mapping[str, ReadTensor], notes: Mapping[str, str] | None = None) -> None:
         self._readers = dict(readers)
+        self.notes = dict(notes or {})
 
     def __getitem__(self, name: str) -> Tensor:
         return self._readers[name]()
@@ -47,23 +48,26 @@ class LazyTensors(Mapping[str, Tensor]):
 def open_tensors(paths: Iterable[Path]) -> LazyTensors:
     """All tensors of some weight files; CheckpointError for one that is torn or is something else."""
     readers: dict[str, ReadTensor] = {}
+    notes: dict[str, str] = {}
     for path in paths:
-        readers |= _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
-    return LazyTensors(readers)
+        opened = _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickle(path)
+        readers |= opened._readers
+        notes |= opened.notes
+    return LazyTensors(readers, notes)
 
 
-def _open_safetensors(path: Path) -> dict[str, ReadTensor]:
+def _open_safetensors(path: Path) -> LazyTensors:
     from safetensors import SafetensorError, safe_open
 
     try:
         file: Any = safe_open(path, framework="pt", device="cpu")
-        return {name: partial(file.get_tensor, name) for name in list(file.keys())}
+        return LazyTensors({name: partial(file.get_tensor, name) for name in list(file.keys())}, file.metadata())
     except (SafetensorError, OSError) as error:
         found = f"{_describe(path)} ({error})"
         raise CheckpointError(f"{path}: expected a whole safetensors file, got {found}") from error
 
 
-def _open_pickle(path: Path) -> dict[str, ReadTensor]:
+def _open_pickle(path: Path) -> LazyTensors:
     """Files from before PyTorch 1.6 are no zip archives, cannot be mapped, and are read whole."""
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -73,7 +77,7 @@ def _open_pickle(path: Path) -> dict[str, ReadTensor]:
         raise CheckpointError(f"{path}: expected PyTorch weights, got {found}") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path}: expected a dictionary of tensors, got {type(tensors).__name__}")
-    return {name: partial(tensors.__getitem__, name) for name in tensors}
+    return LazyTensors({name: partial(tensors.__getitem__, name) for name in tensors})
 
 
 def _describe(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def test_scaled_float8_is_multiplied_out(scale_name: str, tmp_path: Path) -> Non
     notes = {
         "scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn),
         f"{Q}.scale_input": torch.ones(()),
-        f"{Q}.comfy_quant": torch.zeros(4, dtype=torch.uint8),
+        f"{Q}.comfy_quant": torch.frombuffer(bytearray(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8),
     }
     save_file(stored | notes, tmp_path / "a.safetensors")
     tensors = open_checkpoint(tmp_path / "a.safetensors").tensors
@@ -112,14 +113,14 @@ def test_a_scale_a_row_multiplies_rows() -> None:
 @pytest.mark.parametrize(
     ("weight", "scale"),
     [
-        (torch.zeros(2, 4, dtype=torch.int8), torch.ones(1)),
+        (torch.zeros(2, 4, dtype=torch.uint8), torch.ones(1)),
         (torch.zeros(2, 4).to(torch.float8_e4m3fn), torch.ones(2, 2)),
     ],
-    ids=["int8", "blocks"],
+    ids=["uint8", "blocks"],
 )
 def test_other_quantizations_are_refused_by_name(weight: Tensor, scale: Tensor) -> None:
     tensors = select_encoder(lazily({f"{Q}.weight": weight, f"{Q}.weight_scale": scale}), "a")
-    with pytest.raises(CheckpointError, match=rf"{Q}\.weight: expected float8 with one scale"):
+    with pytest.raises(CheckpointError, match=rf"{Q}\.weight: expected float8 or int8 with one scale"):
         tensors[f"{Q}.weight"]
 
 
@@ -158,7 +159,7 @@ def test_a_tensor_that_the_config_needs_is_named_when_it_is_missing(name: str, t
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match=r"expected a folder or a \.safetensors file, got a \.gguf file"):
+    with pytest.raises(CheckpointError, match=r"expected a folder or one of \.safetensors, .*, got GGUF"):
         open_checkpoint(tmp_path / "a.gguf")
 
 
@@ -166,3 +167,21 @@ def test_options_that_a_single_file_cannot_honour_are_refused(tmp_path: Path) ->
     (tmp_path / "a.safetensors").touch()
     with pytest.raises(ConfigError, match="subfolder, variant"):
         open_checkpoint(ModelSource(model=str(tmp_path / "a.safetensors"), variant="fp16"))
+
+
+@pytest.mark.parametrize("is_sharded", [False, True], ids=["one file", "shards"])
+def test_an_embedding_that_lies_in_the_decoder_alone_is_the_encoders(is_sharded: bool, tmp_path: Path) -> None:
+    state, _ = make_state("t5_v1_1", tmp_path)
+    folder = tmp_path / "t5_v1_1"
+    (folder / "model.safetensors").unlink()
+    embedding = {"decoder.embed_tokens.weight": state.pop("shared.weight"), "lm_head.weight": torch.zeros(300, 64)}
+    if is_sharded:
+        save_file(state, folder / "a.safetensors")
+        save_file(embedding, folder / "b.safetensors")
+        places = dict.fromkeys(state, "a.safetensors") | dict.fromkeys(embedding, "b.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    else:
+        save_file(state | embedding, folder / "model.safetensors")
+    found = open_checkpoint(folder).tensors
+    assert set(found) == {*state, "shared.weight"}
+    assert torch.equal(found["shared.weight"], embedding["decoder.embed_tokens.weight"])
