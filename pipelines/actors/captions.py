@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines.actors.kept import Kept
 from pipelines.inputs.columns.conform import conform, kept_column
 from pipelines.inputs.columns.plain_types import is_binary, is_text_list, plain_type
 from pipelines.inputs.columns.text_column import check_text_column, check_unique
@@ -25,7 +26,8 @@ CaptionChoice = Literal["all", "first"]
 NO_CAPTION = "no caption"
 NULL_CAPTION = "null caption"
 NOT_UTF8 = "not UTF-8"
-# Rows decoded at a time: enough that Arrow's cost a batch does not show, little enough that wide rows fit.
+# Rows decoded at a time, of units of fewer no more than of one: enough that Arrow's cost a batch does not show, little
+# enough that wide rows fit.
 BATCH_ROWS = 4096
 
 
@@ -35,11 +37,24 @@ class CaptionBatch:
 
     first_row: int
     num_rows: int
-    kept: Any
+    columns: Kept
     rows: NDArray[np.int64]
     caption_indices: NDArray[np.int32]
     texts: list[str | None]
     reasons: list[str | None]
+
+    @property
+    def kept(self) -> Any:
+        """What is kept of all of them, repeated: for units that are small."""
+        return self.keep(slice(0, len(self.rows)))
+
+    def keep(self, captions: slice) -> Any:
+        """What is kept of these captions."""
+        return self.columns.take(captions, self.rows[captions] - self.first_row)
+
+    def kept_sizes(self) -> NDArray[np.int64]:
+        """Bytes that are kept of each caption."""
+        return self.columns.sizes(self.rows - self.first_row)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +78,8 @@ def read_captions(
 ) -> Iterator[CaptionBatch]:
     """One batch for each unit of the span that is not skipped.
 
-    `skip` is asked with a unit's first row in the file. Row groups without a wanted row are not read. Memory:
-    about one unit and 4096 rows. SourceError for a file that changed, is damaged, or does not fit `schema`.
+    `skip` is asked with a unit's first row in the file. Row groups without a wanted row are not read. Memory: about
+    one unit, and what is decoded at a time. SourceError for a file that changed, is damaged, or does not fit `schema`.
     """
     units = [unit for unit in span.cut() if not skip(unit.start)]
     if not units:
@@ -74,7 +89,8 @@ def read_captions(
         if digest != span.digest:
             raise SourceError(f"{span.file.source}: changed during the run: its footer is another one")
         columns = _choose_columns(parquet.schema_arrow, reading)
-        for unit, slices in groupby(_stream(parquet, span.file, units, columns), key=itemgetter(0)):
+        batch_rows = min(BATCH_ROWS, span.rows_per_unit)
+        for unit, slices in groupby(_stream(parquet, span.file, units, columns, batch_rows), key=itemgetter(0)):
             yield _join([_read_slice(first_row, batch, reading) for _, first_row, batch in slices], unit)
 
 
@@ -86,7 +102,7 @@ def _choose_columns(schema: Any, reading: _Reading) -> list[str]:
 
 
 def _stream(
-    parquet: Any, file: SourceFile, units: Sequence[range], columns: list[str]
+    parquet: Any, file: SourceFile, units: Sequence[range], columns: list[str], batch_rows: int
 ) -> Iterator[tuple[range, int, Any]]:
     """(unit, first row, rows) in order: every record batch cut where units meet, unwanted rows dropped."""
     stop = 0
@@ -96,7 +112,7 @@ def _stream(
         if not wanted:
             continue
         needed = min(stop, wanted[-1].stop)
-        for batch in _read_row_group(parquet, group, columns, file):
+        for batch in _read_row_group(parquet, group, columns, file, batch_rows):
             for unit in wanted:
                 first, last = max(unit.start, row), min(unit.stop, row + len(batch))
                 if first < last:
@@ -108,9 +124,9 @@ def _stream(
             raise SourceError(f"{file.source}: row group {group}: expected rows up to {needed}, got {row}")
 
 
-def _read_row_group(parquet: Any, group: int, columns: list[str], file: SourceFile) -> Iterator[Any]:
+def _read_row_group(parquet: Any, group: int, columns: list[str], file: SourceFile, batch_rows: int) -> Iterator[Any]:
     try:
-        yield from parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns, use_threads=True)
+        yield from parquet.iter_batches(batch_size=batch_rows, row_groups=[group], columns=columns, use_threads=True)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{file.source}: row group {group}: expected readable pages, got: {error}") from error
 
@@ -120,9 +136,7 @@ def _read_slice(first_row: int, batch: Any, reading: _Reading) -> CaptionBatch:
     return CaptionBatch(
         first_row=first_row,
         num_rows=len(batch),
-        kept=pa.Table.from_arrays(
-            [_keep(batch, field, captions, reading) for field in reading.schema], schema=reading.schema
-        ),
+        columns=_keep(batch, captions, reading),
         rows=captions.positions + first_row,
         caption_indices=captions.indices,
         texts=captions.texts,
@@ -189,12 +203,18 @@ def _decode(value: bytes | None) -> str | None:
         return None
 
 
-def _keep(batch: Any, field: Any, captions: _Captions, reading: _Reading) -> Any:
-    if field.name == reading.text_column:
-        return _keep_text(captions, field, reading.file)
-    column = kept_column(batch, field, reading.file)
-    is_exploded = len(captions.positions) != len(batch)
-    return column.take(pa.array(captions.positions)) if is_exploded else column
+def _keep(batch: Any, captions: _Captions, reading: _Reading) -> Kept:
+    texts = [field for field in reading.schema if field.name == reading.text_column]
+    others = [field for field in reading.schema if field.name != reading.text_column]
+    return Kept(
+        schema=reading.schema,
+        captions=_tabulate([_keep_text(captions, field, reading.file) for field in texts], texts),
+        beside=_tabulate([kept_column(batch, field, reading.file) for field in others], others),
+    )
+
+
+def _tabulate(columns: list[Any], fields: list[Any]) -> Any:
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
 def _keep_text(captions: _Captions, field: Any, file: SourceFile) -> Any:
@@ -210,7 +230,7 @@ def _join(parts: Sequence[CaptionBatch], unit: range) -> CaptionBatch:
     return CaptionBatch(
         first_row=unit.start,
         num_rows=len(unit),
-        kept=pa.concat_tables([part.kept for part in parts]),
+        columns=Kept.join([part.columns for part in parts]),
         rows=np.concatenate([part.rows for part in parts]),
         caption_indices=np.concatenate([part.caption_indices for part in parts]),
         texts=[text for part in parts for text in part.texts],

@@ -57,7 +57,7 @@ class FlatPrompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """Picklable: ids in `prompts`, kept columns in `kept` as Arrow's stream, the rest in `prepared`; no texts.
+    """Picklable: ids in `prompts`, kept columns as Arrow's streams in `kept`, the rest in `prepared`; no texts.
 
     `span` is where the unit is read again if it turns out to kill.
     """
@@ -65,24 +65,30 @@ class Handover:
     span: Span
     prepared: PreparedUnit
     prompts: FlatPrompts
-    kept: Any
+    kept: tuple[Any, Any]
 
     @classmethod
     def pack(cls, span: Span, prepared: PreparedUnit) -> Handover:
         """Arrow writes no more than the unit's own rows, where a pickled slice takes its neighbours along."""
-        table, sink = prepared.batch.kept, pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        bare = replace(prepared.batch, kept=None, texts=[], reasons=[])
+        columns = prepared.batch.columns
+        bare = replace(columns, captions=None, beside=None)
         return cls(
             span=span,
-            prepared=replace(prepared, batch=bare, prompts=[]),
+            prepared=replace(prepared, batch=replace(prepared.batch, columns=bare, texts=[], reasons=[]), prompts=[]),
             prompts=FlatPrompts.of(prepared.prompts),
-            kept=sink.getvalue(),
+            kept=(_to_stream(columns.captions), _to_stream(columns.beside)),
         )
 
     def unpack(self) -> PreparedUnit:
         """The unit, ready to be encoded."""
-        kept = pa.ipc.open_stream(self.kept).read_all()
-        batch = replace(self.prepared.batch, kept=kept)
+        captions, beside = (pa.ipc.open_stream(stream).read_all() for stream in self.kept)
+        columns = replace(self.prepared.batch.columns, captions=captions, beside=beside)
+        batch = replace(self.prepared.batch, columns=columns)
         return replace(self.prepared, batch=batch, prompts=self.prompts.restore())
+
+
+def _to_stream(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue()

@@ -26,14 +26,14 @@ from pipelines.actors.handover import Handover
 from pipelines.actors.picklable_lock import PicklableLock
 from pipelines.actors.prefetching import prefetch
 from pipelines.actors.reader import UnitReader
-from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, make_shard, prepare_unit
+from pipelines.actors.shard_writer import ShardWriter
+from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.actors.throughput import read_throughput
 from pipelines.commit.counts import Cost
 from pipelines.commit.null import compute_null, is_null_there, write_null
 from pipelines.commit.protocol import commit_shard
 from pipelines.commit.records import UnitRecord
-from pipelines.commit.shard_file import serialize_shard
 from pipelines.job import FrozenJob
 from pipelines.nodes.versions import Code, check_code
 from pipelines.plan.units import Span, Unit
@@ -47,7 +47,6 @@ from t5enc.actor import EncoderActor
 from t5enc.errors import InputError, OutputError, T5encError
 from t5enc.storage import working_dtype
 from t5enc.text.tokenizer import Tokenizer
-from t5enc.text_encoder import EncodedTexts
 
 # What PyTorch raises where a card is broken, or full: the next process may get another.
 CARD_ERRORS = (torch.AcceleratorError, torch.OutOfMemoryError)
@@ -156,10 +155,10 @@ class SpanWorker:
                 if self.attempts.is_leaving:
                     yield SpanResult(kind="returned")
                     break
-                encoded, cost = self._encode(actor, prepared)
+                shard, cost = self._encode(actor, prepared)
                 if pending:
                     yield SpanResult(kind="unit", record=pending.result())
-                pending = writer.submit(self.commit, prepared, encoded, cost)
+                pending = writer.submit(self.commit, shard, cost)
             if pending:
                 yield SpanResult(kind="unit", record=pending.result())
 
@@ -184,17 +183,19 @@ class SpanWorker:
             if not self.attempts.begin(unit):
                 return SpanResult(kind="returned", span=handover.span)
             with ending_with_card(self._writing):
-                encoded, cost = self._encode(actor, prepared)
+                shard, cost = self._encode(actor, prepared)
         with self._writing:
-            return SpanResult(kind="unit", record=self.commit(prepared, encoded, cost))
+            return SpanResult(kind="unit", record=self.commit(shard, cost))
 
-    def _encode(self, actor: EncoderActor, prepared: PreparedUnit) -> tuple[EncodedTexts, Cost]:
-        """Embeddings of a unit, and the work since the last one was there."""
+    def _encode(self, actor: EncoderActor, prepared: PreparedUnit) -> tuple[ShardWriter, Cost]:
+        """The shard of a unit whose last piece is encoded, and the work since the last one was there."""
         before, waited = read_throughput(actor), self._lap()
+        shard = ShardWriter(prepared, self.job, prepared.rows)
         with trace_unit("encode", prepared.unit):
-            encoded = actor.submit(encode_unit, prepared, self._dtype).result()
+            for piece in shard.pieces:
+                shard.add(piece, actor.submit(encode_unit, prepared, self._dtype, piece).result())
         cost = Cost(waiting_seconds=waited, computing_seconds=self._lap())
-        return encoded, cost + (read_throughput(actor) - before)
+        return shard, cost + (read_throughput(actor) - before)
 
     def run_suspect(self, actor: EncoderActor, span: Span, unit: Unit, caution: Caution) -> UnitRecord:
         """Encode one unit that is suspected of killing its process, noting each stream before it runs."""
@@ -202,21 +203,25 @@ class SpanWorker:
         if record is not None:
             return record
         prepared = prepare_unit(unit, self.reader.read_unit(span, unit), actor.encoder, tokenize=False)
+        shard = ShardWriter(prepared, self.job, [self.job.identity["max_length"]] * len(prepared.prompts))
         with ending_with_card():
-            careful = actor.submit(encode_carefully, prepared, self._dtype, caution, self.attempts.note).result()
-        return self.commit(*careful, Cost(computing_seconds=self._lap()))
+            for piece in shard.pieces:
+                care = (self._dtype, piece, caution, self.attempts.note)
+                shard.add(piece, actor.submit(encode_carefully, prepared, *care).result())
+        return self.commit(shard, Cost(computing_seconds=self._lap()))
 
-    def commit(self, prepared: PreparedUnit, encoded: EncodedTexts, cost: Cost) -> UnitRecord:
+    def commit(self, shard: ShardWriter, cost: Cost) -> UnitRecord:
         """Write a unit's shard, unless another writer was first; the record of what is there then."""
         start = time.perf_counter()
-        table, record = make_shard(prepared, encoded, self.job)
+        record, data = shard.finish()
+        prepared = shard.prepared
         if self.on_error == "fail" and record.counts.errors:
-            raise InputError(_first_error(prepared, table))
+            raise InputError(_first_error(prepared, shard.errors))
         store = open_store(self.output)
         with trace_unit("write", prepared.unit):
-            record = commit_shard(store, record, serialize_shard(table, record, self.job))
+            record = commit_shard(store, record, data)
         cost += Cost(writing_seconds=time.perf_counter() - start, store_retries=self._count_retries())
-        self.attempts.end(prepared.unit, record, cost, self._find(prepared, table))
+        self.attempts.end(prepared.unit, record, cost, self._find(prepared, shard.errors))
         return record
 
     def _count_retries(self) -> int:
@@ -225,12 +230,12 @@ class SpanWorker:
             before, self._retries = self._retries, count_retries()
             return self._retries - before
 
-    def _find(self, prepared: PreparedUnit, table: pa.Table) -> Findings:
+    def _find(self, prepared: PreparedUnit, errors: Sequence[str | None]) -> Findings:
         """What the captions of a unit were like."""
         findings, batch = Findings(), prepared.batch
         findings.count_lengths(prepared.lengths.tolist(), self.job.identity["max_length"])
         places = zip(batch.rows.tolist(), batch.caption_indices.tolist(), strict=True)
-        find_reasons(findings, prepared.unit.source, places, table["text_embedding_error"].to_pylist())
+        find_reasons(findings, prepared.unit.source, places, errors)
         return findings
 
     @property
@@ -252,8 +257,7 @@ def ending_with_card(writing: PicklableLock | None = None) -> Iterator[None]:
             os._exit(1)
 
 
-def _first_error(prepared: PreparedUnit, table: pa.Table) -> str:
-    errors = table["text_embedding_error"].to_pylist()
+def _first_error(prepared: PreparedUnit, errors: Sequence[str | None]) -> str:
     place = next(i for i, error in enumerate(errors) if error is not None)
     row = prepared.batch.rows[place]
     return f"{prepared.unit.source}, row {row}: {errors[place]} (on_error is fail)"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PREFIX,
         SCHEMA,
         CaptionKeys,
+        build_keys,
         build_table,
         column_format,
         read_column,
@@ -37,6 +38,7 @@ __all__ = [
     "SCHEMA",
     "STORAGE_DTYPES",
     "CaptionKeys",
+    "build_keys",
     "build_table",
     "check_storage_dtype",
     "column_format",
@@ -47,7 +49,16 @@ __all__ = [
     "working_dtype",
 ]
 
-_OF_SCHEMA = ("METADATA_KEY", "PREFIX", "SCHEMA", "CaptionKeys", "build_table", "column_format", "read_column")
+_OF_SCHEMA = (
+    "METADATA_KEY",
+    "PREFIX",
+    "SCHEMA",
+    "CaptionKeys",
+    "build_keys",
+    "build_table",
+    "column_format",
+    "read_column",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -62,9 +62,7 @@ def build_table(
     is_null = np.array([error is not None for error in errors], dtype=bool)
     lengths = np.where(is_null, 0, embeddings.lengths.numpy()).astype(np.int32)
     columns = [
-        pa.array([keys.source], pa.string()).take(pa.array(np.zeros(count, np.int64))),
-        pa.array(keys.rows),
-        pa.array(keys.caption_indices),
+        *build_keys(keys).columns,
         _binary_column(to_bytes(embeddings.values, storage), embeddings.offsets.numpy(), is_null),
         _shape_column(lengths, embeddings.dim, is_null),
         pa.array([storage], pa.string()).take(pa.array(np.zeros(count, np.int64))),
@@ -73,6 +71,13 @@ def build_table(
         reasons,
     ]
     return pa.Table.from_arrays([*kept.columns, *columns], schema=_join_schemas(kept.schema))
+
+
+def build_keys(keys: CaptionKeys) -> pa.Table:
+    """The columns that say where captions stand, without the rest of a row."""
+    sources = pa.array([keys.source], pa.string()).take(pa.array(np.zeros(len(keys.rows), np.int64)))
+    columns = [sources, pa.array(keys.rows), pa.array(keys.caption_indices)]
+    return pa.Table.from_arrays(columns, schema=pa.schema(list(SCHEMA)[: len(columns)]))
 
 
 def _join_schemas(kept: pa.Schema) -> pa.Schema:

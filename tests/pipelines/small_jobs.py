@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import torch
 
 from pipelines.actors.captions import CaptionBatch
-from pipelines.actors.shards import DIED, PreparedUnit, make_shard
+from pipelines.actors.kept import Kept
+from pipelines.actors.shard_writer import ShardWriter
+from pipelines.actors.shards import DIED, PreparedUnit
 from pipelines.commit.records import UnitRecord
-from pipelines.commit.shard_file import serialize_shard
 from pipelines.inputs.sources import SourceFile, read_partitions
 from pipelines.job import FrozenJob, schema_to_text
 from pipelines.plan.density import Density
@@ -32,7 +33,12 @@ KEPT = pa.schema([("caption", pa.string())])
 
 
 def make_job(
-    *, rows_per_shard: int = 2, captions_per_shard: int | None = None, generation: int = 1, **identity: Any
+    *,
+    rows_per_shard: int = 2,
+    captions_per_shard: int | None = None,
+    generation: int = 1,
+    dim: int = DIM,
+    **identity: Any,
 ) -> FrozenJob:
     """A frozen job; `identity` changes what makes it this job."""
     usual = {
@@ -47,7 +53,7 @@ def make_job(
         identity=usual | identity,
         rows_per_shard=rows_per_shard,
         captions_per_shard=captions_per_shard,
-        dim=DIM,
+        dim=dim,
         schema=schema_to_text(KEPT),
         generation=generation,
         record={"device": "cpu"},
@@ -72,6 +78,19 @@ def caption(source: str, version: int, row: int) -> str:
     return f"{source}/{version}/{row}"
 
 
+def keep(table: pa.Table) -> Kept:
+    """Columns of which each caption has a row of its own."""
+    return Kept(schema=table.schema, captions=table, beside=table.select([]))
+
+
+def make_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) -> tuple[UnitRecord, bytes]:
+    """The record and the bytes of a unit's shard whose captions are encoded together."""
+    writer = ShardWriter(prepared, job, [0] * len(prepared.errors))
+    writer.add(slice(0, len(prepared.errors)), encoded)
+    record, data = writer.finish()
+    return record, bytes(data)
+
+
 def make_unit_shard(
     job: FrozenJob, unit: Unit, version: int = 1, *, died: Collection[int] = (), rounding: int = 0
 ) -> tuple[UnitRecord, bytes]:
@@ -81,7 +100,7 @@ def make_unit_shard(
     batch = CaptionBatch(
         first_row=unit.first_row,
         num_rows=unit.num_rows,
-        kept=pa.table({"caption": texts}, schema=KEPT),
+        columns=keep(pa.table({"caption": texts}, schema=KEPT)),
         rows=rows,
         caption_indices=np.zeros(len(rows), np.int32),
         texts=texts,
@@ -97,8 +116,7 @@ def make_unit_shard(
     )
     values = torch.from_numpy(rows).to(torch.float16)[:, None].repeat(1, DIM) + rounding / 64
     encoded = EncodedTexts(Embeddings.from_lengths(values, torch.ones(len(rows), dtype=torch.int64)))
-    table, record = make_shard(prepared, encoded, job)
-    return record, serialize_shard(table, record, job).to_pybytes()
+    return make_shard(prepared, encoded, job)
 
 
 @cache

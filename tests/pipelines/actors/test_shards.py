@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -21,18 +22,18 @@ from pipelines.actors.shards import (
     PreparedUnit,
     encode_carefully,
     encode_unit,
-    make_shard,
     prepare_unit,
 )
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import hash_content
+from pipelines.job import FrozenJob
 from pipelines.plan.units import Unit
 from pipelines.run.suspects import learn
 from t5enc.embeddings import Embeddings
 from t5enc.storage import read_column, working_dtype
 from t5enc.text_encoder import EncodedTexts
 from tests.pipelines.actors.fake_encoder import DIM, MAX_LENGTH, TEXTS_A_STREAM, TOO_LARGE, Death, FakeEncoder, decode
-from tests.pipelines.small_jobs import KEPT, make_job
+from tests.pipelines.small_jobs import KEPT, keep, make_job, make_shard
 
 UNIT = Unit(source="a.parquet", first_row=100, num_rows=9, id="0" * 16)
 LONG = "x" * (MAX_LENGTH + 5)
@@ -44,7 +45,7 @@ def make_batch(texts: Sequence[str | None]) -> CaptionBatch:
     return CaptionBatch(
         first_row=UNIT.first_row,
         num_rows=len(texts),
-        kept=pa.table({"caption": pa.array(texts, pa.string())}, schema=KEPT),
+        columns=keep(pa.table({"caption": pa.array(texts, pa.string())}, schema=KEPT)),
         rows=np.arange(100, 100 + len(texts)),
         caption_indices=np.zeros(len(texts), np.int32),
         texts=list(texts),
@@ -54,24 +55,31 @@ def make_batch(texts: Sequence[str | None]) -> CaptionBatch:
 
 def encode_plainly(encoder: FakeEncoder, texts: Sequence[str | None]) -> Encoded:
     prepared = prepare_unit(UNIT, make_batch(texts), encoder)  # type: ignore[arg-type]
-    return prepared, encode_unit(encoder, prepared, torch.float16)  # type: ignore[arg-type]
+    return prepared, encode_unit(encoder, prepared, torch.float16, slice(None))  # type: ignore[arg-type]
 
 
 def encode_with_care(
     encoder: FakeEncoder, texts: Sequence[str | None], caution: Caution, notes: list[list[int]]
 ) -> Encoded:
     prepared = prepare_unit(UNIT, make_batch(texts), encoder, tokenize=False)  # type: ignore[arg-type]
-    return encode_carefully(
+    encoded = encode_carefully(
         encoder,  # type: ignore[arg-type]
         prepared,
         torch.float16,
+        slice(None),
         caution,
         lambda unit, captions: notes.append(captions),
     )
+    return prepared, encoded
 
 
 def shard(encoded: Encoded) -> tuple[pa.Table, UnitRecord]:
-    return make_shard(*encoded, make_job())
+    return read_shard(*encoded, make_job(dim=DIM))
+
+
+def read_shard(prepared: PreparedUnit, encoded: EncodedTexts, job: FrozenJob) -> tuple[pa.Table, UnitRecord]:
+    record, data = make_shard(prepared, encoded, job)
+    return pq.read_table(pa.BufferReader(data)), record
 
 
 def read_back(table: pa.Table) -> list[str]:
@@ -143,7 +151,7 @@ def test_several_captions_of_a_row_are_rows() -> None:
     batch = replace(make_batch(["a", "b", "c"]), rows=np.array([100, 100, 101]), caption_indices=indices)
     encoder: Any = FakeEncoder()
     prepared = prepare_unit(UNIT, batch, encoder)
-    table, _ = make_shard(prepared, encode_unit(encoder, prepared, torch.float16), make_job())
+    table, _ = read_shard(prepared, encode_unit(encoder, prepared, torch.float16, slice(None)), make_job(dim=DIM))
     assert table["text_embedding_row"].to_pylist() == [100, 100, 101]
     assert table["text_embedding_caption_index"].to_pylist() == [0, 1, 0]
 
@@ -186,6 +194,6 @@ def test_a_shard_is_stored_as_the_job_says(storage: str) -> None:
     prepared = prepare_unit(UNIT, make_batch(["ab"]), encoder)
     values = torch.full((3, DIM), 2.0, dtype=working_dtype(storage))
     encoded = EncodedTexts(Embeddings.from_lengths(values, [3]))
-    table, _ = make_shard(prepared, encoded, make_job(storage_dtype=storage))
+    table, _ = read_shard(prepared, encoded, make_job(dim=DIM, storage_dtype=storage))
     assert table["text_embedding_dtype"].to_pylist() == [storage]
     torch.testing.assert_close(read_column(table["text_embedding_bytes"], storage, DIM)[0], values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipelines.commit import shard_file
 from pipelines.commit.counts import Counts
 from pipelines.commit.records import RECORD_KEY, UnitRecord
-from pipelines.commit.shard_file import hash_content, serialize_shard
+from pipelines.commit.shard_file import ShardFile, cut_by_size, hash_content
+from pipelines.job import FrozenJob
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError
 from t5enc.output import load_embeddings
@@ -49,8 +52,13 @@ def describe(table: pa.Table, **changes: Any) -> UnitRecord:
     )
 
 
-def serialize(table: pa.Table) -> bytes:
-    return serialize_shard(table, describe(table), make_job()).to_pybytes()  # type: ignore[no-any-return]
+def serialize(table: pa.Table, groups: int = 1, job: FrozenJob | None = None, **changes: Any) -> bytes:
+    """A shard of so many row groups."""
+    kept = pa.schema([field for field in table.schema if field.name not in SCHEMA.names])
+    file, rows = ShardFile(kept, job or make_job()), -(-len(table) // groups)
+    for start in range(0, max(1, len(table)), max(1, rows)):
+        file.write(table.slice(start, rows).columns)
+    return bytes(file.finish(describe(table, **changes)))
 
 
 def read(data: bytes) -> pa.Table:
@@ -75,7 +83,7 @@ def test_a_shard_can_be_read_by_itself(tmp_path: Any) -> None:
 
 def test_the_footer_holds_the_record_and_the_job() -> None:
     table, job = build(), make_job(weights="abc")
-    metadata = pq.read_metadata(pa.BufferReader(serialize_shard(table, describe(table), job))).metadata
+    metadata = pq.read_metadata(pa.BufferReader(serialize(table, job=job))).metadata
     assert json.loads(metadata[RECORD_KEY]) == describe(table).to_row()
     form = json.loads(metadata[METADATA_KEY])
     assert (form["storage_dtype"], form["dim"], form["fingerprint"]) == ("float16", DIM, job.fingerprint)
@@ -86,16 +94,43 @@ def test_the_footer_holds_the_record_and_the_job() -> None:
 def test_a_shard_with_another_number_of_rows_than_recorded_never_comes_to_be(captions: int) -> None:
     table = build()
     with pytest.raises(OutputError, match=f"a.parquet/0-1.parquet: expected {captions} rows in the shard, got {ROWS}"):
-        serialize_shard(table, describe(table, captions=captions), make_job())
+        serialize(table, captions=captions)
 
 
-def test_row_groups_are_of_a_size_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+@given(sizes=st.lists(st.integers(0, 20), max_size=40), limit=st.integers(1, 50), most=st.none() | st.integers(1, 10))
+def test_pieces_are_as_large_as_they_may_be_and_no_larger(sizes: list[int], limit: int, most: int | None) -> None:
+    pieces = list(cut_by_size(np.array(sizes, np.int64), limit, most))
+    assert [place for piece in pieces for place in range(piece.start, piece.stop)] == list(range(len(sizes)))
+    assert len(pieces) >= 1
+    for piece in pieces:
+        count, size = piece.stop - piece.start, sum(sizes[piece])
+        assert count <= (most or len(sizes))
+        assert size <= limit or count == 1
+        assert piece.stop == len(sizes) or count == most or size + sizes[piece.stop] > limit
+
+
+def test_a_temporary_file_holds_the_same_bytes() -> None:
     table = build()
-    assert pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups == 1
-    monkeypatch.setattr(shard_file, "ROW_GROUP_BYTES", table.nbytes // 5)
-    assert 5 <= pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups <= 6
-    monkeypatch.setattr(shard_file, "ROW_GROUP_BYTES", 1)
-    assert pq.read_metadata(pa.BufferReader(serialize(table))).num_row_groups == ROWS
+    kept = table.select(["id", "caption"]).schema
+    files = [ShardFile(kept, make_job(), in_memory=in_memory) for in_memory in (True, False)]
+    for file in files:
+        file.write(table.columns)
+    assert bytes(files[0].finish(describe(table))) == bytes(files[1].finish(describe(table))) == serialize(table)
+
+
+class FullDisk:
+    """A writer to a disk without room."""
+
+    def write_table(self, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_temporary_folder_that_is_full_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = build()
+    file = ShardFile(table.select(["id", "caption"]).schema, make_job())
+    monkeypatch.setattr(file, "_writer", FullDisk())
+    with pytest.raises(OutputError, match=r"first written there, and cannot be: .*No space left.*TMPDIR"):
+        file.write(table.columns)
 
 
 def test_an_empty_table_is_a_shard_too() -> None:
@@ -136,10 +171,9 @@ def test_the_hash_is_of_rows_and_not_of_chunks() -> None:
     assert hash_content(pieces) == hash_content(table)
 
 
-def test_the_hash_of_a_shard_of_several_row_groups_is_that_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_file, "ROW_GROUP_BYTES", 1000)
+def test_the_hash_of_a_shard_of_several_row_groups_is_that_of_its_rows() -> None:
     table = build()
-    data = serialize(table)
+    data = serialize(table, groups=7)
     assert pq.read_metadata(pa.BufferReader(data)).num_row_groups > 1
     assert hash_content(read(data)) == hash_content(table)
 

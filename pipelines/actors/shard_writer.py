@@ -1,0 +1,108 @@
+"""A unit's shard, written while the unit is encoded: what is held at a time is a piece of it, however large it is.
+
+A unit is one piece but for a row of very many captions, or rows that differ more than their file's footer tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.actors.shards import DIED, PreparedUnit
+from pipelines.commit.counts import Counts
+from pipelines.commit.records import UnitRecord
+from pipelines.commit.shard_file import GROUP_ROWS, ContentHash, ShardFile, cut_by_size
+from pipelines.inputs.valid_text import mend_texts
+from pipelines.job import FrozenJob
+from t5enc.storage import CaptionKeys, build_keys, build_table, token_bytes, working_dtype
+from t5enc.text_encoder import EncodedTexts
+
+# Twice what units are cut to, so that a unit is one piece.
+PIECE_BYTES = 512 << 20
+# Small enough to read a few captions without the rest, large enough that a disk reads at full speed.
+ROW_GROUP_BYTES = 8 << 20
+# Bytes of a row besides its embedding and what is kept: key, shape, dtype, flags.
+ROW_BYTES = 64
+
+
+class ShardWriter:
+    """Takes the embeddings of a unit's `pieces`, slices of its captions, in order; the last it writes at the end."""
+
+    def __init__(self, prepared: PreparedUnit, job: FrozenJob, lengths: Sequence[int] | NDArray[np.int64]) -> None:
+        """`lengths` are the tokens that each caption may have."""
+        self.prepared = prepared
+        self.job = job
+        token = job.dim * working_dtype(job.storage_dtype).itemsize
+        self.pieces = list(cut_by_size(np.asarray(lengths, np.int64) * token, PIECE_BYTES))
+        self.errors: list[str | None] = []
+        self.counts = Counts(input_rows=prepared.unit.num_rows)
+        self._kept_sizes = prepared.batch.kept_sizes()
+        self._file = ShardFile(prepared.batch.columns.schema, job, in_memory=len(self.pieces) <= 1)
+        self._hash = ContentHash(build_keys(self._keys(slice(None))))
+        self._held: tuple[slice, EncodedTexts] | None = None
+
+    def _keys(self, captions: slice) -> CaptionKeys:
+        batch, source = self.prepared.batch, self.prepared.unit.source
+        return CaptionKeys(source=source, rows=batch.rows[captions], caption_indices=batch.caption_indices[captions])
+
+    def add(self, captions: slice, encoded: EncodedTexts) -> None:
+        """Hold the embeddings of the next piece, and write the last one's."""
+        self._write_held()
+        self._held = captions, encoded
+
+    def finish(self) -> tuple[UnitRecord, Any]:
+        """The record of the unit, and the bytes of its shard."""
+        self._write_held()
+        unit = self.prepared.unit
+        record = UnitRecord(
+            name=unit.name,
+            source=unit.source,
+            first_row=unit.first_row,
+            content=self._hash.hexdigest(),
+            counts=replace(self.counts, longest=int(self.prepared.lengths.max(initial=0))),
+        )
+        return record, self._file.finish(record)
+
+    def _write_held(self) -> None:
+        if self._held is not None:
+            (captions, encoded), self._held = self._held, None
+            self._write(captions, encoded)
+
+    def _write(self, captions: slice, encoded: EncodedTexts) -> None:
+        errors = [encoded.failed.get(place, error) for place, error in enumerate(self.prepared.errors[captions])]
+        rows = build_table(
+            pa.table({}),
+            self._keys(captions),
+            encoded.embeddings,
+            storage=self.job.storage_dtype,
+            truncated=self.prepared.truncated[captions],
+            errors=errors,
+        )
+        self._hash.add(rows)
+        tokens = rows["text_embedding_num_tokens"].to_numpy().astype(np.int64)
+        sizes = tokens * token_bytes(self.job.storage_dtype, self.job.dim) + self._kept_sizes[captions] + ROW_BYTES
+        mended = 0
+        for group in cut_by_size(sizes, ROW_GROUP_BYTES, GROUP_ROWS):
+            kept = self.prepared.batch.keep(slice(captions.start + group.start, captions.start + group.stop))
+            kept, changed = mend_texts(kept)
+            mended += changed
+            self._file.write([*kept.columns, *rows.slice(group.start, group.stop - group.start).columns])
+        self._count(rows, errors, mended)
+
+    def _count(self, rows: pa.Table, errors: list[str | None], mended: int) -> None:
+        bad = sum(error is not None for error in errors)
+        self.errors += errors
+        self.counts += Counts(
+            captions=len(errors),
+            encoded=len(errors) - bad,
+            errors=bad,
+            died=errors.count(DIED),
+            truncated=rows["text_embedding_truncated"].to_pylist().count(True),
+            tokens=int(rows["text_embedding_num_tokens"].to_numpy().sum()),
+            mended=mended,
+        )
