@@ -40,14 +40,14 @@ def _mend(array: Any) -> tuple[Any, int]:
     if pat.is_struct(kind):
         return _mend_struct(array)
     if pat.is_map(kind):
-        (keys, keys_mended), (items, items_mended) = _mend(array.keys), _mend(array.items)
+        (keys, keys_mended), (items, items_mended) = _mend(_inner(array, array.keys)), _mend(_inner(array, array.items))
         mended = pa.MapArray.from_arrays(_offsets(array), keys, items, type=kind, mask=_mask(array))
         return mended, keys_mended + items_mended
     if pat.is_fixed_size_list(kind):
         values, count = _mend(array.values.slice(array.offset * kind.list_size, len(array) * kind.list_size))
         return pa.FixedSizeListArray.from_arrays(values, type=kind, mask=_mask(array)), count
     if pat.is_list(kind) or pat.is_large_list(kind):
-        values, count = _mend(array.values)
+        values, count = _mend(_inner(array, array.values))
         lists = pa.ListArray if pat.is_list(kind) else pa.LargeListArray
         return lists.from_arrays(_offsets(array), values, type=kind, mask=_mask(array)), count
     return array, 0
@@ -67,9 +67,16 @@ def _mend_struct(array: Any) -> tuple[Any, int]:
     return mended, sum(count for _, count in parts)
 
 
+def _inner(array: Any, values: Any) -> Any:
+    """Those of all values that are in the array's own lists: it may be a slice."""
+    offsets = np.asarray(array.offsets)
+    return values.slice(offsets[0], offsets[-1] - offsets[0])
+
+
 def _offsets(array: Any) -> Any:
-    """Where lists begin and end in all of the array's values, without a mark for nulls."""
-    return pa.array(np.asarray(array.offsets), array.offsets.type)
+    """Where lists begin and end in the array's own values, without a mark for nulls."""
+    offsets = np.asarray(array.offsets)
+    return pa.array(offsets - offsets[0], array.offsets.type)
 
 
 def _mask(array: Any) -> Any:

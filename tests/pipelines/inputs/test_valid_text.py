@@ -73,6 +73,8 @@ def test_texts_are_mended_at_any_depth_and_in_any_slice(name: str) -> None:
 def test_each_text_is_counted_once() -> None:
     table = pa.table({"x": pa.chunked_array([TEXTS, TEXTS.slice(4)]), "y": TEXTS.slice(0, 1).take([0] * 8)})
     assert mend_texts(table)[1] == 5
+    lists = pa.table({"lists": COLUMNS["lists"][0], "large": COLUMNS["maps"][0].take([0, 1, 2, 2])})
+    assert sum(mend_texts(lists.slice(row, 1))[1] for row in range(4)) == mend_texts(lists)[1] == 3 + 2 + 2 * 2
 
 
 def test_sound_columns_are_not_touched() -> None:
@@ -102,7 +104,7 @@ def test_what_an_earlier_release_kept_is_shown_all_the_same(
 ) -> None:
     pq.write_table(pa.table({"caption": ["a"] * 6, "other": TEXTS}), tmp_path / "a.parquet")
     output = str(tmp_path / "out")
-    monkeypatch.setattr("pipelines.actors.shards.mend_texts", lambda table: (table, 0))
+    monkeypatch.setattr("pipelines.actors.shard_writer.mend_texts", lambda table: (table, 0))
     encode_parquet(EncodeJob(inputs=[str(tmp_path / "a.parquet")], output=output, model="builtin:tiny"))
     print_output(output, rows=6, partial=False)
     assert capsys.readouterr().out.count("(not UTF-8)") == 3
