@@ -23,14 +23,11 @@ import pyarrow.fs
 
 from pipelines.stores.remote_store import RemoteStore, name_aside
 from t5enc.errors import OutputError
+from t5enc.machine.disks import sync, sync_path
 from t5enc.storage.filesystems import find_filesystem
 from t5enc.storage.layout import TEMPORARY
 
 BUCKETS = ("s3", "gs", "gcs")
-# How disks say that they do not sync this kind of file: CIFS, WSL's, and many FUSE mounts.
-NO_SYNC = frozenset(
-    {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF, errno.EISDIR}
-)
 UNSYNCED = "its disk syncs no folders: a power cut may take what was written last, which `t5enc fsck` then finds"
 UNGUARDED = "its disk has no links, and its renames replace what is there: let no two machines write to it at once"
 # Of Linux: paths are as they stand, and a name that is taken stays.
@@ -171,7 +168,7 @@ class LocalStore:
             try:
                 self._note(_write_synced(temporary, data))
                 yield temporary
-                self._note(_sync_folder(path.parent))
+                self._note(sync_path(path.parent))
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -184,7 +181,7 @@ class LocalStore:
         elif not folder.is_dir():
             self._make_folder(folder.parent)
             folder.mkdir(exist_ok=True)
-            self._note(_sync_folder(folder.parent))
+            self._note(sync_path(folder.parent))
 
     def _note(self, is_synced: bool) -> None:
         if not is_synced:
@@ -251,26 +248,4 @@ def _write_synced(path: Path, data: Any) -> bool:
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
-        return _sync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> bool:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # it may be written to, and not be listed
-        return False
-    try:
-        return _sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int) -> bool:
-    """Whether the disk takes it: False where it does not sync such files at all."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in NO_SYNC:
-            raise
-        return False
-    return True
+        return sync(file.fileno())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from t5enc.errors import OutputError
+from t5enc.machine.disks import sync_path
 
 ASIDE = ".converting-"
 
@@ -37,7 +37,7 @@ def commit_files(folder: Path, written: Sequence[str]) -> Iterator[Path]:
         try:
             yield aside
             for path in aside.rglob("*"):
-                _sync(path)
+                sync_path(path)
             _replace_files(aside, folder, written)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -58,13 +58,4 @@ def _replace_files(aside: Path, folder: Path, written: Sequence[str]) -> None:
                 shutil.rmtree(path)
     for path in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
         path.replace(folder / path.name)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(folder)

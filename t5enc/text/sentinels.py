@@ -25,6 +25,7 @@ from typing import Any
 
 from t5enc.checkpoint.folders import read_json
 from t5enc.errors import CheckpointError, ConfigError, OutputError
+from t5enc.machine.disks import sync
 
 SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
 LISTS = ("extra_special_tokens", "additional_special_tokens")
@@ -236,7 +237,7 @@ def _write(target: Path, content: bytes) -> None:
         with aside.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         aside.replace(target)
     except OSError as error:
         raise OutputError(f"{target}: {error}") from error

@@ -126,16 +126,16 @@ def test_data_are_synced_before_they_are_named_and_the_name_after(
     local: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    _record(monkeypatch, store_module, "_sync_folder", seen, lambda folder: folder.name)
+    _record(monkeypatch, store_module, "sync_path", seen, lambda folder: folder.name)
     _record(monkeypatch, store_module, "_write_synced", seen, lambda path, _: path.stem)
     _record(monkeypatch, os, "link", seen, lambda _, target: target.stem)
     local.create("a/b/first.parquet", b"x")
-    made = ["_sync_folder out", "_sync_folder _t5enc", "_sync_folder out", "_sync_folder a"]
+    made = ["sync_path out", "sync_path _t5enc", "sync_path out", "sync_path a"]
     assert seen[:4] == made, "new folders, each in the one above it"
-    assert seen[4:] == ["_write_synced first.parquet", "link first", "_sync_folder b"]
+    assert seen[4:] == ["_write_synced first.parquet", "link first", "sync_path b"]
     seen.clear()
     local.create("a/b/second.parquet", b"x")
-    assert seen == ["_write_synced second.parquet", "link second", "_sync_folder b"]
+    assert seen == ["_write_synced second.parquet", "link second", "sync_path b"]
 
 
 def _record(

@@ -77,7 +77,7 @@ def test_a_folder_that_may_not_be_listed_is_written(local: LocalStore, monkeypat
     def refuse(*_: Any) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(store_module.os, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     assert local.create("a/b", b"first")
     assert list_weaknesses(local) == (UNSYNCED,)
 
