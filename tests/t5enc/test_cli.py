@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from t5enc.cli import main, report_error
-from t5enc.errors import PrecisionError
+from t5enc.errors import ConfigError, PrecisionError, show_invisible
 from tests.t5enc.written import finish, make_embeddings, make_table, write_job, write_shard
 
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "numpy")
@@ -141,3 +141,24 @@ def test_bench_refuses_a_file_without_captions(
     (tmp_path / "empty.txt").write_text("\n\n")
     assert run(monkeypatch, "bench", "--texts", str(tmp_path / "empty.txt")) == 2
     assert "expected one caption a line, got none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sign", "shown"),
+    [
+        ("\u202a", r"\u202a"),
+        ("\u200b", r"\u200b"),
+        ("\ufeff", r"\ufeff"),
+        ("\u00a0", r"\xa0"),
+        ("\r", r"\r"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("\udce9", r"\udce9"),
+    ],
+)
+def test_what_nobody_sees_in_an_error_is_shown(sign: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report_error(ConfigError(f"{sign}/data/鳥 é.parquet: not there:\n  at all"))
+    assert capsys.readouterr().err == f"error: {shown}/data/鳥 é.parquet: not there:\n  at all\n"
+
+
+def test_a_line_end_in_a_path_is_shown_too() -> None:
+    assert show_invisible("a b\tc\n") == r"a b\tc\n"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from pathlib import Path
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.inputs import listing as listing_module
 from pipelines.inputs.footers import read_footer
@@ -111,9 +114,9 @@ def test_a_link_to_what_holds_the_input_is_told(data: Path) -> None:
     """All of it would be read, and only a part of it was asked for."""
     write(data.parent / "other.parquet")
     (data / "root").symlink_to(data.parent)
-    for given in (data, f"{data}/**"):
-        assert list(listed(given).unreadable) == ["root"]
-        assert f"got a link to {data.parent}, which holds this folder" in listed(given).unreadable["root"]
+    for place in (data, f"{data}/**"):
+        assert list(listed(place).unreadable) == ["root"]
+        assert f"got a link to {data.parent}, which holds this folder" in listed(place).unreadable["root"]
 
 
 def test_a_pattern_enters_a_link_that_leads_back_where_it_says_so(data: Path) -> None:
@@ -205,8 +208,8 @@ def test_a_name_that_is_not_utf8_is_read_and_told_with_its_bytes(data: Path) -> 
     for name in (b"caf\xe9.parquet", b"caf\xe9.txt", b"\xff/b.parquet"):
         with open(in_bytes(data, name), "wb") as file:
             file.write(content)
-    for given in (data, f"{data}/**", f"{data}/**/*.parquet"):
-        assert names(given) == ["%FF/b.parquet", "a.parquet", "caf%E9.parquet"]
+    for place in (data, f"{data}/**", f"{data}/**/*.parquet"):
+        assert names(place) == ["%FF/b.parquet", "a.parquet", "caf%E9.parquet"]
     assert names(os.fsdecode(in_bytes(data, b"caf\xe9.parquet"))) == ["caf%E9.parquet"]
 
 
@@ -230,3 +233,28 @@ def test_of_two_names_that_read_alike_one_is_refused(data: Path) -> None:
     (reason,) = found.unreadable.values()
     assert "expected a name in UTF-8, or none that reads like" in reason
     assert r"caf\udce9.parquet: " in reason
+
+
+FOLDERS = ("", "a", "a/b", "c", "c/d")
+
+
+@given(st.lists(st.tuples(st.sampled_from(FOLDERS), st.sampled_from([*FOLDERS, "nowhere"])), max_size=6))
+def test_whatever_links_to_what_each_file_is_there_and_no_folder_is_entered_from_itself(
+    links: list[tuple[str, str]],
+) -> None:
+    with TemporaryDirectory() as name:
+        root = Path(name, "in")
+        for folder in FOLDERS:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / "f.parquet").touch()
+        for number, (folder, target) in enumerate(links):
+            (root / folder / f"l{number}").symlink_to(root / target)
+        found = listed(root)
+        sources = {file.source for file in found.files}
+        assert sources >= {str(PurePath(folder, "f.parquet")) for folder in FOLDERS}
+        for source in sources:
+            ways = [(root / parent).resolve() for parent in PurePath(source).parents]
+            assert len(set(ways)) == len(ways), "no folder is entered from itself"
+        nowhere = {str(PurePath(folder, f"l{n}")) for n, (folder, to) in enumerate(links) if to == "nowhere"}
+        assert found.unreadable.keys() >= nowhere
+        assert {PurePath(source).name for source in found.unreadable} == {PurePath(source).name for source in nowhere}
