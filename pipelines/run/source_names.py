@@ -19,6 +19,7 @@ from pipelines.job import FrozenJob
 from pipelines.plan.plan import FILE_SCHEMA, Files
 from pipelines.run.survey import Survey
 from pipelines.stores.store import Store
+from t5enc.errors import OutputError
 from t5enc.storage.layout import JOB, PLAN, SOURCES
 
 COLUMNS = ("source", "size", "digest")
@@ -50,6 +51,8 @@ def read_remembered(store: Store) -> Remembered | None:
         job = FrozenJob.from_json(store.read(JOB))
     except MISSING:
         return None
+    except OSError as error:
+        raise OutputError(f"{JOB}: expected a file that can be read, got: {error}") from error
     names: dict[str, dict[Content, int]] = defaultdict(dict)
     for (source, size, digest), run in (_read(store, SOURCES) or _read(store, PLAN)).items():
         names[source][Content(size, digest)] = run

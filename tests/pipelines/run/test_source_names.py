@@ -17,7 +17,7 @@ from pipelines.progress.report import EncodeReport
 from pipelines.run import state
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
-from t5enc.errors import ExitCode, UnfinishedError
+from t5enc.errors import ExitCode, OutputError, UnfinishedError
 from t5enc.storage.layout import SOURCES
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -164,3 +164,9 @@ def test_names_that_are_not_utf8_are_encoded(top: Path) -> None:
     assert encode([top / "2023"])[1] == 3
     assert read_sources() == ["a.parquet", "caf%E9.parquet"]
     assert encode([os.fsdecode(os.fsencode(top) + b"/2023/caf\xe9.parquet"), top / "2023"])[1] == 0
+
+
+def test_an_output_that_cannot_be_looked_at_is_told(top: Path) -> None:
+    Path("out").symlink_to("out")
+    with pytest.raises(OutputError, match=r"job.*: expected a file that can be read, got: .*Too many levels"):
+        encode([top])
