@@ -19,7 +19,6 @@ from pipelines.job import FrozenJob
 from pipelines.plan.plan import FILE_SCHEMA, Files
 from pipelines.run.survey import Survey
 from pipelines.stores.store import Store
-from t5enc.errors import OutputError
 from t5enc.storage.layout import JOB, PLAN, SOURCES
 
 COLUMNS = ("source", "size", "digest")
@@ -32,6 +31,8 @@ def settle_names(found: Survey, listing: Listing, remembered: Remembered | None)
     found = replace(found, unreadable={**listing.unreadable, **found.unreadable})
     if remembered is None:
         return found
+    own = set.intersection(*(set(seen.schema.names) for seen in found.schemas))
+    remembered = replace(remembered, columns=[name for name in remembered.columns if name not in own])
     table = found.files.table
     sources = [*table["source"].to_pylist(), *found.unreadable]
     contents = [*map(Content, table["size"].to_pylist(), table["digest"].to_pylist()), *[None] * len(found.unreadable)]
@@ -51,8 +52,6 @@ def read_remembered(store: Store) -> Remembered | None:
         job = FrozenJob.from_json(store.read(JOB))
     except MISSING:
         return None
-    except OSError as error:
-        raise OutputError(f"{JOB}: expected a file that can be read, got: {error}") from error
     names: dict[str, dict[Content, int]] = defaultdict(dict)
     for (source, size, digest), run in (_read(store, SOURCES) or _read(store, PLAN)).items():
         names[source][Content(size, digest)] = run

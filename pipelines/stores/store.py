@@ -108,7 +108,8 @@ class LocalStore:
 
     def read(self, name: str) -> bytes:
         """The object's bytes."""
-        return (self.root / name).read_bytes()
+        with _looking_at(self.root / name) as path:
+            return path.read_bytes()
 
     def open(self, name: str) -> Any:
         """The object as a random-access file."""
@@ -117,7 +118,8 @@ class LocalStore:
     def size(self, name: str) -> int | None:
         """The object's size in bytes, or None."""
         try:
-            status = (self.root / name).stat()
+            with _looking_at(self.root / name) as path:
+                status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -235,6 +237,17 @@ def _in_turn(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _looking_at(path: Path) -> Iterator[Path]:
+    """That it is not there is for the caller to judge; whatever else keeps it from being read is an OutputError."""
+    try:
+        yield path
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _explain(error: OSError, path: Path) -> OutputError:

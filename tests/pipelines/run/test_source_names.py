@@ -13,6 +13,7 @@ import pytest
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines.commands.fsck import check_output
+from pipelines.job import FrozenJob
 from pipelines.progress.report import EncodeReport
 from pipelines.run import state
 from pipelines.stores.store import open_store
@@ -109,6 +110,23 @@ def test_an_output_of_an_earlier_release_keeps_its_names(tmp_path: Path, monkeyp
     assert read_sources() == ["2023/2023.parquet", "2024/2024.parquet"]
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_partitions_that_an_earlier_release_did_not_read_change_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    """Then a folder `lang=en` that was given itself was no partition."""
+    path = tmp_path / "in" / "lang=en" / "a.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"caption": ["a bird"]} | ({"lang": ["of the file"]} if own else {})), path)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.inputs.sources.own_root", lambda folder: folder)
+        encode([path.parent])
+    monkeypatch.setattr(FrozenJob, "is_of_all_files", False)
+    assert encode([path.parent])[1] == 0
+    assert read_sources() == ["a.parquet"]
+    assert ("lang" in load_embeddings("out")[0].column_names) == own
+
+
 def test_starting_anew_names_anew(top: Path) -> None:
     encode([top])
     assert encode([top / "2024"], overwrite=True)[1] == 2
@@ -168,5 +186,5 @@ def test_names_that_are_not_utf8_are_encoded(top: Path) -> None:
 
 def test_an_output_that_cannot_be_looked_at_is_told(top: Path) -> None:
     Path("out").symlink_to("out")
-    with pytest.raises(OutputError, match=r"job.*: expected a file that can be read, got: .*Too many levels"):
+    with pytest.raises(OutputError, match=r"out/.*: cannot be read: Too many levels"):
         encode([top])
