@@ -32,7 +32,8 @@ DEFAULT_BUDGET = 2048
 class ModelSource:
     """Where a model is: a hub id, folder, single file or `builtin:NAME`, which part and state of it, and how to ask.
 
-    The token is never shown; True stands for the one that is stored on this machine.
+    The token is never shown; True stands for the one that is stored on this machine. `lora` names adapters of PEFT's
+    that are added to the weights: PATH or PATH:SCALE, several between commas.
     """
 
     model: str = field(metadata=PLACE)
@@ -41,6 +42,7 @@ class ModelSource:
     variant: str | None = None
     token: str | bool | None = field(default=None, repr=False)
     local_files_only: bool = False
+    lora: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", _name_place(self.model))
@@ -64,6 +66,7 @@ class PlaceNames(TypedDict, total=False):
     variant: str | None
     token: str | bool | None
     local_files_only: bool | None
+    lora: str | None
 
 
 class SharedNames(PlaceNames, total=False):

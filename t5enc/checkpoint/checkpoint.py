@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from t5enc.checkpoint.fingerprint import hash_model
+from t5enc.checkpoint.fingerprint import hash_files, hash_model, hash_parts
+from t5enc.checkpoint.foreign.lora import Adapter
 from t5enc.checkpoint.foreign.sentence_transformers import SentenceModules
 from t5enc.checkpoint.repository import Repository
 from t5enc.config import EncoderConfig
@@ -23,7 +24,7 @@ TokenizerSource = Path | bytes | str | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model's config, tensors (names of one layout, not yet read) and tokenizer files.
+    """A model's config, tensors (names of one layout, not yet read, `adapters` already in them) and tokenizer files.
 
     `hf_config` is the config.json, where there is one, `repository` the pipeline that the model is part of, if any, and
     `modules` are what sentence-transformers puts after it, if anything.
@@ -38,6 +39,7 @@ class Checkpoint:
     hf_config: Mapping[str, Any] = field(default_factory=dict)
     repository: Repository | None = None
     modules: SentenceModules | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     def fingerprint(self, cache_folder: Path | None = None) -> str:
         """SHA-256 of config and weights by content: the same wherever the files are.
@@ -48,4 +50,8 @@ class Checkpoint:
         Hashes of files are kept in `cache_folder`/hashes.json (default ~/.cache/t5enc). A model made in
         memory has no files: its tensors are hashed.
         """
-        return hash_model(self.config, self.files, self.tensors, cache_folder)
+        if not self.adapters:
+            return hash_model(self.config, self.files, self.tensors, cache_folder)
+        base = hash_model(self.config, self.files, {} if self.files else self.tensors, cache_folder)
+        added = [(adapter.scale, *hash_files(list(adapter.files), cache_folder)) for adapter in self.adapters]
+        return hash_parts([base, *added])

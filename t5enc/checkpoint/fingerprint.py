@@ -32,7 +32,11 @@ def hash_model(
     shape = asdict(config)
     # A later field than the first fingerprints: it counts where it says something.
     later = ["scale_logits"] if shape.pop("scale_logits") else []
-    parts = [shape, sorted(content), *later]
+    return hash_parts([shape, sorted(content), *later])
+
+
+def hash_parts(parts: Sequence[Any]) -> str:
+    """SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from t5enc.checkpoint.builtin import is_builtin, open_builtin
 from t5enc.checkpoint.checkpoint import Checkpoint, TokenizerSource
 from t5enc.checkpoint.folders import Folder, LocalFolder, open_folder, read_json
+from t5enc.checkpoint.foreign.lora import merge_adapters, open_adapters
 from t5enc.checkpoint.foreign.sentence_transformers import SentenceModules, find_modules, open_modules
 from t5enc.checkpoint.foreign.wan import TOKENIZER as WAN_TOKENIZER
 from t5enc.checkpoint.foreign.wan import find_wan_prefix
@@ -49,9 +51,19 @@ TOKENIZER_FILES = (
 def open_model(place: ModelPlace, *, with_weights: bool = True) -> Checkpoint:
     """A checkpoint, its weights not yet read; without them they are not even fetched."""
     source = ModelSource.of(place)
-    if is_builtin(source.model):
-        return open_builtin(source.model)
-    return open_checkpoint(source, with_weights=with_weights)
+    opened = open_builtin(source.model) if is_builtin(source.model) else None
+    return _adapt(opened or open_checkpoint(source, with_weights=with_weights), source)
+
+
+def _adapt(checkpoint: Checkpoint, source: ModelSource) -> Checkpoint:
+    """The checkpoint with the adapters that the source names in its weights; as it is where it has none at hand."""
+    if source.lora is None or not checkpoint.tensors:
+        return checkpoint
+    adapters = open_adapters(source)
+    merged = merge_adapters(checkpoint.tensors, adapters, checkpoint.config)
+    shown = ", ".join(f"{Path(adapter.label).name}:{adapter.scale:g}" for adapter in adapters)
+    provenance = {**checkpoint.provenance, "lora": shown}
+    return replace(checkpoint, tensors=merged, adapters=adapters, provenance=provenance)
 
 
 def open_pooler(place: ModelPlace) -> Pooler:

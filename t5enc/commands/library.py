@@ -171,7 +171,7 @@ def _verify_pipeline(
 
     if model is not None:
         raise ConfigError(f"model, pipeline: expected one of them, got {model} and {repository}")
-    for name in {"subfolder", "tokenizer"} & set(place):
+    for name in {"subfolder", "tokenizer", "lora"} & set(place):
         raise ConfigError(f"{name}: expected none with --pipeline, which has its own, got {place[name]}")
     found = verify_pipeline(
         ModelSource(model=repository, **place),

@@ -16,6 +16,7 @@ HELP = {
     "variant": "Variant of the weight files, fp16 for example.",
     "token": "Token for the hub (default: HF_TOKEN, or the one stored on this machine).",
     "local_files_only": "Never download.",
+    "lora": "Adapters of PEFT's to add to the weights: PATH or PATH:SCALE, several between commas.",
     "tokenizer": "Tokenizer folder or hub id, if not the model's own.",
 }
 SOURCE = tuple(name for name in HELP if name != "tokenizer")

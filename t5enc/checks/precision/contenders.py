@@ -55,6 +55,10 @@ class Source:
 def open_source(options: EncoderOptions, scratch: Path) -> tuple[Source, Tokenizer, EncoderOptions]:
     """The model's place, its tokenizer, and the options with nothing left open; a built-in is written out first."""
     model = options.source.model
+    if options.source.lora is not None:
+        raise ConfigError(
+            f"lora: expected none, since transformers reads the model without it, got {options.source.lora}"
+        )
     if Path(model).is_file():
         raise ConfigError(f"{model}: expected a folder or a hub id, since transformers reads no single files")
     named = options
