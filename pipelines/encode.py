@@ -15,6 +15,7 @@ import torch
 
 from pipelines.actors.tasks import SpanResult
 from pipelines.actors.worker import SpanWorker
+from pipelines.commit.card import write_card
 from pipelines.commit.log import Log
 from pipelines.commit.null import mend_null
 from pipelines.commit.protocol import conclude_commit
@@ -194,6 +195,7 @@ def conclude(run: RunState) -> EncodeReport:
     is_complete = not run.unreadable and not run.commit.left
     if is_complete:
         mend_null(run.store, run.commit.frozen, _frozen_options(run))
+        write_card(run.store, run.commit.frozen, run.commit.records.totals())
         conclude_commit(run.store, run.commit)
     report = _make_report(run, is_complete)
     if run.spans:

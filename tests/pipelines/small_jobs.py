@@ -25,6 +25,7 @@ from pipelines.job import FrozenJob, schema_to_text
 from pipelines.plan.density import Density
 from pipelines.plan.units import PlannedFile, Unit
 from t5enc.embeddings import Embeddings
+from t5enc.storage import working_dtype
 from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import EncodedTexts
 
@@ -114,7 +115,7 @@ def make_unit_shard(
         lengths=np.ones(len(rows), np.int64),
         errors=[DIED if row in died else None for row in rows],
     )
-    values = torch.from_numpy(rows).to(torch.float16)[:, None].repeat(1, DIM) + rounding / 64
+    values = torch.from_numpy(rows).to(working_dtype(job.storage_dtype))[:, None].repeat(1, DIM) + rounding / 64
     encoded = EncodedTexts(Embeddings.from_lengths(values, torch.ones(len(rows), dtype=torch.int64)))
     return make_shard(prepared, encoded, job)
 

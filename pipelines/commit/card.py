@@ -1,0 +1,149 @@
+"""`README.md`, the output's dataset card: `load_dataset` on the output's folder goes by it, and people read it.
+
+It ends with a hash of itself. What lacks that, or was changed since, is somebody's own and never replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from pipelines.job import FrozenJob
+from pipelines.stores.store import Store
+from t5enc.storage import PREFIX
+from t5enc.storage.layout import CARD, DATA, PARQUET
+
+MARK = re.compile(rb"\n<!-- t5enc ([0-9a-f]{64}) -->\n\Z")
+# How one caption's bytes become an array, by what they are stored as.
+DECODERS = {
+    "float16": "np.frombuffer(data, np.float16).reshape(shape)",
+    "float32": "np.frombuffer(data, np.float32).reshape(shape)",
+    "bfloat16": "(np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)",
+    "int8": "scale_int8(np.frombuffer(data, np.uint8).reshape(shape[0], 4 + shape[1]))",
+}
+SCALE = """
+def scale_int8(tokens):  # of each token a float32 scale, and then its integers
+    return tokens[:, 4:].view(np.int8) * tokens[:, :4].copy().view(np.float32)
+
+"""
+TEXT = """---
+pretty_name: Text embeddings
+tags:
+- t5enc
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: {data}/**/*{parquet}
+---
+
+# Embeddings of {captions:,} captions
+
+| | |
+|---|---|
+| model | `{model}` |
+| recipe | {recipe} |
+| longest | {max_length:,} tokens; {truncated:,} captions were cut |
+| computed in, stored as | {dtype}, {storage_dtype} |
+| width | {dim:,} |
+| rows | {captions:,}, of which {errors:,} have no embedding |
+| kept columns | {kept} |
+
+`{data}/` holds the rows in the order of the input, one a caption, in Parquet files of one schema, and nothing else.
+The array of a caption is `{prefix}bytes`, a token after the other, and its form
+`{prefix}shape` (tokens, width). Both are null where there is no embedding, and
+`{prefix}error` says why. `{prefix}source`, `_row` and `_caption_index` say which
+file, row and caption of the input it is.
+
+## Read it
+
+In any reader of Parquet:
+
+```python
+import numpy as np
+
+{scale}
+def decode(row):
+    data, shape = row["{prefix}bytes"], row["{prefix}shape"]
+    return None if data is None else {decode}
+```
+
+```python
+import pandas as pd
+
+rows = pd.read_parquet("{data}").to_dict("records")
+embeddings = [decode(row) for row in rows]
+```
+
+```python
+import polars as pl
+
+rows = pl.read_parquet("{data}").iter_rows(named=True)
+embeddings = [decode(row) for row in rows]
+```
+
+```python
+import duckdb
+
+rows = duckdb.sql("select * from '{data}/**/*{parquet}'").to_arrow_table().to_pylist()
+embeddings = [decode(row) for row in rows]
+```
+
+```python
+import os
+from datasets import load_dataset
+
+rows = load_dataset(os.getcwd(), split="train", streaming=True)  # or its name on the hub
+embeddings = [decode(row) for row in rows]
+```
+
+With t5enc, which also gives batches and the tensors of pipelines:
+
+```python
+from t5enc import load_embeddings
+
+table, embeddings = load_embeddings(".")
+```
+"""
+
+
+def make_card(job: FrozenJob, totals: Mapping[str, int]) -> bytes:
+    """The card of a job whose shards hold so much."""
+    names = [f"`{name}`" for name in job.kept_schema.names]
+    text = TEXT.format(
+        data=DATA,
+        parquet=PARQUET,
+        prefix=PREFIX,
+        model=job.record.get("model"),
+        recipe=job.describe_recipe() or "none",
+        kept=", ".join(names).replace("|", "\\|") or "none",
+        decode=DECODERS[job.storage_dtype],
+        scale=SCALE if job.storage_dtype == "int8" else "",
+        storage_dtype=job.storage_dtype,
+        dim=job.dim,
+        **{name: job.identity[name] for name in ("max_length", "dtype")},
+        **{name: totals[name] for name in ("captions", "truncated", "errors")},
+    ).encode()
+    return text + f"\n<!-- t5enc {_hash(text)} -->\n".encode()
+
+
+def write_card(store: Store, job: FrozenJob, totals: Mapping[str, int]) -> None:
+    """Put the card of a job into its output, unless somebody's own is there."""
+    try:
+        there = store.read(CARD)
+    except FileNotFoundError:
+        there = None
+    card = make_card(job, totals)
+    if there is None or (is_ours(there) and there != card):
+        store.replace(CARD, card)
+
+
+def is_ours(card: bytes) -> bool:
+    """Whether a card is one of a job's, as it was written."""
+    mark = MARK.search(card)
+    return mark is not None and mark[1].decode() == _hash(card[: mark.start()])
+
+
+def _hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

@@ -1,0 +1,79 @@
+"""The dataset card: its lines of code do what they say, and nobody's own card is replaced."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipelines.commit.card import DECODERS, is_ours, make_card, write_card
+from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
+from pipelines.stores.store import LocalStore
+from t5enc import load_embeddings
+from t5enc.storage import STORAGE_DTYPES
+from t5enc.storage.layout import CARD
+from tests.pipelines.commit.memory_store import MemoryStore
+from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
+
+TOTALS = {"captions": 12, "truncated": 1, "errors": 0}
+READERS = ("pandas", "polars", "duckdb", "datasets", "t5enc")
+
+
+def test_its_head_names_the_shards(output: Path) -> None:
+    head = yaml.safe_load((output / CARD).read_text().split("---")[1])
+    (config,) = head["configs"]
+    assert config == {"config_name": "default", "data_files": [{"split": "train", "path": "data/**/*.parquet"}]}
+
+
+def test_it_says_what_made_it() -> None:
+    job = replace(make_job(max_length=77, storage_dtype="int8"), record={"model": "google/t5"})
+    card = make_card(job, TOTALS).decode()
+    for said in ("12 captions", "`google/t5`", "77 tokens; 1 captions were cut", "float32, int8", "`caption`"):
+        assert said in card
+
+
+@pytest.mark.parametrize("storage", STORAGE_DTYPES)
+def test_its_code_decodes_what_is_stored(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    store = LocalStore(tmp_path / "out")
+    commit = begin_commit(store, make_job(storage_dtype=storage), [plan_file(rows=5)])
+    for unit in commit.left:
+        commit.records[unit.name] = commit_shard(store, *make_unit_shard(commit.frozen, unit, died=[1]))
+    write_card(store, commit.frozen, commit.records.totals())
+    conclude_commit(store, commit)
+    monkeypatch.chdir(tmp_path / "out")
+    decode, *reads = re.findall(r"```python\n(.*?)```", Path(CARD).read_text(), re.S)
+    assert len(reads) == len(READERS)
+    _, embeddings = load_embeddings(".")
+    for code in reads:
+        names: dict[str, Any] = {}
+        exec(decode + code, names)
+        got = names["embeddings"]
+        assert len(got) == 5
+        for index, expected in enumerate(embeddings):
+            found = np.zeros((0, 4)) if got[index] is None else torch.as_tensor(got[index]).float().numpy()
+            np.testing.assert_allclose(found, expected.float().numpy(), rtol=1e-6)
+            assert "load_embeddings" in code or (got[index] is None) == (index == 1)
+
+
+def test_there_is_a_decoder_for_every_way_to_store() -> None:
+    assert set(DECODERS) == set(STORAGE_DTYPES)
+
+
+def test_a_card_of_ours_follows_and_a_changed_one_stays() -> None:
+    store = MemoryStore()
+    write_card(store, make_job(), TOTALS)
+    assert is_ours(store.read(CARD))
+    write_card(store, make_job(), TOTALS | {"captions": 13})
+    assert store.read(CARD) == make_card(make_job(), TOTALS | {"captions": 13})
+    for own in (b"# My data\n", store.read(CARD).replace(b"13", b"14"), b""):
+        store.replace(CARD, own)
+        write_card(store, make_job(), TOTALS)
+        assert store.read(CARD) == own
