@@ -90,6 +90,10 @@ def encode(
     retry_errors: Annotated[
         bool | None, typer.Option("--retry-errors", help="Redo captions that killed the encoder.")
     ] = None,
+    replace: Annotated[
+        bool | None,
+        typer.Option("--replace", help="May put aside more than a tenth of the shards, as inputs changed."),
+    ] = None,
     ray_address: Annotated[Text, typer.Option(help="auto or HOST:PORT; a local Ray is started otherwise.")] = None,
     ship_code: Annotated[
         bool | None, typer.Option("--ship-code", help="Send this t5enc to the nodes instead of expecting it there.")

@@ -53,6 +53,7 @@ class JobNames(SharedNames, total=False):
     on_error: Literal["keep", "fail"]
     overwrite: bool | None
     retry_errors: bool | None
+    replace: bool | None
     ray_address: str | None
 
 
@@ -81,6 +82,7 @@ class EncodeJob:
     on_error: Literal["keep", "fail"] = "keep"
     overwrite: bool = False
     retry_errors: bool = False
+    replace: bool = False
     ray_address: str | None = None
 
     def __init__(self, **options: Unpack[JobNames]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,12 +14,15 @@ from rich.console import Console
 from pipelines.commit.manifest import read_plan
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.commit.shard_file import hash_content
+from pipelines.commit.strays import is_in_the_way, judge
 from pipelines.job import FrozenJob
 from pipelines.plan.plan import Units
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
 from t5enc.storage.filesystems import hide_credentials
 from t5enc.storage.layout import JOB, MANIFEST, PLAN, SUCCESS, is_shard
+
+FOREIGN = "no shard of a t5enc job; move it elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +39,29 @@ def check_output(store: Store, *, deep: bool = False) -> list[Problem]:
         job = FrozenJob.from_json(store.read(JOB))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OutputError(f"{JOB}: expected the output folder of a t5enc job, got none that holds it") from error
-    sizes = {name: size for name, size in store.list() if is_shard(name)}
+    listed = dict(store.list())
+    sizes = {name: size for name, size in listed.items() if is_shard(name)}
     records = _read_manifest(store)
     if isinstance(records, Problem):
-        return [records, *_check_footers(store, sizes)]
+        return [records, *_check_footers(store, sizes), *_check_foreign(listed)]
     return [
         *_check_success(store, job),
         *_check_shards(store, records, sizes, deep=deep),
         *_check_plan(store, job, records),
-        *(Problem(name, "not in the manifest; the next run puts it aside") for name in sizes if name not in records),
+        *_check_strays(store, [name for name in sizes if name not in records]),
+        *_check_foreign(listed),
     ]
+
+
+def _check_strays(store: Store, names: Sequence[str]) -> Iterator[Problem]:
+    for name in names:
+        is_ours = judge(store, name) is not None
+        yield Problem(name, "not in the manifest; the next run puts it aside" if is_ours else FOREIGN)
+
+
+def _check_foreign(listed: Mapping[str, int]) -> Iterator[Problem]:
+    """What readers of Parquet would stumble over, or runs refuse."""
+    return (Problem(n, FOREIGN) for n, size in listed.items() if is_in_the_way(n, size) and not is_shard(n))
 
 
 def _read_manifest(store: Store) -> dict[str, UnitRecord] | Problem:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from pipelines.commit.log import MOVES, STRUCK_OUT
 from pipelines.commit.manifest import read_plan, to_parquet, write_plan
-from pipelines.commit.records import SCHEMA, UnitRecord, read_record
+from pipelines.commit.records import SCHEMA, UnitRecord, read_metadata, read_record
 from pipelines.job import FrozenJob
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import LocalStore, Store
@@ -101,16 +101,8 @@ def _find_place(store: Store, name: str) -> str | None:
     file = name.rpartition("/")[2]
     if record is not None and record.name.rpartition("/")[2] == file:
         return record.name
-    is_torn = record is None and SHARD_NAME.fullmatch(file) is not None and not _is_parquet(store, name)
+    is_torn = record is None and SHARD_NAME.fullmatch(file) is not None and read_metadata(store, name) is None
     return f"{STALE}/{name}.{uuid.uuid4().hex[:8]}" if is_torn else None
-
-
-def _is_parquet(store: Store, name: str) -> bool:
-    try:
-        with store.open(name) as file:
-            return pq.read_metadata(file) is not None
-    except (pa.ArrowException, OSError):
-        return False
 
 
 def _move(store: Store, moves: Iterable[tuple[str, str | None]]) -> None:

@@ -28,6 +28,7 @@ from pipelines.commit.log import (
     strike_out,
 )
 from pipelines.commit.records import SCHEMA, Records, read_footer_record
+from pipelines.commit.strays import check_share, find_ours, is_in_the_way
 from pipelines.plan.plan import FILE_SCHEMA, Files, Units
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import Store
@@ -41,8 +42,8 @@ GONE = -1
 ABANDONED_SECONDS = 86400.0
 
 
-def read_records(store: Store, units: Units, *, retry_errors: bool = False) -> Records:
-    """Records of the planned units that are committed.
+def read_records(store: Store, units: Units, *, retry_errors: bool = False, may_replace: bool = True) -> Records:
+    """Records of the planned units that are committed; OutputError for foreign files, and unless it `may_replace` many.
 
     A shard that the log does not know is known by its footer. One that is damaged, or with `retry_errors` holds a
     caption that died, is put aside and has no record. What is to be redone is struck out of the log: first of all, so
@@ -55,7 +56,10 @@ def read_records(store: Store, units: Units, *, retry_errors: bool = False) -> R
         if number is not None:
             records.put(number, record)
     # After the log: what another run notes meanwhile was there before.
-    sizes, _ = list_shards(store, units)
+    sizes, strays = list_shards(store, units)
+    ours = find_ours(store, strays)
+    if not may_replace:
+        check_share(ours, units, int((sizes != GONE).sum()))
     is_logged = records.is_there.copy()
     records.is_there &= records.rows["size"] == sizes
     read_footers(store, records, np.flatnonzero((sizes != GONE) & ~records.is_there))
@@ -71,17 +75,15 @@ def read_records(store: Store, units: Units, *, retry_errors: bool = False) -> R
 
 
 def list_shards(store: Store, units: Units) -> tuple[NDArray[np.int64], list[str]]:
-    """The size of each unit's shard, GONE where there is none; and the shards that are no unit's."""
+    """The size of each unit's shard, GONE where there is none; and what else readers would take for shards."""
     sizes = np.full(len(units), GONE, np.int64)
     strays: list[str] = []
     for name, size in store.list():
-        if not is_shard(name):
-            continue
-        number = units.find(name)
-        if number is None:
-            strays.append(name)
-        else:
+        number = units.find(name) if is_shard(name) else None
+        if number is not None:
             sizes[number] = size
+        elif is_in_the_way(name, size):
+            strays.append(name)
     return sizes, strays
 
 
@@ -129,13 +131,14 @@ def finish(store: Store, records: Records, check: Callable[[], None] = lambda: N
     seen = list_struck_out(store)
     _read_again(store, records, _find_all(units, read_struck_out(store)))
     sizes, strays = list_shards(store, units)
+    ours = [stray.name for stray in find_ours(store, strays)]
     _check_committed(records, sizes)
     manifest = to_parquet(records.to_batches(), SCHEMA.with_metadata({"fingerprint": units.fingerprint}))
     is_finished = _is_finished(store, manifest)
     if not is_finished:
         _check_settled(records, read_struck_out_since(store, records.struck_out))
         store.delete(SUCCESS)
-    seen |= put_aside(store, strays)
+    seen |= put_aside(store, ours)
     write_plan(store, units.files)
     if not is_finished:
         store.replace(MANIFEST, manifest)

@@ -15,11 +15,12 @@ from typing import Any
 from pipelines.commit.manifest import finish, read_records
 from pipelines.commit.ownership import check_owner, freeze
 from pipelines.commit.records import Records, UnitRecord, read_footer_record
+from pipelines.commit.strays import check_place
 from pipelines.job import FrozenJob
 from pipelines.plan.plan import Files, Selection, Units
 from pipelines.plan.units import PlannedFile
 from pipelines.stores.store import Store
-from t5enc.storage.layout import SUCCESS
+from t5enc.storage.layout import JOB, SUCCESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +48,22 @@ def begin_commit(
     *,
     overwrite: bool = False,
     retry_errors: bool = False,
+    replace: bool = True,
     is_whole: bool = True,
 ) -> Commit:
     """Freeze the job, or find it frozen, and find out what earlier runs committed.
 
-    The output counts as unfinished from here on if anything is left to do, or if the input is not whole.
+    The output counts as unfinished from here on if anything is left to do, or if the input is not whole. OutputError,
+    and nothing changed, where there are foreign files, and where more than a tenth of the shards would be put aside at
+    the end unless that is meant (`replace`).
     """
+    if overwrite or store.size(JOB) is None:
+        check_place(store)
     frozen = freeze(store, job, overwrite=overwrite)
     units = Units.of(files if isinstance(files, Files) else Files.of(files), frozen)
-    commit = Commit(frozen=frozen, records=read_records(store, units, retry_errors=retry_errors))
+    may_replace = replace or overwrite or not is_whole
+    records = read_records(store, units, retry_errors=retry_errors, may_replace=may_replace)
+    commit = Commit(frozen=frozen, records=records)
     if commit.left or not is_whole:
         store.delete(SUCCESS)
     return commit

@@ -175,9 +175,15 @@ def read_footer_record(store: Store, name: str) -> UnitRecord | None:
 
 
 def read_record(store: Store, name: str) -> UnitRecord | None:
-    """The record in a file's footer, or None where the file is damaged, gone or none of ours.
+    """The record in a file's footer, or None where the file is damaged, gone or none of ours."""
+    found = read_metadata(store, name)
+    return None if found is None else parse_record(*found)
 
-    A store that does not answer is no damage: OutputError, and the shard stays.
+
+def read_metadata(store: Store, name: str) -> tuple[Any, int] | None:
+    """The footer of a Parquet file and the file's size, or None where that is damaged, gone or no such file.
+
+    A store that does not answer is no damage: OutputError, and the file stays.
     """
     try:
         with store.open(name) as file:
@@ -188,9 +194,16 @@ def read_record(store: Store, name: str) -> UnitRecord | None:
     except OSError as error:
         raise OutputError(f"{name}: cannot be read: {error}") from error
     try:
-        metadata = pq.read_metadata(pa.BufferReader(footer))
+        return pq.read_metadata(pa.BufferReader(footer)), size
+    except (pa.ArrowInvalid, OSError):
+        return None
+
+
+def parse_record(metadata: Any, size: int) -> UnitRecord | None:
+    """The record of a footer; None where there is none, or one of other rows."""
+    try:
         record = UnitRecord.from_json(metadata.metadata[RECORD_KEY])
-    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return None
     return record.with_size(size) if metadata.num_rows == record.counts.captions else None
 

@@ -62,6 +62,7 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
         resolved.files,
         overwrite=job.overwrite,
         retry_errors=job.retry_errors,
+        replace=job.replace,
         is_whole=not resolved.unreadable,
     )
     note_names(store, resolved.files, anew=job.overwrite)

@@ -65,7 +65,7 @@ def test_a_further_folder_computes_only_its_own(top: Path) -> None:
     assert encode([top / "2024", top / "2023"])[1] == 0
     assert encode([top])[1] == 0, "the folder that holds both"
     assert encode([f"{top}/*/*.parquet"])[1] == 0
-    assert encode([top / "2024"])[1] == 0
+    assert encode([top / "2024"], replace=True)[1] == 0
     assert read_sources() == ["2024/0.parquet"]
 
 
@@ -82,7 +82,7 @@ def test_a_tree_that_is_copied_or_renamed_computes_nothing(top: Path, tmp_path: 
 def test_a_file_that_is_replaced_keeps_its_name_and_is_computed_anew(top: Path) -> None:
     encode([top / "2023"])
     write(top / "2023" / "0.parquet", "one that is new", "and another")
-    assert encode([top / "2023"])[1] == 2
+    assert encode([top / "2023"], replace=True)[1] == 2
     assert read_sources() == ["0.parquet"]
 
 

@@ -1,0 +1,1 @@
+"""Files in an output that are no planned shards."""
