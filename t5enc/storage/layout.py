@@ -1,4 +1,4 @@
-"""Where things lie in an output of format 2: `data/` holds shards and nothing else, `_t5enc/` what a job notes.
+"""Where things lie in an output of format 2: shards, and nothing else, in one folder, and what a job notes in another.
 
 Readers sort paths as texts, or part by part, and `-`, `.` and `%` come before `/`: `a-b/0` is before `a/0` in the one
 order and after it in the other. So each part of a source's name gets an end that no other part holds, and both orders
