@@ -224,6 +224,7 @@ def _make_report(run: RunState, is_complete: bool, is_running: bool = False) -> 
         recipe=run.commit.frozen.describe_recipe(),
         weaknesses=list_weaknesses(run.store),
         unreadable=dict(run.unreadable),  # which the run's own thread adds to
+        bare=run.commit.records.find_bare() if not is_running else [],
         progress=run.progress,
         details=run.details,
         job=describe_job(run.commit.frozen),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+import pyarrow.compute as pc
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +16,7 @@ from pipelines.job import EncodeJob
 from pipelines.plan.plan import Units
 from pipelines.progress.report import describe_cuts
 from pipelines.run.resolved_job import SPEEDS, ResolvedJob, flops_per_token, resolve_job, seconds_per_token
+from pipelines.run.sample import Sample
 from t5enc.errors import ConfigError
 from t5enc.storage import token_bytes
 
@@ -49,6 +51,8 @@ class Estimate:
     truncated: int
     longest: int
     shards: int
+    read: int
+    beside: int
     bytes: int
     flops_per_token: float
     device_hours: float
@@ -71,6 +75,7 @@ def estimate(resolved: ResolvedJob, tokens_per_second: float | None = None) -> E
     sample, config = resolved.sample, resolved.config
     rows = resolved.files.total_rows
     captions = round(rows * sample.captions_per_row) if sample.rows else 0
+    beside = round(rows * sample.kept_bytes / sample.rows) if sample.rows else 0
     tokens = round(captions * sample.mean_computed)
     kept = round(captions * sample.mean)
     device = str(resolved.frozen.record["device"]).partition(":")[0]
@@ -85,7 +90,9 @@ def estimate(resolved: ResolvedJob, tokens_per_second: float | None = None) -> E
         truncated=round(captions * sample.truncated / max(1, len(sample.lengths))),
         longest=sample.longest,
         shards=len(Units.of(resolved.files, resolved.frozen)),
-        bytes=kept * size + captions * ROW_BYTES,
+        read=int(pc.sum(resolved.files.table["size"]).as_py() or 0),
+        beside=beside,
+        bytes=kept * size + captions * ROW_BYTES + beside,
         flops_per_token=flops_per_token(config),
         device_hours=seconds / 3600,
     )
@@ -101,12 +108,13 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
     basis = "as measured" if tokens_per_second else "a rough guess; measure yours with `t5enc bench`"
     table = Table("figure", "estimate", title=f"plan for {job.encoder.source.model}", title_justify="left")
     for name, value in {
-        "input": f"{found.files:,} files, {found.rows:,} rows, {found.captions:,} captions",
+        "input": f"{found.files:,} files, {found.rows:,} rows, {found.captions:,} captions, {found.read / 1e9:,.3g} GB",
+        "no text": describe_reasons(resolved.sample),
         **describe_columns(resolved.columns),
         "recipe": frozen.describe_recipe() or "none",
         "tokens": f"{found.tokens:,} computed, {found.kept:,} rows stored",
         "captions cut": f"{cuts}, of the sample",
-        "output": f"{found.shards:,} shards, {found.bytes / 1e9:,.3g} GB",
+        "output": f"{found.shards:,} shards, {found.bytes / 1e9:,.3g} GB, of that {found.beside / 1e9:,.3g} GB as kept",
         "compute": f"{found.flops_per_token / 1e9:,.3g} GFLOP a token, {found.device_hours:,.3g} device-hours, {basis}",
         "time": f"{timedelta(seconds=round(3600 * found.wall_hours(prices)))} on {prices.devices} device(s)",
         "encoding once": f"{found.encode_cost(prices):,.3g}",
@@ -115,6 +123,12 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
     }.items():
         table.add_row(name, escape(value))
     Console().print(table)
+
+
+def describe_reasons(sample: Sample) -> str:
+    """How many captions of the sample have none, and why."""
+    told = ", ".join(f"{count:,} {reason}" for reason, count in sample.reasons.items())
+    return f"{told or 'none'} of {sample.captions:,} captions in {sample.rows:,} rows of the sample"
 
 
 def device_to_plan(name: str | None) -> torch.device:

@@ -142,6 +142,17 @@ class Records(MutableMapping[str, UnitRecord]):
         join = column.max if name in MAXIMA else column.sum
         return int(join(initial=0, where=self.is_there))
 
+    def find_bare(self) -> list[str]:
+        """Sources of the files that are committed whole, and of which no caption has an embedding."""
+        stretches = self.units.stretches["place"]
+        places = np.repeat(stretches, np.diff(self.units.first_units))
+        left, captions, encoded = (
+            np.bincount(places, weights=values, minlength=len(self.units.files))
+            for values in (~self.is_there, self.rows["captions"], self.rows["encoded"])
+        )
+        bare = np.flatnonzero((left == 0) & (captions > 0) & (encoded == 0)).tolist()
+        return [self.units.files.at(place).file.source for place in bare]
+
     def to_batches(self) -> Iterator[pa.RecordBatch]:
         """All units' rows of the manifest in order, some thousands at a time; every unit has a record."""
         for start in range(0, len(self.units), PIECE):

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pipelines.job import FrozenJob
+from pipelines.progress.findings import Reason
 from pipelines.progress.ledger import Details, Progress
 from pipelines.stores.store import Store
 from t5enc.errors import ExitCode, show_invisible
@@ -18,6 +19,8 @@ from t5enc.storage.layout import PAGE, REPORT
 # Earlier runs of a job, and inputs of it, that a report names.
 MOST_RUNS = 50
 MOST_INPUTS = 20
+# Files without an embedding that are named.
+MOST_BARE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class EncodeReport:
     max_length: int = 0
     recipe: str | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    bare: list[str] = field(default_factory=list)
     weaknesses: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Progress)
     details: Details = field(default_factory=Details)
@@ -100,6 +104,7 @@ class EncodeReport:
             f"(of those {totals['died']:,} killed the encoder)",
             f"  {describe_cuts(totals['truncated'], totals['captions'], totals['longest'], self.max_length)}",
         ]
+        lines += self._tell_reasons()
         if mended := totals.get("mended"):
             lines.append(f"  {mended:,} texts of kept columns were not UTF-8: their bad bytes are U+FFFD in the output")
         if self.recipe is not None:
@@ -115,6 +120,20 @@ class EncodeReport:
         if not self.is_finished:
             lines.append("  unfinished: mend or remove the inputs named above and run the same command again")
         return "\n".join(lines)
+
+    def _tell_reasons(self) -> list[str]:
+        """Why captions of this run have no embedding, and files of which none has one."""
+        reasons = self.details.findings.reasons.items()
+        lines = [f"    {reason}: {found.count:,}{_first_place(found)}" for reason, found in reasons]
+        if self.bare:
+            more = f" and {len(self.bare) - MOST_BARE:,} more" if len(self.bare) > MOST_BARE else ""
+            named = show_invisible(", ".join(self.bare[:MOST_BARE]))
+            lines.append(f"  no caption has an embedding of {len(self.bare):,} input file(s): {named}{more}")
+        return lines
+
+
+def _first_place(reason: Reason) -> str:
+    return "".join(f", the first in {show_invisible(source)}, row {row:,}" for source, row, _ in reason.rows[:1])
 
 
 def _flatten(sums: dict[str, Any]) -> dict[str, Any]:

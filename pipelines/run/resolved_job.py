@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import torch
 
-from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.inputs.columns.choice import Columns
 from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.density import Weighing
 from pipelines.plan.plan import Files
-from pipelines.plan.units import PlannedFile
 from pipelines.run.job_columns import find_columns, identify_columns
+from pipelines.run.sample import MOST_CAPTIONS, Sample, take_sample
 from pipelines.run.source_names import read_remembered, settle_names
 from pipelines.run.survey import survey
 from pipelines.stores.store import open_store
@@ -27,7 +25,7 @@ from t5enc.checkpoint.fingerprint import hash_tensors
 from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import apply_inferred, find_inferred, open_projection
 from t5enc.config import EncoderConfig
-from t5enc.errors import OutputError, SourceError, show_invisible
+from t5enc.errors import OutputError, show_invisible
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.recipes.inference import InferredRecipe
@@ -38,44 +36,9 @@ from t5enc.text.preparer import Preparer, open_preparer
 SHARD_BYTES = 256 << 20
 SHARD_SECONDS = 20.0
 SPAN_SECONDS = 60.0
-MOST_CAPTIONS = 8192
 MOST_UNITS = 40
-SAMPLE = 1000
-# Rows that are read at a time for it.
-SAMPLED_ROWS = 50
-# More of a caption is longer than any limit of tokens; the driver must not fall ill of it before an actor has it.
-SAMPLED_CHARACTERS = 100_000
 # Rough useful floating-point operations a second, to size units of work; nothing else rests on them.
 SPEEDS = {"cuda": 3e14, "cpu": 1e11}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """Captions in some `rows` of the input: the rows that each keeps, and the tokens that are computed for each.
-
-    `longest` is that of the longest one before it is cut.
-    """
-
-    lengths: tuple[int, ...]
-    computed: tuple[int, ...]
-    longest: int
-    truncated: int
-    rows: int
-
-    @property
-    def mean(self) -> float:
-        """Mean rows a caption."""
-        return sum(self.lengths) / len(self.lengths) if self.lengths else 1.0
-
-    @property
-    def captions_per_row(self) -> float:
-        """Mean captions of a row."""
-        return len(self.lengths) / self.rows if self.rows else 1.0
-
-    @property
-    def mean_computed(self) -> float:
-        """Mean tokens that are computed for a caption."""
-        return sum(self.computed) / len(self.computed) if self.computed else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,45 +103,6 @@ def check_output(output: str, inputs: Inputs, sources: Sequence[SourceFile]) -> 
     cover = inputs.find_cover(root, sources) if filesystem.equals(inputs.filesystem) else None
     if cover is not None:
         raise OutputError(f"output: expected a folder outside the input, got {root}, which {cover} holds")
-
-
-def take_sample(
-    filesystem: Any, files: Iterable[PlannedFile], job: EncodeJob, schema: pa.Schema, preparer: Preparer
-) -> Sample:
-    """Lengths of the captions in the first thousand rows, or in fewer where these have very many captions."""
-    texts: list[str] = []
-    rows = 0
-    for planned in files:
-        # A file that is damaged further in is named when its span is read; the others can be sampled.
-        with contextlib.suppress(SourceError):
-            for batch in _first_batches(filesystem, planned, job, schema, SAMPLE - rows):
-                texts += [text[:SAMPLED_CHARACTERS] for text in batch.texts if text is not None]
-                rows += batch.num_rows
-                if len(texts) >= MOST_CAPTIONS:
-                    break
-        if rows == SAMPLE or len(texts) >= MOST_CAPTIONS:
-            break
-    made = preparer.prepare(texts)
-    return Sample(
-        lengths=tuple(prompt.rows for prompt in made.prompts),
-        computed=tuple(prompt.tokens for prompt in made.prompts),
-        longest=int(made.lengths.max(initial=0)),
-        truncated=int(made.truncated.sum()),
-        rows=rows,
-    )
-
-
-def _first_batches(
-    filesystem: Any, planned: PlannedFile, job: EncodeJob, schema: pa.Schema, rows: int
-) -> Iterator[CaptionBatch]:
-    return read_captions(
-        filesystem,
-        planned.span(0, min(rows, planned.num_rows), SAMPLED_ROWS),
-        text_column=job.text_column,
-        caption_choice=job.caption_choice,
-        schema=schema,
-        skip=lambda row: False,
-    )
 
 
 def freeze_options(

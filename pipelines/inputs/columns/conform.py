@@ -23,6 +23,10 @@ from t5enc.errors import SourceError
 SHOWN = 80
 
 
+class ChangedValueError(SourceError):
+    """A value of a file that the kept type does not hold."""
+
+
 class _Changed(Exception):
     """A value that the kept type does not hold."""
 
@@ -39,12 +43,12 @@ def kept_column(batch: Any, field: Any, file: SourceFile) -> Any:
 
 
 def conform(values: Any, field: Any, file: SourceFile) -> Any:
-    """An array in a field's plain type; SourceError names the column, and a value that would not be what it was."""
+    """An array in a field's plain type; ChangedValueError names the column, and a value that would be another."""
     try:
         return _fit(values, field.type)
     except (_Changed, pa.ArrowException) as error:
         found = plain_type(values.type)
-        raise SourceError(
+        raise ChangedValueError(
             f"{file.source}: column {field.name!r}: expected {found} that is the same as {field.type}, got {error}"
         ) from error
 

@@ -66,7 +66,8 @@ def test_shards_are_those_that_a_run_cuts(tmp_path: Path) -> None:
 
 def make_estimate(*, gigabytes: float, hours: float) -> Estimate:
     size = round(gigabytes * 1e9)
-    counts = dict.fromkeys(("files", "rows", "captions", "tokens", "kept", "truncated", "longest", "shards"), 1)
+    names = ("files", "rows", "captions", "tokens", "kept", "truncated", "longest", "shards", "read", "beside")
+    counts = dict.fromkeys(names, 1)
     return Estimate(**counts, bytes=size, flops_per_token=1.0, device_hours=hours)
 
 

@@ -119,3 +119,15 @@ def test_a_file_that_comes_later_widens_nothing_and_spoils_nothing(tmp_path: Pat
     assert sorted(rows) == [("0.parquet", 1, None), ("1.parquet", 2, "u"), ("more/0.parquet", 3, None)]
     encode_parquet(job, on_begin=lambda run: said.append(run.resolved.columns))
     assert len(said) == 2
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_file_without_any_caption_is_named_with_the_reasons(tmp_path: Path) -> None:
+    nulls = pa.array([None, None], pa.string())
+    write_files(tmp_path / "in", {"id": [1]}, pa.table({"caption": nulls, "id": [2, 3]}), {"id": [4]})
+    job = EncodeJob(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), model="builtin:tiny", max_length=16)
+    report = encode_parquet(job)
+    assert (report.exit_code, report.bare) == (0, ["1.parquet"])
+    assert "    null caption: 2, the first in 1.parquet, row 0" in str(report).splitlines()
+    assert "  no caption has an embedding of 1 input file(s): 1.parquet" in str(report).splitlines()
+    assert encode_parquet(job).bare == ["1.parquet"]
