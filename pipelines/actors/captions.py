@@ -29,6 +29,9 @@ NOT_UTF8 = "not UTF-8"
 # Rows decoded at a time, of units of fewer no more than of one: enough that Arrow's cost a batch does not show, little
 # enough that wide rows fit.
 BATCH_ROWS = 4096
+# So many times fewer where lists of texts come to more than Arrow holds, which it says in these words.
+FEWER_ROWS = 8
+TOO_LONG = "chunked array outputs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +128,30 @@ def _stream(
 
 
 def _read_row_group(parquet: Any, group: int, columns: list[str], file: SourceFile, batch_rows: int) -> Iterator[Any]:
-    try:
-        yield from parquet.iter_batches(batch_size=batch_rows, row_groups=[group], columns=columns, use_threads=True)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{file.source}: row group {group}: expected readable pages, got: {error}") from error
+    """Its rows in batches; lists of more text than Arrow holds in one are read again, fewer rows at a time."""
+    done = 0
+    while True:
+        try:
+            for batch in _iterate(parquet, group, columns, batch_rows, done):
+                yield batch
+                done += len(batch)
+            return
+        except (pa.ArrowException, OSError) as error:
+            if TOO_LONG not in str(error):
+                raise SourceError(f"{file.source}: row group {group}: expected readable pages, got: {error}") from error
+            if batch_rows == 1:
+                raise SourceError(
+                    f"{file.source}: row group {group}, row {done}: expected a list of less than 2 GB, got: {error}"
+                ) from error
+            batch_rows = max(1, batch_rows // FEWER_ROWS)
+
+
+def _iterate(parquet: Any, group: int, columns: list[str], batch_rows: int, skipped: int) -> Iterator[Any]:
+    """Batches of a row group without its first rows."""
+    for batch in parquet.iter_batches(batch_size=batch_rows, row_groups=[group], columns=columns, use_threads=True):
+        if len(batch) > skipped:
+            yield batch.slice(skipped)
+        skipped = max(0, skipped - len(batch))
 
 
 def _read_slice(first_row: int, batch: Any, reading: _Reading) -> CaptionBatch:

@@ -196,3 +196,34 @@ def test_nothing_kept_is_a_table_without_columns(tmp_path: Path) -> None:
     (batch,) = read(whole(LOCAL, write(tmp_path / "a", numbered(5))), schema=pa.schema([]))
     assert batch.kept.schema == pa.schema([])
     assert len(batch.texts) == 5
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_lists_of_more_text_than_arrow_holds_are_read_fewer_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """It raises somewhere in a row group, where such a batch begins."""
+    span = whole(LOCAL, write(tmp_path / "a.parquet", numbered(200), row_group_size=100))
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def overflow(parquet: Any, *, batch_size: int, **options: Any) -> Any:
+        for batch in iter_batches(parquet, batch_size=batch_size, **options):
+            if len(batch) > most and batch["number"][-1].as_py() % 100 >= 50:
+                raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunked array outputs")
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", overflow)
+    batches = read(span, rows_per_unit=40)
+    assert [text for batch in batches for text in batch.texts] == [f"caption {i}" for i in range(200)]
+    assert [number for batch in batches for number in batch.kept["number"].to_pylist()] == list(range(200))
+
+
+def test_a_row_of_more_text_than_arrow_holds_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    span = whole(LOCAL, write(tmp_path / "a.parquet", numbered(20)))
+
+    def overflow(*_: Any, **__: Any) -> Any:
+        raise pa.ArrowNotImplementedError("Nested data conversions not implemented for chunked array outputs")
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", overflow)
+    with pytest.raises(SourceError, match=r"^a\.parquet: row group 0, row 0: expected a list of less than 2 GB"):
+        read(span)
