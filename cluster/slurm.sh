@@ -19,6 +19,9 @@ readonly PATIENCE="${T5ENC_JOIN_SECONDS:-300}"
 # Every process of Ray asks the others for this job's token; other users of the nodes do not have it.
 RAY_AUTH_TOKEN="$(python -c 'import secrets; print(secrets.token_hex(32))')"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+# Ray's sockets lie below TMPDIR, which is often a job's own and too long: the path of a socket has 107 bytes.
+temporary="${TMPDIR:-/tmp}"
+if ((${#temporary} > 36)); then export RAY_TMPDIR="${RAY_TMPDIR:-/tmp}"; fi
 
 started=()
 driver=""
