@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,8 +77,8 @@ class EncoderConfig:
                 f"relative_attention_max_distance: expected more than a quarter of the "
                 f"{self.num_buckets} buckets, got {self.max_distance}"
             )
-        if not 0 <= self.norm_eps < 1:
-            raise ConfigError(f"layer_norm_epsilon: expected a number from 0 to 1, got {self.norm_eps}")
+        if not 0 <= self.norm_eps < math.inf:
+            raise ConfigError(f"layer_norm_epsilon: expected a number from 0 on, got {self.norm_eps}")
 
     @property
     def inner_dim(self) -> int:

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from t5enc.checkpoint.hf_names import name_parts
-from t5enc.checkpoint.weights import fuse_tensors, split_tensors
+from t5enc.checkpoint.weights import split_tensors
 from t5enc.errors import ConfigError
-from t5enc.hf.conversion import make_conversions
 from t5enc.hf.layout import read_layout
-from t5enc.hf.stack import FusedStack, PadOutputs
+from t5enc.hf.stack import DTYPES, WRONG_DTYPE, FusedStack, PadOutputs
 from t5enc.model.compile import CompiledBlock
 from t5enc.model.initialization import initialize
 from t5enc.model.norm_fusion import SCALE, expect_fused_norms, fuse_norms, unfuse_norms, unfuse_tensors
@@ -58,8 +57,11 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
             config.use_cache = False
             config.is_encoder_decoder = False
         size = (config.vocab_size, config.d_model)
-        self.shared = nn.Embedding(*size, _weight=torch.empty(size))
+        weight = torch.empty(size)
+        self.shared = nn.Embedding(*size, _weight=weight)
         self.encoder = FusedStack(config, pad_outputs=pad_outputs, max_seq_len=max_seq_len)
+        if self.shared.weight.is_meta and not weight.is_meta:  # under accelerate's init_empty_weights
+            self.encoder.await_weights(self._build_plain().encoder.block)
         if has_fused_norms:
             expect_fused_norms(self.encoder.block)
         self.post_init()
@@ -71,6 +73,7 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         Also takes a folder that `t5enc convert` wrote.
         """
         _refuse_quantization(options)
+        _refuse_dtype(options.get("dtype") or options.get("torch_dtype"))
         model = arguments[0] if arguments else options.get("pretrained_model_name_or_path")
         options = read_layout(cls.config_class, model, options)
         return super().from_pretrained(*arguments, **options)  # type: ignore[no-any-return]
@@ -80,7 +83,6 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         self, save_directory: Any, *, is_main_process: bool = True, push_to_hub: bool = False, **options: Any
     ) -> None:
         """In transformers' layout, under the name of transformers' class, norms unfused: any reader takes it."""
-        self._weight_conversions = make_conversions(is_gated=self.encoder.shape.is_gated)
         hub = {name: options.pop(name) for name in HUB_OPTIONS if push_to_hub and name in options}
         if self.has_fused_norms:
             options["state_dict"] = unfuse_tensors(options.get("state_dict") or self.state_dict())
@@ -91,13 +93,6 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
             if push_to_hub:
                 sizes = {name: options[name] for name in ("max_shard_size",) if name in options}
                 self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), **hub, **sizes)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Takes this model's fused names and transformers' own; a model of fused norms takes a state of such."""
-        fused = fuse_tensors(state_dict, self.list_parts())
-        if self.has_fused_norms and any(name.endswith("attention_norm.weight") for name in fused):
-            raise ConfigError("load_state_dict: expected a state of fused norms; call unfuse_norms() first")
-        return super().load_state_dict(fused, strict=strict, assign=assign)
 
     def enable_input_require_grads(self) -> None:
         """As transformers has it; the embedding that runs is the encoder's."""
@@ -112,14 +107,18 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         offloaded = [name for name, parameter in self.named_parameters() if parameter.is_meta]
         if offloaded:
             raise ConfigError(f"{offloaded[0]}: expected weights in memory, got offloaded ones; remove the hooks")
-        with torch.device("meta"):
-            plain = self.base_class(deepcopy(self.config))
+        plain = self._build_plain()
         wide = self.base_class._keep_in_fp32_modules if self.dtype == torch.float16 else None
         tensors = split_tensors(unfuse_tensors(self.state_dict()), self.list_parts())
         plain.load_state_dict({name: _copy(name, tensor, wide or ()) for name, tensor in tensors.items()}, assign=True)
         plain.tie_weights()
         plain.requires_grad_(self.shared.weight.requires_grad)
         return plain.train(self.training)
+
+    def _build_plain(self) -> PreTrainedModel:
+        """transformers' own model of this config, without weights."""
+        with torch.device("meta"):
+            return self.base_class(deepcopy(self.config))
 
     def compile(
         self,
@@ -157,6 +156,8 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def fuse_norms(self) -> Self:
         """Multiply norm scales into the weights that follow: less work, and less accurate in 16 bit."""
+        if self.encoder.awaits_weights:
+            self.encoder.expect_weights()
         fuse_norms(self.encoder.block)
         return self
 
@@ -175,14 +176,7 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         For products of other precision or quantized weights. The names of weights are then the replacement's.
         ConfigError for a layer with a bias, which T5 has not (and float16's scaled activations would scale).
         """
-        for block in self.encoder.block:
-            for name in ("attention.qkv", "attention.output", "feed_forward.up", "feed_forward.down"):
-                layer = block.get_submodule(name)
-                assert isinstance(layer, nn.Linear)
-                replaced = replace(layer)
-                if getattr(replaced, "bias", None) is not None:
-                    raise ConfigError(f"{name}: expected a layer without a bias, got {replaced}")
-                block.set_submodule(name, replaced)
+        self.encoder.replace_linears(replace)
         return self
 
     @torch.no_grad()
@@ -207,6 +201,12 @@ def _refuse_quantization(options: Mapping[str, Any]) -> None:
             f"{asked[0]}: expected none, since quantizers of transformers replace layers that are fused here; load "
             f"transformers' own class, or replace the linear layers of a loaded model (replace_linears)"
         )
+
+
+def _refuse_dtype(dtype: Any) -> None:
+    known = {str(known).removeprefix("torch.") for known in DTYPES} | {"auto", "None"}
+    if not isinstance(dtype, dict) and str(dtype).removeprefix("torch.") not in known:
+        raise ConfigError(f"dtype: {WRONG_DTYPE}, got {dtype}")
 
 
 def _rename_architecture(path: Path, name: str) -> None:

@@ -13,28 +13,32 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError, InputError
 from t5enc.hf.attention_mask import read_mask
 from t5enc.hf.hidden_states import select_states
+from t5enc.hf.stack_modules import StackModules
 from t5enc.hf.unpadding import Rows, find_rows
 from t5enc.model.attention.flex_support import find_flex_obstacle
 from t5enc.model.attention.plan import AttentionPlan, plan_flex_batch, plan_padded
 from t5enc.model.compile import CompiledBlock
-from t5enc.model.encoder import make_modules
-from t5enc.model.layer_loop import ActivationCheckpoint, layer_biases, run_blocks
+from t5enc.model.layer_loop import layer_biases, run_blocks
 from t5enc.model.layers import ComputeBlock
 from t5enc.model.packing import round_rung
 from t5enc.model.precision import residual_dtype
 
 ATTENTIONS = ("sdpa", "flex_attention", "eager")
 PadOutputs = Literal["same", "zero", "skip"]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+WRONG_DTYPE = (
+    "expected float32, bfloat16, float16 or float64, in which it computes (to store weights in 8 bit: diffusers' "
+    "apply_layerwise_casting, or replace_linears)"
+)
 logger = logging.getLogger(__name__)
 
 
-class FusedStack(nn.Module):
+class FusedStack(StackModules):
     """What transformers' T5Stack is to its models: embedding, blocks and final norm, with fused weights.
 
     `pad_outputs` says what stands at pads: "same" is what transformers computes there, "zero" computes no pads and
@@ -43,18 +47,11 @@ class FusedStack(nn.Module):
     """
 
     def __init__(self, config: Any, *, pad_outputs: PadOutputs = "same", max_seq_len: int | None = None) -> None:
-        super().__init__()
+        super().__init__(config)
         if pad_outputs not in ("same", "zero", "skip"):
             raise ConfigError(f"pad_outputs: expected same, zero or skip, got {pad_outputs!r}")
-        self.config = config
-        self.shape = EncoderConfig.from_hf(config.to_dict())
         self.pad_outputs = pad_outputs
         self.max_seq_len = max_seq_len
-        # An Encoder's modules, three of them under transformers' names, which its state dict and its users know.
-        modules = make_modules(self.shape, config.dropout_rate)
-        self.embed_tokens, self.relative_bias, self.block, self.final_layer_norm = modules
-        self.gradient_checkpointing = False
-        self._gradient_checkpointing_func: ActivationCheckpoint | None = None
         self.compiled_flex = CompiledBlock()
         self.compiled_padded: CompiledBlock | None = None
 
@@ -93,15 +90,20 @@ class FusedStack(nn.Module):
         return_dict: bool | None = None,
         use_cache: bool | None = None,
         **_: Any,
-    ) -> BaseModelOutput | tuple[Any, ...]:
+    ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Any, ...]:
         """(B, S) ids or (B, S, M) embeddings, and a mask (B, S), (B, S, S) or (B, 1 or H, S, S) -> (B, S, M).
 
         Other arguments are passed over, as transformers does.
         """
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype: {WRONG_DTYPE}, got {self.dtype}")
         if use_cache:
             raise InputError("use_cache: expected none, since an encoder has no cache")
-        if (input_ids is None) == (inputs_embeds is None):
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or (input_ids is not None and inputs_embeds is not None):
             raise InputError("expected either input_ids or inputs_embeds, got both or none")
+        if self.awaits_weights or not given.is_meta:
+            self.expect_weights()
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if embeds.dim() != 3:
             raise InputError(f"expected ids of shape (batch, sequence), got embeddings {tuple(embeds.shape)}")
@@ -112,7 +114,7 @@ class FusedStack(nn.Module):
         weights: list[Tensor] | None = [] if attentions else None
         forward_pass = ForwardPass(self, embeds, attention_mask, keeps_states=bool(wanted), weights=weights)
         hidden = forward_pass.encode()
-        output = BaseModelOutput(
+        output = BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=hidden,
             hidden_states=select_states(forward_pass.states, hidden, wanted) if wanted else None,
             attentions=tuple(weights) if weights is not None else None,
@@ -122,11 +124,6 @@ class FusedStack(nn.Module):
     def drop_out(self, hidden: Tensor) -> Tensor:
         """Dropout as transformers has it around the blocks."""
         return F.dropout(hidden, self.config.dropout_rate, self.training)
-
-    @property
-    def activation_checkpoint(self) -> ActivationCheckpoint | None:
-        """What computes blocks so that their activations are not kept, in training where that is enabled."""
-        return self._gradient_checkpointing_func if self.gradient_checkpointing and self.training else None
 
     def needs_grad(self, embeds: Tensor) -> bool:
         """Whether somebody may call backward."""
@@ -195,7 +192,9 @@ class ForwardPass:
 
     @property
     def _attention(self) -> str:
-        name = self.stack.config._attn_implementation
+        name = (
+            self.stack.config._attn_implementation or "sdpa"
+        )  # none is chosen where another model's part has a config
         if name not in ATTENTIONS:
             raise ConfigError(f"attn_implementation: expected one of {', '.join(ATTENTIONS)}, got {name!r}")
         return str(name)
@@ -267,7 +266,6 @@ class ForwardPass:
             plan,
             stack.dtype,
             compiled=compiled,
-            activation_checkpoint=stack.activation_checkpoint,
             keep_weights=keep,
         )
         if self.keeps_states:

@@ -5,6 +5,8 @@ T tokens in the stream, M model dim, H heads, L layers, R reach of the bias.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -57,11 +59,11 @@ class Encoder(nn.Module):
 
 
 def make_modules(
-    config: EncoderConfig, dropout: float = 0.0
+    config: EncoderConfig, dropout: float = 0.0, block: Callable[[EncoderConfig, float], Block] = Block
 ) -> tuple[nn.Embedding, RelativeBias, nn.ModuleList, RMSNorm]:
     """What an encoder consists of, weights not yet filled: embedding, bias tables, blocks and final norm."""
     # Given a weight, nn.Embedding does not fill its own at random first: seconds for 250,000 tokens.
     weight = torch.empty(config.vocab_size, config.model_dim)
     embedding = nn.Embedding(config.vocab_size, config.model_dim, _weight=weight)
-    blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.num_layers))
+    blocks = nn.ModuleList(block(config, dropout) for _ in range(config.num_layers))
     return embedding, RelativeBias(config), blocks, RMSNorm(config.model_dim, config.norm_eps)

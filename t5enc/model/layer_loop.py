@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,6 @@ from t5enc.model.attention.plan import AttentionPlan
 from t5enc.model.attention.position_bias import PositionBias, position_bias
 from t5enc.model.attention.self_attention import KeepWeights
 from t5enc.model.layers import ComputeBlock
-
-# torch.utils.checkpoint, or what transformers makes of it: calls a function of tensors, and again in backward.
-ActivationCheckpoint = Callable[..., Tensor]
 
 
 def layer_biases(
@@ -37,27 +34,14 @@ def run_blocks(
     dtype: torch.dtype,
     *,
     compiled: ComputeBlock | None = None,
-    activation_checkpoint: ActivationCheckpoint | None = None,
     keep_weights: KeepWeights | None = None,
 ) -> Iterator[Tensor]:
     """The residual after each block, of a (T, M) residual or a padded (B, S, M) one.
 
-    `dtype` is what products compute in. Blocks run `compiled`, or step by step without it. An `activation_checkpoint`
-    keeps no activations of theirs: they are computed again in backward. `keep_weights` is given each block's attention
-    weights. Blocks are called as modules, so that their hooks (offloading, sharding) run, outside of any graph.
+    `dtype` is what products compute in. Blocks run `compiled`, or step by step without it. `keep_weights` is given each
+    block's attention weights. Blocks are called as modules, so that their hooks (offloading, sharding) run, outside of
+    any graph.
     """
     for block, bias in zip(blocks, biases, strict=True):
-        if activation_checkpoint is None:
-            hidden = block(hidden, bias, plan, dtype, compiled, keep_weights)
-        else:
-            hidden = activation_checkpoint(_take_tensors(block, plan, dtype, compiled, keep_weights), hidden, *bias)
+        hidden = block(hidden, *bias, plan, dtype, compiled, keep_weights)
         yield hidden
-
-
-def _take_tensors(block: nn.Module, *rest: object) -> Callable[..., Tensor]:
-    """A block as a function of tensors alone, which is what checkpoints see."""
-
-    def call(hidden: Tensor, table: Tensor, dense: Tensor | None) -> Tensor:
-        return block(hidden, PositionBias(table, dense), *rest)  # type: ignore[no-any-return]
-
-    return call

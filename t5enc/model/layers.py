@@ -37,8 +37,11 @@ class RMSNorm(nn.Module):
         self.fused_scale: Tensor | None
         self.register_buffer("fused_scale", None)
 
-    def forward(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
-        """(T, M) of the residual -> (T, M) in `dtype`."""
+    def forward(self, hidden: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(T, M) of the residual -> (T, M) in `dtype`; without one, of any dtype -> in the weight's."""
+        if dtype is None:
+            dtype = hidden.dtype if self.weight is None else self.weight.dtype
+            hidden = hidden.to(residual_dtype(hidden.dtype))
         scale = None if self.weight is None else self.weight.to(hidden.dtype)
         return F.rms_norm(hidden, self.shape, scale, self.eps).to(dtype)
 
@@ -74,7 +77,8 @@ class Block(nn.Module):
     def forward(
         self,
         residual: Tensor,
-        bias: PositionBias,
+        table: Tensor,
+        dense: Tensor | None,
         plan: AttentionPlan,
         dtype: torch.dtype,
         compiled: ComputeBlock | None = None,
@@ -82,14 +86,16 @@ class Block(nn.Module):
     ) -> Tensor:
         """(T, M) -> (T, M); `dtype` is what the products compute in, `compiled` a compiled `compute_block`.
 
-        What is compiled is called in here, so that hooks on blocks stay outside the graph. `keep_weights` is given
-        the attention weights of an eager plan, which is not compiled.
+        What is compiled is called in here, so that hooks on blocks stay outside the graph. The two of a `PositionBias`
+        come one by one, since activation checkpoints see only tensors that are arguments. `keep_weights` is given the
+        attention weights of an eager plan, which is not compiled.
         """
         if residual.dtype != residual_dtype(dtype):
             raise InputError(
                 f"residual: expected {residual_dtype(dtype)} beside {dtype} products, got {residual.dtype}; FSDP's "
                 f"MixedPrecisionPolicy has to have cast_forward_inputs=False"
             )
+        bias = PositionBias(table, dense)
         if compiled is not None:
             return compiled(self, residual, bias, plan, dtype)
         return compute_block(self, residual, bias, plan, dtype, keep_weights)

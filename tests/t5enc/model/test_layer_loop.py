@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from t5enc.checkpoint.builtin import open_builtin
 from t5enc.model import layer_loop
@@ -51,23 +50,6 @@ def test_a_bias_that_layers_share_is_made_once(bias_per_layer: bool, monkeypatch
     monkeypatch.setattr(layer_loop, "position_bias", watch)
     run(make(bias_per_layer=bias_per_layer), torch.randn(3, CONFIG.model_dim), plan_sdpa([3]))
     assert len(made) == (CONFIG.num_layers if bias_per_layer else 1)
-
-
-def test_checkpoints_change_neither_results_nor_gradients() -> None:
-    encoder, plan, hidden = make(), plan_sdpa([3, 4]), torch.randn(7, CONFIG.model_dim)
-    found = {}
-    for name, options in {
-        "kept": {},
-        "again": {"activation_checkpoint": lambda *call: checkpoint(*call, use_reentrant=False)},
-    }.items():
-        encoder.zero_grad()
-        last = run(encoder, hidden, plan, **options)[-1]
-        last.square().sum().backward()
-        found[name] = [last, *(parameter.grad for parameter in encoder.blocks.parameters())]
-    for kept, again in zip(found["kept"], found["again"], strict=True):
-        assert kept is not None
-        assert again is not None
-        assert torch.equal(kept, again)
 
 
 def test_an_eager_plan_hands_out_each_layers_attention_weights() -> None:

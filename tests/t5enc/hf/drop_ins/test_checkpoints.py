@@ -75,7 +75,7 @@ def test_state_dicts_of_both_layouts_load(pair: Pair) -> None:
         assert all(torch.equal(tensor, pair.ours.state_dict()[name]) for name, tensor in fresh.state_dict().items())
     incomplete = dict(pair.theirs.state_dict())
     del incomplete["encoder.block.1.layer.0.SelfAttention.k.weight"]
-    with pytest.raises(RuntimeError, match=r"encoder\.block\.1\.attention\.qkv\.weight"):
+    with pytest.raises(RuntimeError, match=r"encoder\.block\.1\.layer\.0\.SelfAttention\.k\.weight"):
         fresh.load_state_dict(incomplete)
 
 
