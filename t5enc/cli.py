@@ -71,5 +71,7 @@ def main() -> None:
 
 def report_error(error: T5encError) -> None:
     """An error as the person at the terminal reads it."""
-    told = show_invisible(str(error), keep="\n\t")
+    from t5enc.commands.model_options import name_flags
+
+    told = show_invisible(name_flags(str(error)), keep="\n\t")
     Console(stderr=True, soft_wrap=True).print(f"error: {told}", style="bold red", markup=False, highlight=False)

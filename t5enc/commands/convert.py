@@ -44,7 +44,9 @@ def convert(
     typer.echo(f"{done.folder}: {done.weight_bytes / 1e6:,.1f} MB of weights in {', '.join(done.dtypes)}{norms}")
     typer.echo(f"files: {', '.join(done.files)}")
     if not done.has_tokenizer:
-        typer.echo("the model has no tokenizer files: give a place that has them as tokenizer= when you load it")
+        typer.echo(
+            "the model has no tokenizer files: whoever loads it gives a place (--tokenizer, or tokenizer= in Python)"
+        )
 
 
 def add_sentinels(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter
@@ -21,6 +22,13 @@ HELP = {
 }
 SOURCE = tuple(name for name in HELP if name != "tokenizer")
 PANEL = "Where the model is"
+# An option without a value, or of a truth, as messages name it.
+HINT = re.compile(rf"(?<![-\w])({'|'.join((*HELP, 'partial'))})=(?:True)?(?=[\s,;:.)]|$)")
+
+
+def name_flags(message: str) -> str:
+    """A message of the library's, its options called as they are typed: `tokenizer=` is `--tokenizer` here."""
+    return HINT.sub(lambda found: _name_flag(found[1]), message)
 
 
 def takes_model_options(*names: str, panel: str = PANEL) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -46,7 +54,10 @@ def takes_model_options(*names: str, panel: str = PANEL) -> Callable[[Callable[.
 
 
 def _make_parameter(name: str, panel: str) -> Parameter:
-    flag = f"--{name.replace('_', '-')}"
-    option = typer.Option(flag, help=HELP[name], rich_help_panel=panel)
+    option = typer.Option(_name_flag(name), help=HELP[name], rich_help_panel=panel)
     kind = bool if name == "local_files_only" else str
     return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+def _name_flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
