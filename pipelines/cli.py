@@ -142,7 +142,8 @@ def plan(
     from pipelines.job import EncodeJob
 
     job = EncodeJob.from_mapping(merge_job_options(given | {"output": "-"}, config))
-    print_estimate(job, Prices(hour=hour_price, terabyte_month=storage_price, devices=devices), tokens_per_second)
+    prices = Prices(hour=hour_price, terabyte_month=storage_price, devices=devices)
+    raise typer.Exit(print_estimate(job, prices, tokens_per_second))
 
 
 def fsck(

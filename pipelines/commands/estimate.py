@@ -17,7 +17,7 @@ from pipelines.plan.plan import Units
 from pipelines.progress.report import describe_cuts
 from pipelines.run.resolved_job import SPEEDS, ResolvedJob, flops_per_token, resolve_job, seconds_per_token
 from pipelines.run.sample import Sample
-from t5enc.errors import ConfigError
+from t5enc.errors import ConfigError, ExitCode, show_invisible
 from t5enc.storage import token_bytes
 
 # Bytes of a row besides its embedding and what is kept: key, shape, dtype, flags.
@@ -98,8 +98,8 @@ def estimate(resolved: ResolvedJob, tokens_per_second: float | None = None) -> E
     )
 
 
-def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | None) -> None:
-    """Resolve the job, estimate, print."""
+def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | None) -> ExitCode:
+    """Resolve the job, estimate, print, inputs that cannot be read last; what the command ends with for them."""
     if tokens_per_second is not None and tokens_per_second <= 0:
         raise ConfigError(f"tokens_per_second: expected more than 0, got {tokens_per_second:g}")
     resolved = resolve_job(job, device_to_plan(job.encoder.device))
@@ -122,7 +122,11 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
         "advice": advise(found, prices),
     }.items():
         table.add_row(name, escape(value))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for reason in resolved.unreadable.values():
+        console.print(f"not read: {show_invisible(reason)}", markup=False, highlight=False, soft_wrap=True)
+    return ExitCode.INPUTS_UNREADABLE if resolved.unreadable else ExitCode.DONE
 
 
 def describe_reasons(sample: Sample) -> str:

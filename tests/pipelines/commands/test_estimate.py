@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipelines.commands.estimate import Estimate, Prices, advise, estimate
+from pipelines.commands.estimate import Estimate, Prices, advise, estimate, print_estimate
 from pipelines.job import EncodeJob
 from pipelines.plan.plan import Units
 from pipelines.run.resolved_job import MOST_CAPTIONS, SHARD_BYTES, flops_per_token, resolve_job
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.config import EncoderConfig
+from t5enc.errors import ExitCode
 from tests.pipelines.conftest import WriteCaptions
 
 XXL = EncoderConfig(
@@ -81,3 +82,17 @@ def test_cheap_storage_is_advised_and_dear_storage_is_not() -> None:
     assert advise(make_estimate(gigabytes=10, hours=8), PRICES).startswith("store")
     assert advise(make_estimate(gigabytes=958_000, hours=591), PRICES).startswith("encode on the fly")
     assert advise(make_estimate(gigabytes=0, hours=0), PRICES) == "nothing to encode"
+
+
+def test_a_plan_says_which_inputs_a_run_will_not_read(
+    write_captions: WriteCaptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = write_captions()
+    job = EncodeJob(inputs=[str(inputs)], output="-", model="builtin:tiny")
+    assert print_estimate(job, PRICES, None) == ExitCode.DONE
+    (inputs / "b.parquet").write_bytes(b"")
+    (inputs / "c.parquet").symlink_to("nowhere")
+    assert print_estimate(job, PRICES, None) == ExitCode.INPUTS_UNREADABLE
+    said = capsys.readouterr().out
+    assert "not read: b.parquet: expected a Parquet file, got an empty file" in said
+    assert "not read: c.parquet: expected a file or a folder, got a link to nowhere, where there is nothing" in said
