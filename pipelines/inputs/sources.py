@@ -245,7 +245,11 @@ def _is_parquet_name(path: str) -> bool:
 
 def _describe(item: _Input) -> str:
     base = Entry(path=item.base, is_folder=True, way=(item.base,))
-    names = sorted(escape(path_below(entry.path, item.base)) for entry in item.lister.walk(base) if not entry.reason)
+    names = sorted(
+        show_invisible(escape(path_below(entry.path, item.base)))
+        for entry in item.lister.walk(base)
+        if not entry.reason
+    )
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"only {', '.join(names[:3])}{more}" if names else "no files at all"
 

@@ -250,6 +250,9 @@ def test_an_input_without_parquet_says_what_it_holds(tmp_path: Path) -> None:
         sources(tmp_path)
     with pytest.raises(SourceError, match=r"\*\.parquet: expected .* got only a\.csv"):
         sources(tmp_path / "*.parquet")
+    (tmp_path / "a\n.csv").write_text("x")
+    with pytest.raises(SourceError, match=r"got only a\.csv, a\\n\.csv, b\.csv and 2 more"):
+        sources(tmp_path)
     write(tmp_path / "good.parquet")
     with pytest.raises(SourceError, match="sub: expected"):
         sources(tmp_path / "good.parquet", tmp_path / "sub")
