@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from pipelines.commands.supervise import supervise
 from pipelines.job import EncodeJob
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.checks.inspect import print_output
+from t5enc.storage.layout import DATA, PARQUET
 
 FILES = 3
 
@@ -32,9 +35,23 @@ def run_demo(folder: str) -> int:
     if code == 0:
         console.print(f"$ t5enc inspect {output}")
         print_output(str(output), rows=5, partial=False)
-        console.print(f'In Python: table, embeddings = t5enc.load_embeddings("{output}")')
         console.print("builtin:tiny has random weights: its embeddings are real in shape, not in meaning.")
+        console.print("Whatever reads Parquet opens them, as far as it is installed:")
+        for command in list_openers(output):
+            console.print(f"$ {command}", markup=False)
     return code
+
+
+def list_openers(output: Path) -> list[str]:
+    """Commands of a shell that open an output, each with another tool."""
+    root, folder, shards = (json.dumps(f"{output}{end}") for end in ("", f"/{DATA}", f"/{DATA}/**/*{PARQUET}"))
+    lines = [
+        f"from t5enc import load_embeddings; print(load_embeddings({root})[0])",
+        f"import pandas; print(pandas.read_parquet({folder}))",
+        f"import duckdb; print(duckdb.read_parquet({shards}).limit(3))",
+        f"from datasets import load_dataset; print(load_dataset({root}))",
+    ]
+    return [f"python -c {shlex.quote(line)}" for line in lines]
 
 
 def write_captions(folder: Path) -> None:
