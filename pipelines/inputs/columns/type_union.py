@@ -103,10 +103,12 @@ def _unite_lists(one: Any, other: Any) -> Any:
 
 
 def _unite_structs(one: Any, other: Any) -> Any:
-    """All fields by name, in the order in which they are met."""
+    """All fields by name, in the order in which they are met; structs without any in common are two things."""
     parts = [{part.name: part.type for part in type_} for type_ in (one, other)]
     if any(len(found) < type_.num_fields for found, type_ in zip(parts, (one, other), strict=True)):
         return None  # two fields of one name
+    if all(parts) and not parts[0].keys() & parts[1].keys():
+        return None
     united = {name: unite(*(found.get(name, pa.null()) for found in parts)) for name in parts[0] | parts[1]}
     return None if None in united.values() else pa.struct(list(united.items()))
 

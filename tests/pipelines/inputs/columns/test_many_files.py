@@ -65,6 +65,7 @@ def test_what_one_type_holds_is_kept_in_it(tmp_path: Path, first: Any, later: An
         (pa.array([NOON]), pa.array([NOON], pa.timestamp("us", "America/New_York")), "(--cast x=string)"),
         (pa.array([{"w": 1}]), pa.array(["{}"]), "(--keep-columns)"),
         (pa.array([{"w": 1}]), pa.array([{"w": "1"}]), "(--keep-columns)"),
+        (pa.array([{"w": 1}]), pa.array([{"width": 1}]), "(--keep-columns)"),
         (pa.array([1], pa.uint64()), pa.array([-1]), "(--cast x=float64)"),
     ],
     ids=str,
