@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from t5enc.checkpoint.hf_names import name_parts
 from t5enc.checkpoint.weights import split_tensors
 from t5enc.errors import ConfigError
+from t5enc.hf.elsewhere import load_gguf, load_with_embedding
 from t5enc.hf.layout import read_layout
 from t5enc.hf.stack import DTYPES, WRONG_DTYPE, FusedStack, PadOutputs
 from t5enc.model.compile import CompiledBlock
@@ -68,15 +69,17 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Self:
-        """As transformers has it, with the options of FusedStack; quantized models are refused.
+        """As transformers has it, with the options of FusedStack; quantized models are refused, but for GGUF's.
 
         Also takes a folder that `t5enc convert` wrote.
         """
         _refuse_quantization(options)
         _refuse_dtype(options.get("dtype") or options.get("torch_dtype"))
+        if options.get("gguf_file"):
+            return load_gguf(cls, arguments, options)  # type: ignore[no-any-return]
         model = arguments[0] if arguments else options.get("pretrained_model_name_or_path")
         options = read_layout(cls.config_class, model, options)
-        return super().from_pretrained(*arguments, **options)  # type: ignore[no-any-return]
+        return load_with_embedding(super().from_pretrained, arguments, options)  # type: ignore[no-any-return]
 
     @wraps(PreTrainedModel.save_pretrained, assigned=(), updated=())  # its signature says what diffusers may ask for
     def save_pretrained(
