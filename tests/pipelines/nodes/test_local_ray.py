@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from pipelines.nodes.cluster import _start
 from pipelines.nodes.local_ray import TRIES, make_job_config, start_local
 from pipelines.nodes.ray_internals import NEEDLESS, starting_head
 from t5enc.errors import ConfigError, DriverError
+from tests.pipelines.conftest import WriteCaptions
 
 ray: Any = pytest.importorskip("ray", reason="needs ray[data]")
+REPOSITORY = Path(__file__).resolve().parents[3]
 SLOW = Exception("The current node timed out during startup. This could happen because ...\n")
 
 
@@ -192,3 +195,21 @@ def test_rays_node_has_the_processes_that_are_left_out() -> None:
     from ray._private.node import Node
 
     assert all(callable(getattr(Node, name)) for name in (*NEEDLESS, "kill_all_processes"))
+
+
+@pytest.mark.cluster
+@pytest.mark.xdist_group("ray")
+def test_a_command_starts_its_ray_in_trying_circumstances(write_captions: WriteCaptions, tmp_path: Path) -> None:
+    """A long TMPDIR, no home, closed streams, and a working folder whose files are named like modules."""
+    captions = write_captions(["a red bird"])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "pyarrow.py").write_text("raise ImportError('the wrong one')")
+    (tmp_path / ("t" * 95)).mkdir()
+    gone = ("HOME", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
+    environ = {name: value for name, value in os.environ.items() if name not in gone}
+    environ |= {"TMPDIR": str(tmp_path / ("t" * 95)), "PYTHONSAFEPATH": "1", "PYTHONPATH": str(REPOSITORY)}
+    options = [str(captions), "-o", str(tmp_path / "out"), "--model", "builtin:tiny"]
+    command = ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-m", "t5enc", "encode", *options]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=environ, cwd=tmp_path / "there")
+    assert ended.returncode == 0, ended.stderr
+    assert list((tmp_path / "out").rglob("_SUCCESS"))
