@@ -42,7 +42,10 @@ def _read_extension(field: Any) -> dict[bytes, bytes] | None:
 
 
 def plain_type(type_: Any) -> Any:
-    """The same data without memory layout. A UUID is its sixteen bytes, JSON its text."""
+    """The same data without memory layout. A UUID is its sixteen bytes, JSON its text.
+
+    What writers call the values of a list (item, element) is no difference.
+    """
     if isinstance(type_, pa.BaseExtensionType):
         is_own = isinstance(type_, pa.ExtensionType) or type_.extension_name in TOLD_BY_STORAGE
         return plain_type(type_.storage_type) if is_own else type_
@@ -57,11 +60,11 @@ def plain_type(type_: Any) -> Any:
     if pat.is_map(type_):
         return pa.map_(plain_type(type_.key_type), plain_type(type_.item_type))
     if pat.is_fixed_size_list(type_):
-        return pa.list_(_plain_part(type_.value_field), type_.list_size)
+        return pa.list_(plain_type(type_.value_type), type_.list_size)
     if pat.is_list(type_) or pat.is_list_view(type_):
-        return pa.list_(_plain_part(type_.value_field))
+        return pa.list_(plain_type(type_.value_type))
     if pat.is_large_list(type_) or pat.is_large_list_view(type_):
-        return pa.large_list(_plain_part(type_.value_field))
+        return pa.large_list(plain_type(type_.value_type))
     return type_
 
 

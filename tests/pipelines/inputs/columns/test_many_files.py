@@ -195,3 +195,14 @@ def test_what_is_kept_left_out_and_different_is_said_in_three_lines(tmp_path: Pa
     many = write_files(tmp_path / "many", {f"c{place:02d}": [place] for place in range(30)}).columns()
     assert describe_columns(many)["columns kept"].endswith("c09 (int64), c10 (int64), and 19 more")
     assert describe_columns(write_files(tmp_path / "none", {"x": [1]}).columns([]))["columns kept"] == "none"
+
+
+def test_what_writers_call_the_values_of_a_list_is_no_difference(tmp_path: Path) -> None:
+    write_files(tmp_path, {"x": [[1]], "y": [[{"z": ["a"]}]]})
+    table = pa.table({"caption": ["b"], "x": [[2]], "y": [[{"z": ["c"]}]]})
+    pq.write_table(table, tmp_path / "1.parquet", use_compliant_nested_type=False)
+    names = [pq.read_schema(tmp_path / f"{place}.parquet").field("x").type.value_field.name for place in (0, 1)]
+    assert names == ["element", "item"]
+    found = write_files(tmp_path)
+    assert not found.columns().found
+    assert found.rows()["y"].to_pylist() == [[{"z": ["a"]}], [{"z": ["c"]}]]

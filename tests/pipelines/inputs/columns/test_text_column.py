@@ -26,12 +26,12 @@ def told(folder: Path, column: str, *tables: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("values", "got"),
     [
-        (CHATS, "got list<element: struct<from: string, value: string>>, such as [{'from': 'human'"),
+        (CHATS, "got list<item: struct<from: string, value: string>>, such as [{'from': 'human'"),
         ([{"en": "a bird"}], "got struct<en: string>, such as {'en': 'a bird'}"),
         ([7], "got int64, such as 7"),
         ([None, 2.5], "got double, such as 2.5"),
         ([True], "got bool, such as True"),
-        ([[1, 2]], "got list<element: int64>, such as [1, 2]"),
+        ([[1, 2]], "got list<item: int64>, such as [1, 2]"),
     ],
     ids=str,
 )
