@@ -131,3 +131,9 @@ def test_every_id_of_the_captions_has_an_embedding() -> None:
         checkpoint = open_builtin(name)
         ids = load_tokenizer(checkpoint.tokenizer_source, max_length=4096).encode(sample_captions()).ids
         assert max(int(text.max()) for text in ids) < checkpoint.config.vocab_size
+
+
+def test_the_name_of_earlier_releases_still_leads_to_it():
+    from t5enc.builtin import write_builtin as by_its_old_name
+
+    assert by_its_old_name is write_builtin
