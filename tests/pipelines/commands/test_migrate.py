@@ -17,7 +17,7 @@ from pipelines import EncodeJob, encode_parquet
 from pipelines.commands.fsck import check_output
 from pipelines.commands.migrate import migrate_output
 from pipelines.commit.log import read_log
-from pipelines.stores.store import LocalStore, Store
+from pipelines.stores.store import LocalStore, Store, open_store
 from t5enc import load_embeddings
 from t5enc.cli import build_app
 from t5enc.errors import OutputError
@@ -27,6 +27,7 @@ from t5enc.storage.layout import JOB, OLD_JOB, SHARD_NAME, SUCCESS, is_shard
 from tests.pipelines.commit.drivers import Killed, Mortal
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.stores.contents import files
+from tests.pipelines.stores.s3_server import CREDENTIALS, connect
 
 ARCHIVE = Path(__file__).parent / "format_1.zip"
 TOLD = r"got one of format 1, with _job.json.*`t5enc fsck --migrate \S*out`"
@@ -153,3 +154,19 @@ def test_the_log_is_believed_but_for_what_was_struck_out(here: Path, in_process:
     shards = {name.rpartition("/")[2] for name in files(here / "out") if is_shard(name)}
     assert known == shards - {name.rpartition("/")[2] for name in struck}
     assert len(known) == len(shards) - len(struck)
+
+
+@pytest.mark.parametrize("place", ["s3", "memory"])
+def test_a_store_is_moved_over_likewise(place: str, here: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    connect(server).create_bucket(Bucket="migrate")
+    uri = f"s3://migrate/out?scheme=http&endpoint_override={server}&region=us-east-1"
+    store = open_store(uri if place == "s3" else "memory://migrate/out")
+    expected = fill(here / "out")
+    for name, data in expected.objects.items():
+        store.replace(name, data)
+    migrate_output(expected)
+    assert migrate_output(store).moved == 8
+    assert {name: store.read(name) for name, _ in store.list()} == expected.objects
+    assert check_output(store, deep=True) == []
