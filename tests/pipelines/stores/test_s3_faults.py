@@ -176,9 +176,11 @@ def test_every_seed_of_faults_and_kills_ends_as_an_undisturbed_run(
     assert all(proxy.done[name] for name in FAULTS), f"every fault happened: {dict(proxy.done)}"
 
 
-def test_an_input_that_may_not_be_read_is_told_at_once(server: str, write_captions: WriteCaptions) -> None:
+def test_an_input_that_may_not_be_read_is_told_at_once(
+    server: str, write_captions: WriteCaptions, tmp_path: Path
+) -> None:
     upload(server, "forbidden", write_captions(["a red bird"]))
     with run_faulty_proxy(server, refuse(403, "AccessDenied")) as proxy:
-        code, said = Run(f"s3://forbidden/in{proxy.query}", f"s3://forbidden/out{proxy.query}").end()
+        code, said = Run(f"s3://forbidden/in{proxy.query}", str(tmp_path / "out")).end()
         assert (code, len(proxy.requests)) == (4, 1)
         assert "ACCESS_DENIED" in said
