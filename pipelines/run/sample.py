@@ -78,7 +78,7 @@ def take_sample(
         texts += [text[:SAMPLED_CHARACTERS] for text in batch.texts if text is not None]
         reasons.update(reason for reason in batch.reasons if reason is not None)
         rows += batch.num_rows
-        kept_bytes += batch.kept.nbytes
+        kept_bytes += int(batch.kept_sizes().sum())
         if len(texts) >= MOST_CAPTIONS:
             break
     _check_texts(job.text_column, len(texts), reasons[NOT_UTF8])

@@ -35,6 +35,15 @@ def test_captions_without_a_text_are_counted_by_their_reasons(tmp_path: Path) ->
     assert describe_reasons(found) == "1 null caption, 2 no caption of 6 captions in 4 rows of the sample"
 
 
+def test_many_captions_beside_a_large_page_are_not_repeated_to_be_counted(tmp_path: Path) -> None:
+    """Fifty rows whose page is repeated for each of their captions are more than Arrow holds in one column."""
+    pages, texts = ["p" * 60_000] * 50, [["a bird"] * 800] * 50
+    write_files(tmp_path, pa.table({"page": pages, "caption": texts}))
+    found = sample(tmp_path)
+    assert (found.rows, len(found.lengths)) == (50, 40_000)
+    assert 60_000 * 40_000 <= found.kept_bytes < 60_100 * 40_000
+
+
 def test_a_column_of_bytes_that_are_mostly_no_text_is_refused_before_work(tmp_path: Path) -> None:
     pictures = [*[b"\xff\xd8\xff\xe0", b"\x89PNG\r\n"] * 10, b"a caption", None, None]
     write_files(tmp_path / "a", pa.table({"jpg": pictures}))
