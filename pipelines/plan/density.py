@@ -13,6 +13,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.types as pat
 
+from pipelines.inputs.columns.plain_types import holds_binary
+
 # Captions are counted of so many rows: whole numbers are the same on every machine.
 ROWS = 1024
 # Figures are rounded up to so many binary digits, so that row groups that differ by chance are alike.
@@ -21,7 +23,6 @@ DIGITS = 4
 SMALL_BYTES = 32 << 10
 # No footer that is right says more.
 LARGEST = 1 << 60
-BINARY = ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,10 @@ class Density:
 
 @dataclass(frozen=True, slots=True)
 class Weighing:
-    """What of a file counts: its captions, and the columns that are kept, all but binary ones for None."""
+    """What of a file counts: its captions, and the columns that are kept, for None all without bytes in them.
+
+    These are what the job's identity says: whoever goes on with it cuts the same units.
+    """
 
     text_column: str
     caption_choice: Literal["all", "first"] = "all"
@@ -54,10 +58,8 @@ def measure(metadata: Any, schema: pa.Schema, weighing: Weighing) -> tuple[Densi
     text = next((spans[i] for i, name in enumerate(schema.names) if name == weighing.text_column), None)
     if text is None or sum(map(len, spans)) != metadata.num_columns:
         return ()  # what is wrong with it is said where it is read
-    kept = [leaf for name, span in zip(schema.names, spans, strict=True) for leaf in span if _is_kept(name, weighing)]
-    beside = [leaf for leaf in kept if leaf not in text]
-    if weighing.keep_columns is None:
-        beside = [leaf for leaf in beside if not _is_binary(metadata.schema.column(leaf))]
+    kept = [span for field, span in zip(schema, spans, strict=True) if _is_kept(field, weighing)]
+    beside = [leaf for span in kept for leaf in span if leaf not in text]
     has_lists = weighing.caption_choice == "all" and pat.is_nested(schema.field(weighing.text_column).type)
     groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
     figures = (_measure_group(group, text, beside, has_lists=has_lists) for group in groups if group.num_rows > 0)
@@ -96,12 +98,8 @@ def _join_alike(groups: Iterator[Density]) -> Iterator[Density]:
         yield Density(rows=sum(group.rows for group in alike), captions=captions, bytes=size)
 
 
-def _is_kept(name: str, weighing: Weighing) -> bool:
-    return weighing.keep_columns is None or name in weighing.keep_columns
-
-
-def _is_binary(leaf: Any) -> bool:
-    return leaf.physical_type in BINARY and leaf.logical_type.type == "NONE"
+def _is_kept(field: pa.Field, weighing: Weighing) -> bool:
+    return not holds_binary(field.type) if weighing.keep_columns is None else field.name in weighing.keep_columns
 
 
 def _find_leaves(schema: pa.Schema) -> list[range]:

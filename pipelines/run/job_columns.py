@@ -27,11 +27,17 @@ def find_columns(filesystem: Any, seen: Sequence[SchemaSeen], job: EncodeJob, th
 
 def identify_columns(job: EncodeJob, there: FrozenJob | None = None) -> dict[str, Any]:
     """What a job's identity says of columns. Naming just those that an output keeps by default goes on with it."""
-    keep = ALL_BUT_BINARY if job.keep_columns is None else list(job.keep_columns)
-    if there is not None and keep == there.kept_schema.names and _read_identity(there).get("keep_columns") != keep:
-        keep = ALL_BUT_BINARY
+    keep = name_kept(job, there)
     cast = {"cast": dict(job.cast)} if job.cast else {}
-    return {"text_column": job.text_column, "keep_columns": keep, **cast}
+    return {"text_column": job.text_column, "keep_columns": ALL_BUT_BINARY if keep is None else keep, **cast}
+
+
+def name_kept(job: EncodeJob, there: FrozenJob | None = None) -> list[str] | None:
+    """The columns that a job's identity names, None for all but binary ones."""
+    keep = None if job.keep_columns is None else list(job.keep_columns)
+    if there is not None and keep == there.kept_schema.names and _read_identity(there).get("keep_columns") != keep:
+        return None
+    return keep
 
 
 def _read_identity(there: FrozenJob) -> dict[str, Any]:

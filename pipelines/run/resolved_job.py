@@ -15,7 +15,7 @@ from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.density import Weighing
 from pipelines.plan.plan import Files
-from pipelines.run.job_columns import find_columns, identify_columns
+from pipelines.run.job_columns import find_columns, identify_columns, name_kept
 from pipelines.run.sample import MOST_CAPTIONS, Sample, take_sample
 from pipelines.run.source_names import read_remembered, settle_names
 from pipelines.run.survey import survey
@@ -65,8 +65,7 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0, there: F
     inputs = open_inputs(job.inputs)
     listing = inputs.list()
     check_output(job.output, inputs, listing.files)
-    keep = None if job.keep_columns is None else list(job.keep_columns)
-    weighing = Weighing(job.text_column, job.caption_choice, keep)
+    weighing = Weighing(job.text_column, job.caption_choice, name_kept(job, there))
     found = survey(inputs.filesystem, listing.files, weighing=weighing, cpus=cpus)
     columns = find_columns(inputs.filesystem, found.schemas, job, there)
     found = settle_names(found, listing, None if job.overwrite else read_remembered(open_store(job.output)))

@@ -72,6 +72,13 @@ def test_only_what_is_kept_counts() -> None:
     assert density_of(table, keep=["image", "page"])[0].bytes >= 2 * LARGE
 
 
+def test_a_column_with_bytes_anywhere_in_it_is_not_kept_and_does_not_count() -> None:
+    page = pa.array([{"raw": b"1", "html": "p" * LARGE}])
+    table = pa.table({"caption": ["a"], "page": page})
+    assert density_of(table) == ()
+    assert density_of(table, keep=["page"])[0].bytes >= LARGE
+
+
 def test_row_groups_that_are_alike_are_one_and_others_are_not() -> None:
     table = pa.table({"caption": lists([1] * 6 + [5] * 4 + [1] * 2)})
     assert density_of(table, row_group_size=2) == (

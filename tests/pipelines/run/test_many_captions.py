@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,7 +27,9 @@ def test_a_file_of_rows_that_differ_is_cut_by_captions(
 ) -> None:
     monkeypatch.setattr(resolved_job, "MOST_CAPTIONS", 14)
     monkeypatch.setattr(shard_writer, "PIECE_BYTES", 4096)
-    captions = [[f"bird {row} {index}" for index in range(count)] for row, count in enumerate(COUNTS)]
+    captions: list[list[str | None]] = [
+        [f"bird {row} {index}" for index in range(count)] for row, count in enumerate(COUNTS)
+    ]
     pages = [f"page {row} " * 50 for row in range(len(COUNTS))]
     pq.write_table(pa.table({"page": pages, "caption": captions}), tmp_path / "a.parquet", row_group_size=2)
     output = str(tmp_path / "out")
@@ -42,3 +45,19 @@ def test_a_file_of_rows_that_differ_is_cut_by_captions(
     assert sorted(shards)[-2] <= 14 < max(shards), "but for the one row that cannot be cut"
     assert check_output(open_store(output), deep=True) == []
     assert encode_parquet(job).spans == 0, "the same units, all of them there"
+
+
+def test_columns_that_are_named_or_kept_by_default_are_cut_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A struct with bytes in it is left out, so its text counts in neither case; that of the other column does."""
+    monkeypatch.setattr(resolved_job, "SHARD_BYTES", 400_000)
+    pages = [{"raw": b"1", "html": f"{row} " * 50_000} for row in range(8)]
+    table = pa.table({"caption": ["a bird"] * 8, "page": pages, "note": ["n" * 90_000] * 8})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False)
+    output = str(tmp_path / "out")
+    job = EncodeJob(inputs=[str(tmp_path / "a.parquet")], output=output, model="builtin:tiny", max_length=16)
+    assert encode_parquet(job).totals["captions"] == 8
+    assert len(open_output(output).shards) == 2
+    report = encode_parquet(replace(job, keep_columns=["caption", "note"]))
+    assert (report.spans, report.is_finished) == (0, True)
