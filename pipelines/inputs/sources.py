@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from operator import itemgetter
 from typing import Any
 
@@ -71,6 +72,12 @@ class Inputs:
                 roots[entry.path] = min(roots.get(entry.path, item.root), item.root, key=len)
         depths = [path_below(path, roots[path]).count("/") + 1 for path in found]
         return _make_listing([_tell_apart(entry, found) for entry in found.values()], depths)
+
+    @property
+    def common_folder(self) -> str:
+        """What the folders of all inputs share: format 1 named files by their paths below it."""
+        parts = zip(*(item.base.split("/") for item in self.resolved), strict=False)
+        return "/".join(same[0] for same in takewhile(lambda names: len(set(names)) == 1, parts))
 
     def files(self) -> Iterator[SourceFile]:
         """The files of the listing."""

@@ -68,7 +68,8 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0, there: F
     weighing = Weighing(job.text_column, job.caption_choice, name_kept(job, there))
     found = survey(inputs.filesystem, listing.files, weighing=weighing, cpus=cpus)
     columns = find_columns(inputs.filesystem, found.schemas, job, there)
-    found = settle_names(found, listing, None if job.overwrite else read_remembered(open_store(job.output)))
+    remembered = None if job.overwrite else read_remembered(open_store(job.output), inputs, found.files)
+    found = settle_names(found, listing, remembered)
     files, schema = found.files.in_order(), columns.schema
     asked = job.encoder
     checkpoint = open_model(asked.source)

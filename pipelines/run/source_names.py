@@ -6,6 +6,7 @@ Whatever becomes of a run, the next one knows what this one called its files, an
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import repeat
 
@@ -13,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.commit.manifest import to_parquet
-from pipelines.inputs.names import Content, Remembered, choose_names
-from pipelines.inputs.sources import Listing
+from pipelines.inputs.listing import decode_path, path_below
+from pipelines.inputs.names import Content, Remembered, choose_names, escape
+from pipelines.inputs.sources import Inputs, Listing
 from pipelines.job import FrozenJob
-from pipelines.plan.plan import FILE_SCHEMA, Files
+from pipelines.plan.plan import FILE_SCHEMA, Files, Units
 from pipelines.run.survey import Survey
 from pipelines.stores.store import Store
-from t5enc.storage.layout import JOB, PLAN, SOURCES
+from t5enc.storage.layout import DATA, JOB, PLAN, SOURCES
 
 COLUMNS = ("source", "size", "digest")
 SCHEMA = pa.schema([*(FILE_SCHEMA.field(name) for name in COLUMNS), pa.field("run", pa.int64(), nullable=False)])
@@ -46,16 +48,27 @@ def settle_names(found: Survey, listing: Listing, remembered: Remembered | None)
     )
 
 
-def read_remembered(store: Store) -> Remembered | None:
+def read_remembered(store: Store, inputs: Inputs, files: Files) -> Remembered | None:
     """What earlier runs called which files, and what an output keeps of them; None where there is no output."""
     try:
         job = FrozenJob.from_json(store.read(JOB))
     except MISSING:
         return None
+    known = _read(store, SOURCES) or _read(store, PLAN) | dict.fromkeys(_find_old(store, job, inputs, files), 0)
     names: dict[str, dict[Content, int]] = defaultdict(dict)
-    for (source, size, digest), run in (_read(store, SOURCES) or _read(store, PLAN)).items():
+    for (source, size, digest), run in known.items():
         names[source][Content(size, digest)] = run
     return Remembered(names=names, columns=job.kept_schema.names)
+
+
+def _find_old(store: Store, job: FrozenJob, inputs: Inputs, files: Files) -> Iterator[tuple[str, int, str]]:
+    """The keys of files of which there are shards by the name that format 1 gave: a job cut short had no plan there."""
+    root = inputs.common_folder
+    files = files.named([escape(path_below(decode_path(path), root)) for path in files.table["path"].to_pylist()])
+    units = Units.of(files, job)
+    found = {unit.source for name, _ in store.list(DATA) if (unit := units.get(name)) is not None}
+    keys = zip(*(files.table[name].to_pylist() for name in COLUMNS), strict=True)
+    return (key for key in keys if key[0] in found)
 
 
 def note_names(store: Store, files: Files, *, anew: bool = False) -> None:

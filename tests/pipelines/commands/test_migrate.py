@@ -1,6 +1,7 @@
 """An output that release 0.1 wrote, in format 1: refused until it is moved over, and then gone on with as it was.
 
-`format_1.zip` holds it and its captions; it was written by that release.
+`format_1.zip` holds it and its captions, `format_1_killed.zip` one of two folders, of which the run was killed at its
+fourth shard of five; both were written by that release.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tests.pipelines.stores.contents import files
 from tests.pipelines.stores.s3_server import CREDENTIALS, connect
 
 ARCHIVE = Path(__file__).parent / "format_1.zip"
+KILLED = Path(__file__).parent / "format_1_killed.zip"
 TOLD = r"got one of format 1, with _job.json.*`t5enc fsck --migrate \S*out`"
 
 
@@ -37,9 +39,13 @@ TOLD = r"got one of format 1, with _job.json.*`t5enc fsck --migrate \S*out`"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`in` and `out` in the working folder."""
     monkeypatch.chdir(tmp_path)
-    with zipfile.ZipFile(ARCHIVE) as archive:
-        archive.extractall()
+    extract(ARCHIVE)
     return tmp_path
+
+
+def extract(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        file.extractall()
 
 
 def make_job() -> EncodeJob:
@@ -108,6 +114,21 @@ def test_half_of_it_goes_on_where_it_was(here: Path, in_process: None) -> None:
         *["manifest.parquet"] * 2,
         "year=2024/x.parquet",
     ]
+
+
+@pytest.mark.parametrize("inputs", [["in/2023", "in/2024"], ["in/2024/*.parquet", "in/2023/a.parquet"]])
+def test_a_run_that_was_killed_goes_on_where_it_was(
+    inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None
+) -> None:
+    """It left no plan, so that only the shards tell what their inputs were called."""
+    monkeypatch.chdir(tmp_path)
+    extract(KILLED)
+    assert "3 shards lie in data/ now" in run("fsck", "--migrate", "out")
+    job = EncodeJob(inputs=inputs, output="out", model="builtin:tiny", max_length=16, rows_per_shard=2)
+    report = encode_parquet(job)
+    assert (report.progress.counts.captions, report.totals["captions"]) == (3, 8)
+    assert check_output(open_store("out"), deep=True) == []
+    assert load_embeddings("out")[0][f"{PREFIX}source"].to_pylist()[:3] == ["2023/a.parquet"] * 3
 
 
 @pytest.mark.parametrize("killed_after", range(0, 90, 4))
