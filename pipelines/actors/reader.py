@@ -11,7 +11,6 @@ from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.actors.shards import PreparedUnit, Prepares, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.commit.records import UnitRecord, read_footer_record
-from pipelines.inputs.columns.plain_types import plain_schema
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Span, Unit
 from pipelines.progress.tracing import trace_unit
@@ -88,7 +87,7 @@ class UnitReader:
             span,
             text_column=self.job.identity["text_column"],
             caption_choice=self.job.identity["caption_choice"],
-            schema=plain_schema(self.job.kept_schema),
+            schema=read_kept_schema(self.job),
             skip=lambda row: row not in wanted,
         )
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from pipelines.inputs.columns.choice import Columns, Wanted, choose_columns
 from pipelines.inputs.columns.frozen import fit_columns
-from pipelines.inputs.columns.plain_types import plain_schema
 from pipelines.inputs.columns.schemas_seen import SchemaSeen
 from pipelines.inputs.columns.text_column import check_captions
 from pipelines.job import EncodeJob, FrozenJob
@@ -22,7 +21,7 @@ def find_columns(filesystem: Any, seen: Sequence[SchemaSeen], job: EncodeJob, th
     check_captions(filesystem, seen, job.text_column)
     if there is None or identify_columns(job, there) != _read_identity(there):
         return choose_columns(seen, wanted)
-    return fit_columns(seen, wanted, plain_schema(there.kept_schema), is_whole=there.is_of_all_files)
+    return fit_columns(seen, wanted, there.kept_schema, is_whole=there.is_of_all_files)
 
 
 def identify_columns(job: EncodeJob, there: FrozenJob | None = None) -> dict[str, Any]:

@@ -7,11 +7,17 @@ from typing import Any
 
 from pipelines.inputs.columns.casts import may_cast
 from pipelines.inputs.columns.choice import Columns, Wanted, choose_names, describe_left_out, find_types
-from pipelines.inputs.columns.plain_types import describe_field
+from pipelines.inputs.columns.plain_types import describe_field, plain_schema
 from pipelines.inputs.columns.schemas_seen import SchemaSeen
 from pipelines.inputs.columns.text_column import check_text_column, check_unique
 from pipelines.inputs.columns.type_union import unite
+from pipelines.job import FrozenJob
 from t5enc.errors import SourceError
+
+
+def read_kept_schema(job: FrozenJob) -> Any:
+    """In plain types; one that an earlier release froze as it stands, extension types included, as its shards are."""
+    return plain_schema(job.kept_schema) if job.is_of_all_files else job.kept_schema
 
 
 def fit_columns(seen: Sequence[SchemaSeen], wanted: Wanted, frozen: Any, *, is_whole: bool) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipelines.run.job_columns import find_columns, identify_columns
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
 from t5enc.errors import JobMismatchError, SourceError
-from t5enc.storage.layout import SUCCESS
+from t5enc.storage.layout import JOB, SUCCESS
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.inputs.columns.kept_rows import find, write_files
 from tests.pipelines.small_jobs import make_job
@@ -34,9 +35,9 @@ def frozen(schema: pa.Schema = FIRST, **options: Any) -> FrozenJob:
     return replace(make_job(**columns), schema=schema_to_text(schema))
 
 
-def of_the_first_file(job: FrozenJob) -> FrozenJob:
+def of_the_first_file(job: FrozenJob, schema: pa.Schema = FIRST) -> FrozenJob:
     """The same as releases froze it that looked at one file."""
-    return replace(job, schema=base64.b64encode(job.kept_schema.serialize().to_pybytes()).decode())
+    return replace(job, schema=base64.b64encode(schema.serialize().to_pybytes()).decode())
 
 
 def ask(**options: Any) -> EncodeJob:
@@ -85,6 +86,33 @@ def test_a_job_that_looked_at_one_file_goes_on_as_it_was(tmp_path: Path) -> None
     columns = fit(tmp_path, of_the_first_file(frozen()), {"id": [1]}, {"id": ["2"], "score": [0.5]})
     assert (columns.schema, dict(columns.left_out)) == (FIRST, {"score": "double"})
     assert find(tmp_path).rows(columns)["id"].to_pylist() == [1, 2]
+
+
+EXTENDED = {
+    "j": pa.array(["{}", None], pa.json_()),
+    "t": pa.ExtensionArray.from_storage(
+        pa.fixed_shape_tensor(pa.float32(), [2]), pa.array([[1, 2], None], pa.list_(pa.float32(), 2))
+    ),
+    "s": pa.StructArray.from_arrays([pa.array([b"0" * 16, None], pa.uuid())], ["id"]),
+}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_shards_of_a_job_that_goes_on_have_the_types_of_those_that_are_there(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", EXTENDED)
+    job = EncodeJob(
+        inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), model="builtin:tiny", keep_columns=list(EXTENDED)
+    )
+    encode_parquet(job)
+    there = find_frozen(open_store(job.output))
+    assert there is not None
+    assert there.kept_schema.field("j").type == pa.string()
+    early = pa.schema([(name, column.type) for name, column in EXTENDED.items()])
+    shutil.rmtree(job.output)
+    open_store(job.output).replace(JOB, of_the_first_file(there, early).to_json())
+    assert encode_parquet(job).is_finished
+    table, _ = load_embeddings(job.output)
+    assert {name: table[name].combine_chunks() for name in EXTENDED} == EXTENDED
 
 
 def test_a_cast_is_part_of_what_a_job_is(tmp_path: Path) -> None:
