@@ -43,13 +43,13 @@ def check_output(store: Store, *, deep: bool = False) -> list[Problem]:
     sizes = {name: size for name, size in listed.items() if is_shard(name)}
     records = _read_manifest(store)
     if isinstance(records, Problem):
-        return [records, *_check_footers(store, sizes), *_check_foreign(listed)]
+        return [records, *_check_footers(store, sizes), *_check_foreign(store, listed)]
     return [
         *_check_success(store, job),
         *_check_shards(store, records, sizes, deep=deep),
         *_check_plan(store, job, records),
         *_check_strays(store, [name for name in sizes if name not in records]),
-        *_check_foreign(listed),
+        *_check_foreign(store, listed),
     ]
 
 
@@ -59,9 +59,10 @@ def _check_strays(store: Store, names: Sequence[str]) -> Iterator[Problem]:
         yield Problem(name, "not in the manifest; the next run puts it aside" if is_ours else FOREIGN)
 
 
-def _check_foreign(listed: Mapping[str, int]) -> Iterator[Problem]:
+def _check_foreign(store: Store, listed: Mapping[str, int]) -> Iterator[Problem]:
     """What readers of Parquet would stumble over, or runs refuse."""
-    return (Problem(n, FOREIGN) for n, size in listed.items() if is_in_the_way(n, size) and not is_shard(n))
+    names = (name for name, size in listed.items() if is_in_the_way(name, size) and not is_shard(name))
+    return (Problem(name, FOREIGN) for name in names if judge(store, name) is None)
 
 
 def _read_manifest(store: Store) -> dict[str, UnitRecord] | Problem:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -42,12 +42,21 @@ GONE = -1
 ABANDONED_SECONDS = 86400.0
 
 
-def read_records(store: Store, units: Units, *, retry_errors: bool = False, may_replace: bool = True) -> Records:
+def read_records(
+    store: Store,
+    units: Units,
+    *,
+    retry_errors: bool = False,
+    may_replace: bool = True,
+    unreadable: Collection[str] = (),
+) -> Records:
     """Records of the planned units that are committed; OutputError for foreign files, and unless it `may_replace` many.
 
     A shard that the log does not know is known by its footer. One that is damaged, or with `retry_errors` holds a
-    caption that died, is put aside and has no record. What is to be redone is struck out of the log: first of all, so
-    that a run that is about to end sees it before it can vouch for what is moved.
+    caption that died, is put aside and has no record. Where anything is left to do, so are shards outside the plan, but
+    for those of `unreadable` inputs: rows of an input as it was and as it is never stand side by side. What is to be
+    redone or moved is struck out of the log first of all, so that a run that is about to end sees it before it can
+    vouch for what is moved.
     """
     records = Records(units)
     records.struck_out = list_struck_out(store)
@@ -58,16 +67,19 @@ def read_records(store: Store, units: Units, *, retry_errors: bool = False, may_
     # After the log: what another run notes meanwhile was there before.
     sizes, strays = list_shards(store, units)
     ours = find_ours(store, strays)
+    leaving = [stray for stray in ours if not stray.is_awaited(units.fingerprint, unreadable)]
     if not may_replace:
-        check_share(ours, units, int((sizes != GONE).sum()))
+        check_share(leaving, units, int((sizes != GONE).sum()) + len(ours) - len(leaving))
     is_logged = records.is_there.copy()
     records.is_there &= records.rows["size"] == sizes
     read_footers(store, records, np.flatnonzero((sizes != GONE) & ~records.is_there))
     if retry_errors:
         records.is_there &= records.rows["died"] == 0
     is_aside = (sizes != GONE) & ~records.is_there
-    records.struck_out |= strike_out(store, _list_names(units, is_logged & ~records.is_there | is_aside))
-    aside = _list_names(units, is_aside)
+    outside = [] if records.is_there.all() and not unreadable else [stray.name for stray in leaving]
+    redone = _list_names(units, is_logged & ~records.is_there | is_aside)
+    records.struck_out |= strike_out(store, [*redone, *outside])
+    aside = [*_list_names(units, is_aside), *outside]
     if aside:
         store.delete(SUCCESS)
         move_aside(store, aside)

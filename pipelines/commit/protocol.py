@@ -7,7 +7,7 @@ removed before anything else that it vouches for is touched, and written when al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,22 +49,25 @@ def begin_commit(
     overwrite: bool = False,
     retry_errors: bool = False,
     replace: bool = True,
-    is_whole: bool = True,
+    unreadable: Collection[str] = (),
 ) -> Commit:
     """Freeze the job, or find it frozen, and find out what earlier runs committed.
 
-    The output counts as unfinished from here on if anything is left to do, or if the input is not whole. OutputError,
-    and nothing changed, where there are foreign files, and where more than a tenth of the shards would be put aside at
-    the end unless that is meant (`replace`).
+    If anything is left to do, or if some inputs are `unreadable`, the output counts as unfinished from here on, and
+    `data/` holds no row twice: what is outside the plan is put aside. Only the shards of unreadable inputs stay.
+    OutputError, and nothing changed, where there are foreign files, and where more than a tenth of the shards would be
+    put aside unless that is meant (`replace`).
     """
     if overwrite or store.size(JOB) is None:
         check_place(store)
     frozen = freeze(store, job, overwrite=overwrite)
     units = Units.of(files if isinstance(files, Files) else Files.of(files), frozen)
-    may_replace = replace or overwrite or not is_whole
-    records = read_records(store, units, retry_errors=retry_errors, may_replace=may_replace)
+    may_replace = replace or overwrite
+    records = read_records(
+        store, units, retry_errors=retry_errors, may_replace=may_replace, unreadable=frozenset(unreadable)
+    )
     commit = Commit(frozen=frozen, records=records)
-    if commit.left or not is_whole:
+    if commit.left or unreadable:
         store.delete(SUCCESS)
     return commit
 

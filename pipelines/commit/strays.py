@@ -1,7 +1,8 @@
 """What lies in an output and is no planned unit's shard: shards of other inputs, and what others have put there.
 
-Only a file whose footer has a record of ours is ever moved, or one that is called like a shard and torn. Whatever else
-lies where shards do, or is Parquet, is refused by name before work, and stays where it is.
+Only a file in `data/` whose footer has a record of ours is ever moved, or one that is called like a shard and torn.
+Whatever else lies where shards do, or is Parquet, is refused by name before work, and stays where it is. So does a copy
+of a shard elsewhere, which is in nobody's way.
 """
 
 from __future__ import annotations
@@ -26,11 +27,24 @@ SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A shard of ours that is not planned, its source and its job's fingerprint; a torn one does not tell them."""
+    """A shard of ours that is not planned, its source, its job's fingerprint and the name that it was written under.
+
+    A torn one does not tell them.
+    """
 
     name: str
     source: str | None = None
     fingerprint: str | None = None
+    own_name: str | None = None
+
+    def is_awaited(self, fingerprint: str, unreadable: Collection[str]) -> bool:
+        """Whether it is what there is of an input that this run cannot read."""
+        return self.source in unreadable and self.fingerprint == fingerprint and self.own_name == self.name
+
+
+def is_in_data(name: str) -> bool:
+    """Whether an object lies where shards do."""
+    return name.startswith(f"{DATA}/")
 
 
 def is_in_the_way(name: str, size: int) -> bool:
@@ -39,7 +53,7 @@ def is_in_the_way(name: str, size: int) -> bool:
         return False
     if name.endswith(PARQUET):
         return True
-    return name.startswith(f"{DATA}/") and size > 0 and not name.rpartition("/")[2].startswith((".", "_"))
+    return is_in_data(name) and size > 0 and not name.rpartition("/")[2].startswith((".", "_"))
 
 
 def check_place(store: Store) -> None:
@@ -51,15 +65,18 @@ def check_place(store: Store) -> None:
 
 
 def find_ours(store: Store, names: Sequence[str]) -> list[Stray]:
-    """What is known of objects in the way; OutputError with their names where some are no shards of ours."""
+    """The strays in `data/` among objects in the way; OutputError with the names of what is no shard of ours."""
     found = list(map_concurrently(partial(judge, store), names))
     foreign = [name for name, stray in zip(names, found, strict=True) if stray is None]
     _refuse([name for name in foreign if store.size(name) is not None])
-    return [stray for stray in found if stray is not None]
+    return [stray for stray in found if stray is not None and is_in_data(stray.name)]
 
 
 def judge(store: Store, name: str) -> Stray | None:
-    """What is known of a shard of ours, or of what is called like one and torn; None for all else."""
+    """What is known of a shard of ours, or of what is called like one and torn; None for all else.
+
+    In `data/` a shard has the last part of its own name.
+    """
     file = name.rpartition("/")[2]
     try:
         found = read_metadata(store, name)
@@ -68,9 +85,9 @@ def judge(store: Store, name: str) -> Stray | None:
     if found is None:
         return Stray(name) if SHARD_NAME.fullmatch(file) else None
     record = parse_record(*found)
-    if record is None or record.name.rpartition("/")[2] != file:
+    if record is None or (is_in_data(name) and record.name.rpartition("/")[2] != file):
         return None
-    return Stray(name, record.source, _read_fingerprint(found[0].metadata))
+    return Stray(name, record.source, _read_fingerprint(found[0].metadata), record.name)
 
 
 def _read_fingerprint(metadata: dict[bytes, bytes]) -> str | None:
@@ -83,24 +100,25 @@ def _read_fingerprint(metadata: dict[bytes, bytes]) -> str | None:
 def _refuse(names: Sequence[str]) -> None:
     if names:
         raise OutputError(
-            f"the output's folder holds what no t5enc job wrote: {_show(names)}; choose another folder, or move that "
-            f"elsewhere. Nothing was changed"
+            f"the output's folder holds what no t5enc job put there: {_show(names)}; choose another folder, or move "
+            f"that elsewhere. Nothing was changed"
         )
 
 
-def check_share(strays: Collection[Stray], units: Units, num_there: int) -> None:
-    """OutputError where too many of the shards that are there, planned ones and strays, are about to be put aside.
+def check_share(strays: Collection[Stray], units: Units, num_staying: int) -> None:
+    """OutputError where strays, which are about to be put aside, are too many of the shards that are there.
 
-    Shards of an earlier generation are none of them: `overwrite` was the word for those.
+    Shards of an earlier generation are none of them: `overwrite` was the word for those. Nor are copies.
     """
-    leaving = [stray for stray in strays if stray.fingerprint == units.fingerprint]
-    if len(leaving) * ONE_IN <= num_there + len(leaving):
+    known = [stray for stray in strays if stray.fingerprint == units.fingerprint]
+    leaving = [stray for stray in known if stray.own_name == stray.name or units.find(str(stray.own_name)) is None]
+    if len(leaving) * ONE_IN <= num_staying + len(leaving):
         return
     given = set(units.files.table["source"].to_pylist())
     changed = [stray for stray in leaving if stray.source in given]
     sources = sorted({str(stray.source) for stray in leaving})
     raise OutputError(
-        f"{len(leaving):,} of the {num_there + len(leaving):,} shards in the output would be put aside in {STALE}/: "
+        f"{len(leaving):,} of the {num_staying + len(leaving):,} shards in the output would be put aside in {STALE}/: "
         f"{len(changed):,} of inputs that have changed, {len(leaving) - len(changed):,} of inputs that are no longer "
         f"given ({_show(sources)}). Say --replace if that is meant; nothing was changed"
     )

@@ -63,7 +63,7 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
         overwrite=job.overwrite,
         retry_errors=job.retry_errors,
         replace=job.replace,
-        is_whole=not resolved.unreadable,
+        unreadable=resolved.unreadable,
     )
     note_names(store, resolved.files, anew=job.overwrite)
     run = RunState(job, resolved, store, commit, unreadable=dict(resolved.unreadable))

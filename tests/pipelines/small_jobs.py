@@ -25,7 +25,7 @@ from pipelines.job import FrozenJob, schema_to_text
 from pipelines.plan.density import Density
 from pipelines.plan.units import PlannedFile, Unit
 from t5enc.embeddings import Embeddings
-from t5enc.storage import working_dtype
+from t5enc.storage import PREFIX, working_dtype
 from t5enc.text.prompts import Prompt
 from t5enc.text_encoder import EncodedTexts
 
@@ -127,3 +127,10 @@ def read_captions_of(data: bytes) -> tuple[str, ...] | None:
         return tuple(pq.read_table(pa.BufferReader(data), columns=["caption"])["caption"].to_pylist())
     except (OSError, pa.ArrowException):
         return None
+
+
+@cache
+def read_keys_of(data: bytes) -> tuple[tuple[str, int], ...]:
+    """Source and row of a shard's captions."""
+    table = pq.read_table(pa.BufferReader(data), columns=[f"{PREFIX}source", f"{PREFIX}row"])
+    return tuple(zip(*(column.to_pylist() for column in table.columns), strict=True))

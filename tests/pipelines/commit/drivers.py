@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,7 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.commands.fsck import check_output
 from pipelines.commit.protocol import Commit
 from pipelines.commit.records import RECORD_KEY, UnitRecord
 from pipelines.job import FrozenJob
@@ -22,7 +24,8 @@ from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
 from t5enc.output import read_manifest_names
-from t5enc.storage.layout import JOB, MANIFEST, STALE, SUCCESS
+from t5enc.storage import METADATA_KEY
+from t5enc.storage.layout import JOB, MANIFEST, PLAN, STALE, SUCCESS, is_shard
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import caption, make_unit_shard, read_captions_of
 
@@ -114,14 +117,33 @@ class Driver:
     commit: Commit
     versions: dict[str, str]
     had_nothing_to_do: bool
+    is_whole: bool
     unlogged: list[UnitRecord] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"Driver({self.versions}, generation {self.commit.frozen.generation}, left {len(self.commit.left)})"
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it may end its job."""
+        return self.is_whole and not self.commit.left
+
     def expected_captions(self, unit: Unit) -> tuple[str, ...]:
         rows = range(unit.first_row, unit.first_row + unit.num_rows)
         return tuple(caption(unit.source, int(self.versions[unit.source]), row) for row in rows)
+
+
+def find_beside(store: MemoryStore, commit: Commit) -> set[str]:
+    """Inputs of the shards in `data/` that are not planned, all of the same generation."""
+    beside = [data for name, data in store.objects.items() if is_shard(name) and name not in commit.units]
+    assert {read_fingerprint(shard) for shard in beside} <= {commit.frozen.fingerprint}
+    return {read_record(shard).source for shard in beside}
+
+
+@cache
+def read_fingerprint(shard: bytes) -> str:
+    metadata = pq.read_metadata(pa.BufferReader(shard)).metadata
+    return str(json.loads(metadata[METADATA_KEY])["fingerprint"])
 
 
 def is_to_do(shard: bytes | None, *, retry_errors: bool) -> bool:
@@ -142,6 +164,20 @@ def is_parquet(data: bytes) -> bool:
         return pq.read_metadata(pa.BufferReader(data)) is not None
     except (OSError, pa.ArrowException):
         return False
+
+
+def check_what_fsck_finds(store: MemoryStore, vouched: Mapping[str, bytes]) -> None:
+    """That it finds all that is wrong, and nothing else; `vouched` are the shards as `_SUCCESS` found them."""
+    names = list_finished(store)
+    found = {problem.name for problem in check_output(store)}
+    shards = {name for name in store.objects if is_shard(name)}
+    if names is None:
+        assert found & {SUCCESS, MANIFEST}
+        assert found >= {name for name in shards if read_captions_of(store.objects[name]) is None}
+        return
+    changed = {name for name in names if store.objects.get(name) != vouched[name]}
+    plan = set() if is_parquet(store.objects.get(PLAN, b"")) else {PLAN}
+    assert found == changed | (shards - set(names)) | plan
 
 
 def repeat_alike() -> ExitStack:

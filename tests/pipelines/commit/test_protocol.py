@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -23,15 +23,16 @@ from pipelines.plan.density import ROWS, Density
 from pipelines.plan.units import PlannedFile, Unit
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError, JobMismatchError, OutputError
-from t5enc.storage.layout import JOB, LOG, MANIFEST, PLAN, SUCCESS, is_shard
+from t5enc.storage.layout import JOB, LOG, SUCCESS, is_shard
 from tests.pipelines.commit.drivers import (
     SOURCES,
     Driver,
     Killed,
     Mortal,
+    check_what_fsck_finds,
     encode,
+    find_beside,
     find_job,
-    is_parquet,
     is_to_do,
     list_damageable,
     list_finished,
@@ -75,12 +76,12 @@ class Protocol(RuleBasedStateMachine):
         max_length=st.sampled_from([512, 512, 512, 77]),
         overwrite=st.sampled_from([False, False, False, True]),
         retry_errors=st.booleans(),
+        unreadable=st.sampled_from([(), (), *[(source,) for source in SOURCES]]),
         killed_after=st.none() | st.integers(0, 25),
     )
-    def begin(self, max_length: int, overwrite: bool, retry_errors: bool, killed_after: int | None) -> None:
-        """A driver starts on the inputs as they are now."""
-        wanted = make_job(max_length=max_length, captions_per_shard=2)
-        self._begin(wanted, overwrite=overwrite, retry_errors=retry_errors, killed_after=killed_after)
+    def begin(self, max_length: int, killed_after: int | None, **options: Any) -> None:
+        """A driver starts on the inputs as they are now, of which it may not be able to read one."""
+        self._begin(make_job(max_length=max_length, captions_per_shard=2), killed_after, **options)
 
     @rule(rounding=st.integers(0, 1), retry_errors=st.booleans(), killed_after=st.none() | st.integers(0, 25))
     def run_again(self, rounding: int, retry_errors: bool, killed_after: int | None) -> None:
@@ -93,14 +94,20 @@ class Protocol(RuleBasedStateMachine):
         self._conclude(driver, killed_after)
 
     def _begin(
-        self, wanted: FrozenJob, *, overwrite: bool = False, retry_errors: bool = False, killed_after: int | None = None
+        self,
+        wanted: FrozenJob,
+        killed_after: int | None = None,
+        *,
+        overwrite: bool = False,
+        retry_errors: bool = False,
+        unreadable: tuple[str, ...] = (),
     ) -> Driver | None:
         before, listed, found = dict(self.store.objects), list_finished(self.store), find_job(self.store)
         is_other = found is not None and found.identity != wanted.identity
-        files = sorted(self.files.values(), key=lambda planned: planned.file.source)
-        mortal = self._mortal(killed_after)
+        files = [planned for source, planned in sorted(self.files.items()) if source not in unreadable]
+        options: Any = {"overwrite": overwrite, "retry_errors": retry_errors, "unreadable": unreadable}
         try:
-            commit = begin_commit(mortal, wanted, files, overwrite=overwrite, retry_errors=retry_errors)
+            commit = begin_commit(self._mortal(killed_after), wanted, files, **options)
         except Killed:
             return None
         except JobMismatchError as error:
@@ -114,11 +121,12 @@ class Protocol(RuleBasedStateMachine):
         assert {unit.name for unit in commit.left} == left, "exactly what is not committed is left to encode"
         if overwrite and found is not None:
             assert left == set(commit.units), "a new generation encodes everything anew"
-        if left:
+        if left or unreadable:
             assert list_finished(self.store) is None, "an output with work left is not finished"
+            assert find_beside(self.store, commit) <= set(unreadable), "no row is in data/ twice before the first unit"
         elif not overwrite:
             assert list_finished(self.store) == listed, "a run with nothing to do leaves a finished output finished"
-        driver = Driver(commit, {planned.file.source: planned.digest for planned in files}, not left)
+        driver = Driver(commit, {planned.file.source: planned.digest for planned in files}, not left, not unreadable)
         self.drivers.append(driver)
         return driver
 
@@ -192,11 +200,11 @@ class Protocol(RuleBasedStateMachine):
     def kill_driver(self, data: st.DataObject) -> None:
         self.drivers.remove(data.draw(st.sampled_from(self.drivers)))
 
-    @precondition(lambda self: any(not driver.commit.left for driver in self.drivers))
+    @precondition(lambda self: any(driver.is_done for driver in self.drivers))
     @rule(data=st.data(), killed_after=st.none() | st.integers(0, 25))
     def conclude(self, data: st.DataObject, killed_after: int | None) -> None:
         """A driver with nothing left to do ends its job."""
-        self._conclude(data.draw(st.sampled_from([d for d in self.drivers if not d.commit.left])), killed_after)
+        self._conclude(data.draw(st.sampled_from([d for d in self.drivers if d.is_done])), killed_after)
 
     def _conclude(self, driver: Driver, killed_after: int | None) -> None:
         self.drivers.remove(driver)
@@ -281,16 +289,7 @@ class Protocol(RuleBasedStateMachine):
         if JOB not in self.store.objects or self.store.objects == self.checked:
             return
         self.checked = dict(self.store.objects)
-        names = list_finished(self.store)
-        found = {problem.name for problem in check_output(self.store)}
-        shards = {name for name in self.store.objects if is_shard(name)}
-        if names is None:
-            assert found & {SUCCESS, MANIFEST}
-            assert found >= {name for name in shards if read_captions_of(self.store.objects[name]) is None}
-            return
-        changed = {name for name in names if self.store.objects.get(name) != self.vouched[name]}
-        plan = set() if is_parquet(self.store.objects.get(PLAN, b"")) else {PLAN}
-        assert found == changed | (shards - set(names)) | plan
+        check_what_fsck_finds(self.store, self.vouched)
 
 
 TestProtocol = Protocol.TestCase

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -15,11 +15,11 @@ from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commi
 from pipelines.plan.units import PlannedFile
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError
-from t5enc.storage.layout import STALE
+from t5enc.storage.layout import STALE, is_shard
 from tests.pipelines.commit.drivers import SOURCES, Killed, Mortal, encode, list_finished
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.commit.turns import take_turns
-from tests.pipelines.small_jobs import make_job, plan_file
+from tests.pipelines.small_jobs import make_job, plan_file, read_keys_of
 
 
 @settings(database=None)
@@ -53,6 +53,39 @@ def test_two_drivers_of_one_job_may_interleave_at_every_operation(
     assert list_finished(store) == list(earlier.units)
     assert check_output(store, deep=True) == []
     assert not any(name.startswith(STALE) for name in store.objects)
+
+
+@settings(database=None)
+@given(
+    order=st.lists(st.integers(0, 1), max_size=80),
+    killed_after=st.tuples(*[st.none() | st.integers(0, 30)] * 2),
+    finished=st.booleans(),
+    overwrite=st.booleans(),
+)
+def test_two_drivers_of_changed_inputs_never_show_a_row_as_it_was_and_as_it_is(
+    order: list[int], killed_after: tuple[int | None, ...], finished: bool, overwrite: bool
+) -> None:
+    store = MemoryStore()
+    old, files = plan_file(SOURCES[0], 4), [plan_file(SOURCES[0], 4, version=2), plan_file(SOURCES[1], 2)]
+    earlier = begin_commit(store, make_job(), [old, files[1]])
+    for unit in earlier.left:
+        earlier.records[unit.name] = commit_shard(store, *encode(earlier.frozen, unit, "1"))
+    if finished:
+        conclude_commit(store, earlier)
+    if overwrite:
+        begin_commit(store, make_job(), files, overwrite=True)
+
+    def check() -> None:
+        shards = [data for name, data in store.objects.items() if is_shard(name)]
+        rows = [row for shard in shards for row in read_keys_of(shard)]
+        assert len(set(rows)) == len(rows)
+
+    users = [partial(run_to_the_end, files=files, killed_after=after) for after in killed_after]
+    errors = take_turns(store, users, iter(order), check)
+    assert all(isinstance(error, Killed | None) for error in errors)
+    run_to_the_end(store, files=files)
+    assert len(list_finished(store) or ()) == 3
+    assert check_output(store, deep=True) == []
 
 
 @pytest.mark.parametrize("dies_again", [False, True])
@@ -102,7 +135,7 @@ def run_to_the_end(
     killed_after: int | None = None,
     rounding: int = 0,
     dies: bool = False,
-    **options: bool,
+    **options: Any,
 ) -> None:
     """A whole run of the usual job."""
     store = cast(Store, Mortal(store, killed_after))

@@ -8,9 +8,10 @@ import pytest
 
 from pipelines.commands.fsck import FOREIGN, check_output
 from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
+from pipelines.commit.records import read_footer_record
 from pipelines.plan.units import PlannedFile
 from t5enc.errors import ExitCode, OutputError
-from t5enc.storage.layout import JOB, PAGE, REPORT, STALE, SUCCESS, is_shard
+from t5enc.storage.layout import PAGE, REPORT, STALE, SUCCESS, is_shard
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
 
@@ -51,7 +52,9 @@ def test_foreign_files_are_refused_by_name_and_nothing_is_changed(name: str, is_
         run(store, plan(2))
     store.objects[name] = make_foreign()
     before = dict(store.objects)
-    with pytest.raises(OutputError, match=f"holds what no t5enc job wrote: {name}; choose another folder") as refused:
+    with pytest.raises(
+        OutputError, match=f"holds what no t5enc job put there: {name}; choose another folder"
+    ) as refused:
         run(store, plan(2), overwrite=overwrite)
     assert refused.value.exit_code == ExitCode.REFUSED
     assert store.objects == before
@@ -62,7 +65,7 @@ def test_foreign_files_are_refused_by_name_and_nothing_is_changed(name: str, is_
 def test_of_many_foreign_files_some_are_named() -> None:
     store = MemoryStore()
     store.objects |= {f"{number}.parquet": make_foreign() for number in range(5)}
-    with pytest.raises(OutputError, match=r"wrote: 0.parquet, 1.parquet, 2.parquet and 2 more;"):
+    with pytest.raises(OutputError, match=r"there: 0.parquet, 1.parquet, 2.parquet and 2 more;"):
         run(store, plan(1))
 
 
@@ -140,9 +143,64 @@ def test_a_new_generation_needs_no_other_word_not_even_when_it_is_gone_on_with()
     assert len([name for name in store.objects if is_shard(name)]) == 3
 
 
-def test_while_some_input_cannot_be_read_nothing_is_put_aside_and_no_word_is_needed() -> None:
+def test_shards_of_an_input_that_cannot_be_read_stay_and_no_word_is_needed() -> None:
     store = MemoryStore()
     run(store, plan(3))
-    begin_commit(store, make_job(), plan(2), replace=False, is_whole=False)
-    assert len([name for name in store.objects if is_shard(name)]) == 3
-    assert JOB in store.objects
+    before = dict(store.objects)
+    begin_commit(store, make_job(), plan(2), replace=False, unreadable=["02.parquet"])
+    del before[SUCCESS]
+    assert store.objects == before
+
+
+@pytest.mark.parametrize("unreadable", [(), ("03.parquet",)])
+def test_before_the_first_unit_shards_of_changed_and_dropped_inputs_are_put_aside(unreadable: tuple[str, ...]) -> None:
+    store = MemoryStore()
+    run(store, plan(4))
+    old = set(store.objects)
+    commit = begin_commit(store, make_job(), [*plan(1, version=2), *plan(2)[1:]], unreadable=unreadable)
+    left = {name for name in old & set(store.objects) if is_shard(name)}
+    assert {read_footer_record(store, name).source for name in left} == {"01.parquet", *unreadable}  # type: ignore[union-attr]
+    assert [unit.source for unit in commit.left] == ["00.parquet"]
+    assert SUCCESS not in store.objects
+
+
+def test_an_input_that_cannot_be_read_is_no_word_for_dropping_others() -> None:
+    store = MemoryStore()
+    run(store, plan(4))
+    before = dict(store.objects)
+    with pytest.raises(OutputError, match=r"^1 of the 4 shards .* 1 of inputs that are no longer given \(02.parquet\)"):
+        begin_commit(store, make_job(), plan(2), replace=False, unreadable=["03.parquet"])
+    assert store.objects == before
+
+
+@pytest.mark.parametrize("copy", [f"backup/{SHARD}", "backup/copy.parquet", "copy.parquet"])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_copy_of_a_shard_outside_of_data_stays_where_it_is(copy: str, overwrite: bool) -> None:
+    store = MemoryStore()
+    run(store, plan(1))
+    name = next(filter(is_shard, store.objects))
+    copy = copy.replace(SHARD, name.rpartition("/")[2])
+    shard = store.objects[copy] = store.objects[name]
+    run(store, plan(2), overwrite=overwrite)
+    assert store.objects[copy] == shard
+    assert check_output(store, deep=True) == []
+
+
+def test_a_copy_of_a_shard_in_data_is_put_aside_and_no_word_is_needed() -> None:
+    store = MemoryStore()
+    run(store, plan(1))
+    name = next(filter(is_shard, store.objects))
+    store.objects[f"data/backup/{name.rpartition('/')[2]}"] = store.objects[name]
+    assert run(store, plan(1)) == 0
+    assert len([name for name in store.objects if name.startswith(f"{STALE}/data/backup/")]) == 1
+    assert check_output(store, deep=True) == []
+
+
+def test_an_output_may_lie_within_anothers_folder() -> None:
+    outer, inner = MemoryStore(), MemoryStore()
+    run(inner, plan(2))
+    outer.objects |= {f"inner/{name}": data for name, data in inner.objects.items()}
+    run(outer, plan(2, version=2))
+    assert {
+        name.removeprefix("inner/"): data for name, data in outer.objects.items() if "inner/" in name
+    } == inner.objects
