@@ -11,6 +11,7 @@ from pipelines.actors.captions import CaptionBatch, read_captions
 from pipelines.actors.shards import PreparedUnit, Prepares, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.commit.records import UnitRecord, read_footer_record
+from pipelines.inputs.columns.frozen import read_kept_schema
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Span, Unit
 from pipelines.progress.tracing import trace_unit
