@@ -5,7 +5,13 @@ Beside this, `deploy/haproxy` changes the text of HAProxy's file, which no optio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray._private.node import Node
 from ray.serve.context import _get_global_client
+
+from t5enc.machine.starting import ending_half_started
 
 
 def find_host() -> str:
@@ -16,3 +22,11 @@ def find_host() -> str:
     # serve.status() and serve.get_replica_context() do not tell it. ServeInstanceDetails.http_options does, but only
     # the dashboard gives that, which `t5enc serve` and many a cluster run without.
     return str(_get_global_client().http_config.host)
+
+
+@contextmanager
+def starting_head() -> Iterator[None]:
+    """Within it, what Ray's head has started ends where it is given up half started."""
+    # ray.shutdown() knows nothing of such a head.
+    with ending_half_started(Node):
+        yield

@@ -20,6 +20,7 @@ from pipelines.nodes.selectors import Node, list_nodes
 from pipelines.nodes.shares import Cluster, list_least, share_out
 from pipelines.nodes.versions import check_nodes
 from t5enc.errors import ConfigError, DriverError
+from t5enc.machine.own_ray import restoring_token
 
 ANSWER_SECONDS = 10.0
 SHIPPED = ("t5enc", "pipelines")
@@ -31,17 +32,18 @@ def connect(job: EncodeJob) -> Iterator[Cluster]:
     import ray
 
     is_ours = not ray.is_initialized()
-    if is_ours:
-        _start(job)
-    else:
-        check_joined(job, ray.get_runtime_context().gcs_address)
-    _quieten()
-    try:
-        nodes, cluster = _find_capacity(job)
-        yield replace(cluster, code=check_nodes(nodes)) if job.ray_address or len(nodes) > 1 else cluster
-    finally:
+    with restoring_token(os.environ):
         if is_ours:
-            ray.shutdown()
+            _start(job)
+        else:
+            check_joined(job, ray.get_runtime_context().gcs_address)
+        _quieten()
+        try:
+            nodes, cluster = _find_capacity(job)
+            yield replace(cluster, code=check_nodes(nodes)) if job.ray_address or len(nodes) > 1 else cluster
+        finally:
+            if is_ours:
+                ray.shutdown()
 
 
 def _find_capacity(job: EncodeJob) -> tuple[list[Node], Cluster]:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from t5enc.machine.starting import ending_half_started
+
 ANSWER_SECONDS = 10
 
 
@@ -65,22 +67,12 @@ def starting_head() -> Iterator[None]:
     # own, and waits for one of them. ray.shutdown(): knows nothing of a head that was given up half started.
     from ray._private.node import Node
 
-    begun: list[Any] = []
-    plain = {name: getattr(Node, name) for name in ("__init__", *NEEDLESS) if hasattr(Node, name)}
-
-    def begin(node: Any, *arguments: Any, **options: Any) -> None:
-        begun.append(node)
-        plain["__init__"](node, *arguments, **options)
-
+    plain = {name: getattr(Node, name) for name in NEEDLESS if hasattr(Node, name)}
     try:
         for name in plain:
-            setattr(Node, name, begin if name == "__init__" else _do_nothing)
-        yield
-    except BaseException:
-        for node in begun:
-            if hasattr(node, "all_processes") and hasattr(node, "removal_lock"):
-                node.kill_all_processes(check_alive=False, allow_graceful=False)
-        raise
+            setattr(Node, name, _do_nothing)
+        with ending_half_started(Node):
+            yield
     finally:
         for name, function in plain.items():
             setattr(Node, name, function)

@@ -22,6 +22,7 @@ from serve_app.http.keys import KeyRing
 from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, ServiceError
 from t5enc.machine.own_ray import ModulePaths, find_folder, find_store_folder, find_token
+from t5enc.machine.starting import start_again
 from t5enc.options import resolve_device
 
 if TYPE_CHECKING:
@@ -112,29 +113,28 @@ def serve_until_interrupted(config: ServeConfig, ray_folder: str) -> None:
 
 
 def start_ray(config: ServeConfig, folder: str) -> None:
-    """Start Ray on this machine; ServiceError where it does not start."""
+    """Start Ray on this machine; ConfigError where it cannot start, ServiceError where it does not in time."""
     import ray
     from ray.job_config import JobConfig
 
-    job = JobConfig()
-    job._py_driver_sys_path = ModulePaths()
-    try:
-        ray.init(
-            address="local",
-            num_cpus=count_cpus(config),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            job_config=job,
-            _temp_dir=folder,
-            _plasma_directory=find_store_folder(folder),
-        )
-    except Exception as error:  # Ray raises bare ones
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ServiceError(
-            f"expected Ray to start on this machine, got: {said}; what its processes said is in "
-            f"{folder}/session_latest/logs"
-        ) from error
+    from serve_app.ray_private import starting_head
+
+    def start() -> None:
+        job = JobConfig()
+        job._py_driver_sys_path = ModulePaths()
+        with starting_head():
+            ray.init(
+                address="local",
+                num_cpus=count_cpus(config),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                job_config=job,
+                _temp_dir=folder,
+                _plasma_directory=find_store_folder(folder),
+            )
+
+    start_again(start, ray.shutdown, folder=folder, failure=ServiceError)
 
 
 def watch(

@@ -11,7 +11,8 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import cache
 from pathlib import Path
 
 from t5enc.errors import ConfigError
@@ -83,13 +84,30 @@ def find_token(environ: Mapping[str, str]) -> dict[str, str]:
     """What Ray is to find in its environment, so that its processes know each other: nothing, or a token.
 
     As Ray does, a token is kept in the home folder for whoever wants to join from another shell; where that cannot
-    be written, it is of this Ray alone.
+    be written, it is of this process alone.
     """
     if environ.get("RAY_AUTH_MODE", "token").lower() != "token" or any(environ.get(name) for name in TOKEN_NAMES):
         return {}
-    token = secrets.token_hex(32)
+    token = _make_token()
     home = environ.get("HOME")
     return {} if home and _keep_token(Path(home, ".ray"), token) else {TOKEN_NAMES[0]: token}
+
+
+@contextlib.contextmanager
+def restoring_token(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """Take out of the environment, on the way out, a token that was not there before: others are not to inherit it."""
+    was_there = TOKEN_NAMES[0] in environ
+    try:
+        yield
+    finally:
+        if not was_there:
+            environ.pop(TOKEN_NAMES[0], None)
+
+
+@cache
+def _make_token() -> str:
+    """One for all Rays that a process starts: Ray itself remembers the first that it finds."""
+    return secrets.token_hex(32)
 
 
 def _keep_token(folder: Path, token: str) -> bool:

@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines import EncodeJob
-from pipelines.nodes import local_ray
+from pipelines.nodes import cluster, local_ray
 from pipelines.nodes.cluster import _start
-from pipelines.nodes.local_ray import TRIES, make_job_config, start_local
+from pipelines.nodes.local_ray import make_job_config, start_local
 from pipelines.nodes.ray_internals import NEEDLESS, starting_head
 from t5enc.errors import ConfigError, DriverError
+from t5enc.machine.starting import TRIES
 from tests.pipelines.conftest import WriteCaptions
 
 ray: Any = pytest.importorskip("ray", reason="needs ray[data]")
@@ -66,7 +68,7 @@ def test_a_start_that_fails_is_tried_again_from_nothing(
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("error", [SLOW, RuntimeError("no such port"), OSError(11, "Try again"), ValueError("what?")])
+@pytest.mark.parametrize("error", [SLOW, RuntimeError("Failed to start GCS."), TimeoutError("after 30 seconds")])
 def test_a_ray_that_never_starts_is_one_line_with_where_to_look(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -79,6 +81,23 @@ def test_a_ray_that_never_starts_is_one_line_with_where_to_look(
     assert str(caught.value).endswith("/session_latest/logs")
     assert "\n" not in str(caught.value)
     assert len(head.asked) == TRIES
+
+
+def test_a_job_leaves_no_token_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where its Ray does not start, nor where it ran: other programs that are started later inherit it."""
+    for name in ("HOME", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    seen: list[str] = []
+    for failures in (0, TRIES):
+        head = stand_in(monkeypatch, FakeHead(failures))
+        monkeypatch.setattr(head, "shutdown", lambda: seen.append(os.environ["RAY_AUTH_TOKEN"]))
+        monkeypatch.setattr(ray, "shutdown", head.shutdown)
+        monkeypatch.setattr(cluster, "_find_capacity", lambda _: ([], None))
+        with suppress(DriverError), cluster.connect(EncodeJob(inputs=["in"], output="out", model="m")):
+            seen.append(os.environ["RAY_AUTH_TOKEN"])
+        assert "RAY_AUTH_TOKEN" not in os.environ
+    assert len(seen) == 2 + TRIES
+    assert len(set(seen)) == 1
 
 
 @pytest.mark.usefixtures("home")

@@ -11,6 +11,7 @@ import pytest
 from serve_app.config import ServeConfig
 from serve_app.deploy.running import LOST_SECONDS, WATCH_PERIOD, count_cpus, interrupts, share_threads, start_ray, watch
 from t5enc.errors import ServiceError
+from t5enc.machine.starting import TRIES
 
 pytest.importorskip("ray.serve", reason="needs ray[serve]")
 
@@ -43,9 +44,10 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         raise Exception("The current node timed out during startup.\nThis could ...")  # as Ray does
 
     monkeypatch.setattr(ray, "init", give_up)
-    said = r"^expected Ray to start on this machine, got: The current node timed .* in /tmp/x/session_latest/logs$"
+    said = r"^expected a Ray of its own to start .* tries: The current node timed .* in /tmp/x/session_latest/logs$"
     with pytest.raises(ServiceError, match=said):
         start_ray(ServeConfig.from_mapping({"model": "builtin:tiny"}), "/tmp/x")
+    assert len(asked) == TRIES
     assert asked[0]["_temp_dir"] == "/tmp/x"
     asked[0]["job_config"]._py_driver_sys_path.extend(["/nowhere"])  # as ray.init does with the working folder
     assert asked[0]["job_config"]._py_driver_sys_path == []

@@ -13,7 +13,7 @@ import pytest
 
 from t5enc.errors import ConfigError
 from t5enc.machine import own_ray
-from t5enc.machine.own_ray import find_folder, find_store_folder, find_token
+from t5enc.machine.own_ray import find_folder, find_store_folder, find_token, restoring_token
 
 LONG = "project_465000123/slurm_job_tmp_4711081500/scratch_of_this_job_alone"
 
@@ -110,7 +110,17 @@ def test_without_a_home_that_can_keep_a_token_ray_gets_one_of_its_own(tmp_path: 
     environ = {} if home is None else {"HOME": home and str(tmp_path / home)}
     found = find_token(environ)
     assert list(found) == ["RAY_AUTH_TOKEN"]
-    assert found != find_token(environ), "nobody can guess it"
+    assert len(found["RAY_AUTH_TOKEN"]) == 64
+    assert found == find_token(environ), "Ray remembers the first one that it finds in a process"
+
+
+@pytest.mark.parametrize("before", [{}, {"RAY_AUTH_TOKEN": "mine"}])
+def test_a_token_that_was_lent_does_not_stay_in_the_environment(before: dict[str, str]) -> None:
+    environ = dict(before)
+    with restoring_token(environ):
+        environ |= find_token(environ)
+        assert environ["RAY_AUTH_TOKEN"]
+    assert environ == before
 
 
 def test_a_home_whose_disk_is_full_keeps_no_half_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
