@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.inputs.columns.casts import parse_casts
 from pipelines.inputs.columns.choice import Columns, Wanted, choose_columns
 from pipelines.inputs.columns.frozen import fit_columns
 from pipelines.inputs.columns.schemas_seen import SchemaSeen
@@ -27,7 +28,7 @@ def find_columns(filesystem: Any, seen: Sequence[SchemaSeen], job: EncodeJob, th
 def identify_columns(job: EncodeJob, there: FrozenJob | None = None) -> dict[str, Any]:
     """What a job's identity says of columns. Naming just those that an output keeps by default goes on with it."""
     keep = name_kept(job, there)
-    cast = {"cast": dict(job.cast)} if job.cast else {}
+    cast = {"cast": {name: str(type_) for name, type_ in parse_casts(job.cast).items()}} if job.cast else {}
     return {"text_column": job.text_column, "keep_columns": ALL_BUT_BINARY if keep is None else keep, **cast}
 
 

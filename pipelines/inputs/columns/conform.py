@@ -7,6 +7,8 @@ a moment for its day, and drops fields of structs. What is cast is cast back, an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -77,9 +79,14 @@ def _is_any_list(type_: Any) -> bool:
 
 
 def _fit_struct(values: Any, type_: Any) -> Any:
-    """Fields by name: those that lack are null, those that would be lost are no more than null."""
+    """Fields by name: those that lack are null, those that would be lost are no more than null.
+
+    Where several have one name, all go by place.
+    """
     names = [part.name for part in values.type]
     kept = [part.name for part in type_]
+    if len(set(names)) < len(names) or len(set(kept)) < len(kept):
+        return _fit_places(values, type_, is_same=names == kept)
     parts = dict(zip(names, values.flatten(), strict=True))
     for name in names:
         if name not in kept and parts[name].null_count < len(values):
@@ -87,6 +94,13 @@ def _fit_struct(values: Any, type_: Any) -> Any:
     children = [_fit(parts[p.name], p.type) if p.name in parts else pa.nulls(len(values), p.type) for p in type_]
     if not children:
         return pa.array([None if null else {} for null in values.is_null().to_pylist()], type_)
+    return pa.StructArray.from_arrays(children, fields=list(type_), mask=values.is_null())
+
+
+def _fit_places(values: Any, type_: Any, *, is_same: bool) -> Any:
+    if not is_same:
+        raise _Changed(f"{values.type}, where several fields have one name")
+    children = [_fit(part, field.type) for part, field in zip(values.flatten(), type_, strict=True)]
     return pa.StructArray.from_arrays(children, fields=list(type_), mask=values.is_null())
 
 
@@ -148,7 +162,10 @@ def _find_changed(values: Any, type_: Any) -> Iterator[Any]:
 
 def _survives(values: Any, type_: Any) -> bool:
     try:
-        return _is_same(values.cast(type_).cast(values.type), values)
+        cast = values.cast(type_)
+        if pat.is_decimal(values.type) and pat.is_floating(type_):
+            return _is_exact(cast, values)
+        return _is_same(cast.cast(values.type), values)
     except pa.ArrowInvalid:
         return False
 
@@ -156,10 +173,20 @@ def _survives(values: Any, type_: Any) -> bool:
 def _is_same(one: Any, other: Any) -> bool:
     if pat.is_floating(one.type):
         first, second = (values.drop_null().to_numpy(zero_copy_only=False) for values in (one, other))
-        return np.array_equal(first, second, equal_nan=True)
+        same_signs = np.isnan(second) | (np.signbit(first) == np.signbit(second))
+        return np.array_equal(first, second, equal_nan=True) and bool(same_signs.all())
     return bool(one.equals(other))
 
 
+def _is_exact(floats: Any, decimals: Any) -> bool:
+    """Cast back, a float is rounded to the digits of the decimal: here it is not."""
+    pairs = zip(floats.drop_null().to_pylist(), decimals.drop_null().to_pylist(), strict=True)
+    return all(isfinite(real) and Decimal(float(real)) == exact for real, exact in pairs)
+
+
 def _show(value: Any) -> str:
-    text = repr(value.as_py())
+    try:
+        text = repr(value.as_py())
+    except (OverflowError, ValueError):  # a moment beyond the years of Python
+        text = str(value.cast(pa.int64()))
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

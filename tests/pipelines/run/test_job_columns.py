@@ -118,6 +118,7 @@ def test_shards_of_a_job_that_goes_on_have_the_types_of_those_that_are_there(tmp
 def test_a_cast_is_part_of_what_a_job_is(tmp_path: Path) -> None:
     assert "cast" not in identify_columns(ask())
     assert identify_columns(ask(cast={"id": "string"}))["cast"] == {"id": "string"}
+    assert identify_columns(ask(cast={"id": "str"})) == identify_columns(ask(cast={"id": "string"}))
     there = frozen(pa.schema({"caption": pa.string(), "id": pa.string()}), cast={"id": "string"})
     columns = fit(tmp_path, there, {"id": ["x"]}, {"id": [7]}, cast={"id": "string"})
     assert find(tmp_path).rows(columns)["id"].to_pylist() == ["x", "7"]

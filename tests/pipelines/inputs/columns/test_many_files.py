@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,8 @@ def test_files_without_rows_say_nothing_of_types(tmp_path: Path) -> None:
         (["7"], [12], "int64", [7, 12]),
         ([True], [False], "string", ["true", "false"]),
         ([NOON], [NOON.replace(hour=0)], "string", ["2024-02-29 12:00:00.000000", "2024-02-29 00:00:00.000000"]),
+        ([Decimal("0.5")], [Decimal("-12.25")], "float64", [0.5, -12.25]),
+        ([-0.0], [0.0], "string", ["-0", "0"]),
         ([1.5, None], [2.5, None], "float16", [1.5, None, 2.5, None]),
     ],
 )
@@ -142,11 +145,14 @@ def test_a_cast_that_changes_nothing_is_made(
         ([2**53 + 1], "float64", "9007199254740993"),
         ([NOON], "date32", r"datetime\.datetime"),
         ([1.5], "int64", "1.5"),
+        ([-0.0], "int64", "-0.0"),
+        ([Decimal("0.5"), Decimal("0.1")], "float32", r"Decimal\('0.1'\)"),
+        (pa.array([10**18], pa.timestamp("ms")), "timestamp[us]", "10{18}"),
         (["2024-01-01T00:00:00Z"], "timestamp[s, tz=UTC]", "'2024-01-01T00:00:00Z'"),
         ([b"\xff"], "string", r"b'\\xff'"),
     ],
 )
-def test_a_cast_that_would_change_a_value_names_it(tmp_path: Path, values: list[Any], cast: str, got: str) -> None:
+def test_a_cast_that_would_change_a_value_names_it(tmp_path: Path, values: Any, cast: str, got: str) -> None:
     with pytest.raises(SourceError, match=rf"^0\.parquet: column 'x': expected .* that is the same as .*, got {got}"):
         kept(tmp_path, {"x": values}, cast={"x": cast}, keep=["x"])
 
@@ -206,3 +212,19 @@ def test_what_writers_call_the_values_of_a_list_is_no_difference(tmp_path: Path)
     found = write_files(tmp_path)
     assert not found.columns().found
     assert found.rows()["y"].to_pylist() == [[{"z": ["a"]}], [{"z": ["c"]}]]
+
+
+TWICE = pa.struct([pa.field("a", pa.int32(), nullable=False), pa.field("a", pa.int32())])
+
+
+def test_fields_of_one_name_are_kept_by_their_place(tmp_path: Path) -> None:
+    parts = [pa.array([1, 2], pa.int32()), pa.array([10, 20], pa.int32())]
+    column = pa.StructArray.from_arrays(parts, fields=list(TWICE))
+    for folder, nested in {"plain": column, "list": pa.ListArray.from_arrays([0, 1, 2], column)}.items():
+        found = write_files(tmp_path / folder, {"s": nested}, {"s": nested}, {"s": pa.nulls(2)})
+        kept = found.rows()["s"].combine_chunks()
+        flat = (kept if folder == "plain" else kept.flatten()).drop_null().flatten()
+        assert [part.to_pylist() for part in flat] == [[1, 2, 1, 2], [10, 20, 10, 20]]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(SourceError, match=r"column 's': expected struct<a: int32, a: int32> as in 0.parquet"):
+        write_files(tmp_path / "other", {"s": column}, {"s": [{"a": 1}]}).columns()
