@@ -146,8 +146,17 @@ def _rename(name: str) -> Iterator[str]:
 
 
 def _rewrite_plan(store: Store) -> None:
-    with contextlib.suppress(OSError, pa.ArrowException, KeyError):  # a damaged one is written anew by the next run
-        write_plan(store, read_plan(store, OLD_PLAN).in_order())
+    """OutputError where it is damaged: it alone says what all inputs were called."""
+    try:
+        files = read_plan(store, OLD_PLAN).in_order()
+    except FileNotFoundError:  # of a job that was cut short
+        return
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise OutputError(
+            f"{OLD_PLAN}: cannot be read: {error}; it says what the inputs are called in this output: run this again, "
+            f"or delete it, and inputs that are not given as in the run before may be computed anew"
+        ) from error
+    write_plan(store, files)
 
 
 def _rewrite_manifest(store: Store, job: FrozenJob) -> None:

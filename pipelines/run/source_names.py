@@ -21,6 +21,7 @@ from pipelines.job import FrozenJob
 from pipelines.plan.plan import FILE_SCHEMA, Files, Units
 from pipelines.run.survey import Survey
 from pipelines.stores.store import Store
+from t5enc.errors import OutputError
 from t5enc.storage.layout import DATA, JOB, PLAN, SOURCES
 
 COLUMNS = ("source", "size", "digest")
@@ -88,5 +89,10 @@ def _read(store: Store, name: str) -> dict[tuple[str, int, str], int]:
         table = pq.read_table(pa.BufferReader(store.read(name)))
     except MISSING:
         return {}
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(
+            f"{name}: cannot be read: {error}; it says what the inputs are called in this output: run this again, or "
+            f"delete it, and inputs that were added or moved may be computed anew"
+        ) from error
     rows = zip(*(table[column].to_pylist() for column in COLUMNS), strict=True)
     return dict(zip(rows, table["run"].to_pylist() if "run" in table.schema.names else repeat(0), strict=False))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines.commands.fsck import check_output
-from pipelines.commands.migrate import migrate_output
+from pipelines.commands.migrate import OLD_PLAN, migrate_output
 from pipelines.commit.log import read_log
 from pipelines.stores.store import LocalStore, Store, open_store
 from t5enc import load_embeddings
@@ -129,6 +129,20 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
     assert (report.progress.counts.captions, report.totals["captions"]) == (3, 8)
     assert check_output(open_store("out"), deep=True) == []
     assert load_embeddings("out")[0][f"{PREFIX}source"].to_pylist()[:3] == ["2023/a.parquet"] * 3
+
+
+def test_a_plan_that_cannot_be_read_stops_it_and_stays(here: Path) -> None:
+    """Else what the inputs were called would be forgotten, and all computed anew."""
+    store, whole = fill(here / "out"), fill(here / "out")
+    plan = store.objects[OLD_PLAN]
+    store.objects[OLD_PLAN] = plan[:-9]
+    with pytest.raises(OutputError, match=rf"{OLD_PLAN}: cannot be read: .*; it says what the inputs are called"):
+        migrate_output(store)
+    assert {OLD_JOB, OLD_PLAN} <= store.objects.keys()
+    store.objects[OLD_PLAN] = plan
+    migrate_output(store)
+    migrate_output(whole)
+    assert store.objects == whole.objects
 
 
 @pytest.mark.parametrize("killed_after", range(0, 90, 4))

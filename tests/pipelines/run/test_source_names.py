@@ -127,6 +127,15 @@ def test_partitions_that_an_earlier_release_did_not_read_change_no_name(
     assert ("lang" in load_embeddings("out")[0].column_names) == own
 
 
+def test_names_that_cannot_be_read_are_told(top: Path) -> None:
+    encode([top / "2023"])
+    Path("out", SOURCES).write_bytes(b"PAR1 and no more")
+    with pytest.raises(OutputError, match=f"^{SOURCES}: cannot be read: .*; it says what the inputs are called"):
+        encode([top])
+    Path("out", SOURCES).unlink()
+    assert encode([top])[1] == 2, "the plan tells them, too"
+
+
 def test_starting_anew_names_anew(top: Path) -> None:
     encode([top])
     assert encode([top / "2024"], overwrite=True)[1] == 2
