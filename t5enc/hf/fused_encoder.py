@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from t5enc.checkpoint.hf_names import name_parts
 from t5enc.checkpoint.weights import split_tensors
 from t5enc.errors import ConfigError
+from t5enc.hf.adapters import TakesAdapters, teach_peft
 from t5enc.hf.elsewhere import load_gguf, load_with_embedding
 from t5enc.hf.layout import read_layout
 from t5enc.hf.stack import DTYPES, WRONG_DTYPE, FusedStack, PadOutputs
@@ -35,7 +36,7 @@ HUB_OPTIONS = (
 )
 
 
-class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
+class FusedEncoder(TakesAdapters, PreTrainedModel):  # type: ignore[misc]
     """What the drop-ins have in common; `base_class` is transformers' class of the family."""
 
     base_class: type[PreTrainedModel]
@@ -53,6 +54,7 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         has_fused_norms: bool = False,
     ) -> None:
         """An untrained model; see FusedStack for the options. `has_fused_norms` awaits weights stored so."""
+        teach_peft()
         PreTrainedModel.__init__(self, config)  # not the base class's own, which would build its stack, too
         if self.marks_config:
             config.use_cache = False
@@ -87,11 +89,12 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
     ) -> None:
         """In transformers' layout, under the name of transformers' class, norms unfused: any reader takes it."""
         hub = {name: options.pop(name) for name in HUB_OPTIONS if push_to_hub and name in options}
+        self.encoder.join_when_free()
         if self.has_fused_norms:
             options["state_dict"] = unfuse_tensors(options.get("state_dict") or self.state_dict())
         super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
         self.config.architectures = [self.base_class.__name__]
-        if self.should_save_on_this_rank(is_main_process):
+        if self.should_save_on_this_rank(is_main_process) and not getattr(self, "_hf_peft_config_loaded", False):
             _rename_architecture(Path(save_directory) / "config.json", self.base_class.__name__)
             if push_to_hub:
                 sizes = {name: options[name] for name in ("max_shard_size",) if name in options}
@@ -105,6 +108,7 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def to_transformers(self) -> PreTrainedModel:
         """A plain model of transformers' class with a copy of these weights; float16 keeps its `wo` in float32."""
+        self.encoder.expect_joined()
         if self.encoder.shape.scale_logits:
             raise ConfigError("scale_logits: expected a model without it, since transformers' T5 has no such scale")
         offloaded = [name for name, parameter in self.named_parameters() if parameter.is_meta]
@@ -161,6 +165,7 @@ class FusedEncoder(PreTrainedModel):  # type: ignore[misc]
         """Multiply norm scales into the weights that follow: less work, and less accurate in 16 bit."""
         if self.encoder.awaits_weights:
             self.encoder.expect_weights()
+        self.encoder.expect_joined()
         fuse_norms(self.encoder.block)
         return self
 

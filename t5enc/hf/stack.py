@@ -104,6 +104,7 @@ class FusedStack(StackModules):
             raise InputError("expected either input_ids or inputs_embeds, got both or none")
         if self.awaits_weights or not given.is_meta:
             self.expect_weights()
+        self.join_when_free()
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if embeds.dim() != 3:
             raise InputError(f"expected ids of shape (batch, sequence), got embeddings {tuple(embeds.shape)}")

@@ -15,13 +15,12 @@ from torch import nn
 from t5enc.checkpoint.hf_names import BIAS, FUSED_BIAS, is_scale, name_parts
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
-from t5enc.hf.block import Block
+from t5enc.hf.block import LINEARS, Block, expect_splittable, is_free, join_block, split_block
 from t5enc.hf.state_names import Parts, fuse_names, split_names
 from t5enc.model.encoder import make_modules
 from t5enc.model.linear import Linear
 from t5enc.model.norm_fusion import unfuse_tensors
 
-LINEARS = ("attention.qkv", "attention.output", "feed_forward.up", "feed_forward.down")
 # What the names of a stack begin with in its model.
 WITHIN = "encoder."
 NOT_LOADED = "expected a weight, got none: whatever filled this empty model has not set it; from_pretrained does"
@@ -30,6 +29,9 @@ HOOKED = "expected weights in one place, got accelerate's hooks; use from_pretra
 
 class StackModules(nn.Module):
     """An Encoder's modules, three of them under transformers' names, which its state dict and its users know."""
+
+    # Whether transformers' layers are in the place of its own, for adapters made for those.
+    is_split = False
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -49,6 +51,7 @@ class StackModules(nn.Module):
         """Put `replace(layer)` in the place of every linear layer; ConfigError for one with a bias."""
         if self.awaits_weights:
             self.expect_weights()
+        self.expect_joined()
         for block in self.block:
             for name in LINEARS:
                 layer = block.get_submodule(name)
@@ -87,6 +90,36 @@ class StackModules(nn.Module):
             self.block[layer] = block
         self.awaits_weights = False
 
+    def list_blocks(self) -> list[Block]:
+        """Its own, of which there are none while it awaits weights."""
+        return [block for block in self.block if isinstance(block, Block)]
+
+    def split(self) -> None:
+        """Put transformers' layers in the place of each block's own; ConfigError before anything is done, or none."""
+        if self.is_split:
+            return
+        for block in self.list_blocks():
+            if block.attention_norm.weight is None:
+                raise ConfigError("adapters of transformers' layers: expected plain norms; call unfuse_norms() first")
+            for name in LINEARS:
+                expect_splittable(block, name)
+        for block in self.list_blocks():
+            split_block(block, block.list_linears())
+        self.is_split = True
+
+    def join_when_free(self) -> None:
+        """Make the stack's own layers of transformers' again once no adapter is on any."""
+        if self.is_split and all(is_free(block) for block in self.list_blocks()):
+            for block in self.list_blocks():
+                join_block(block, block.list_linears())
+            self.is_split = False
+
+    def expect_joined(self) -> None:
+        """ConfigError where adapters are on transformers' layers."""
+        self.join_when_free()
+        if self.is_split:
+            raise ConfigError("expected a model without adapters on transformers' layers; merge or unload them first")
+
     def expect_weights(self) -> None:
         """ConfigError where weights that are about to be used are not there."""
         self.fuse_when_loaded()
@@ -115,6 +148,7 @@ class StackModules(nn.Module):
         """As every module has it; one of the calls after which an empty model may be whole."""
         super().train(mode)
         self.fuse_when_loaded()
+        self.join_when_free()
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
