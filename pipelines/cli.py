@@ -160,6 +160,8 @@ def fsck(
     from pipelines.stores.store import open_store
 
     store = open_store(output)
+    if migrate and deep:
+        raise ConfigError("--migrate --deep: expected one of them; check with --deep when the output is moved over")
     if migrate:
         print_migration(output, migrate_output(store))
         return

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -42,6 +43,7 @@ from t5enc.storage.layout import (
     STALE,
     SUCCESS,
     TEMPORARY,
+    is_shard,
     name_folder,
 )
 
@@ -55,11 +57,12 @@ OLD_NULL = "null.safetensors"
 RESERVED = (OLD_LOG, OLD_MANIFEST, OLD_PLAN, OLD_STALE, OLD_TEMPORARY)
 RENAMED = "source_"
 FOLDERS = {OLD_LOG: LOG, OLD_STALE: STALE, OLD_TEMPORARY: TEMPORARY}
+FOLDER_PARTS = [(folder,) for folder in FOLDERS]
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """Shards that were moved, and Parquet files without a record of ours, which were not."""
+    """Shards that were moved to `data/`, and Parquet files without a record of ours, which were not."""
 
     moved: int
     foreign: tuple[str, ...]
@@ -82,12 +85,13 @@ def migrate_output(store: Store) -> Migration:
     _rewrite_plan(store)
     _rewrite_manifest(store, job)
     store.replace(JOB, job.to_json())
-    for name in (OLD_MANIFEST, OLD_PLAN, OLD_JOB):
+    for name in (OLD_MANIFEST, OLD_PLAN):
         store.delete(name)
     if isinstance(store, LocalStore):
-        _remove_empty_folders(store)
+        _remove_emptied(store, shards)
+    store.delete(OLD_JOB)
     foreign = tuple(name for name, target in zip(shards, targets, strict=True) if target is None)
-    return Migration(len(shards) - len(foreign), foreign)
+    return Migration(len(set(filter(is_shard, filter(None, targets))) - set(names)), foreign)
 
 
 def _may_be_shard(name: str) -> bool:
@@ -193,11 +197,19 @@ def _hash(data: Any) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _remove_empty_folders(store: LocalStore) -> None:
-    for where, _, _ in os.walk(store.root, topdown=False):
-        if where != str(store.root):
-            with contextlib.suppress(OSError):
-                os.rmdir(where)
+def _remove_emptied(store: LocalStore, moved: Iterable[str]) -> None:
+    """Remove what is empty now of the folders that something was moved out of, and above them; others may be anybody's.
+
+    Of a run that was killed there are left those that only a job makes: `*.parquet`, and its notes'.
+    """
+    folders = {PurePosixPath(name).parent for name in moved}
+    below = (PurePosixPath(os.path.relpath(where, store.root)) for where, _, _ in os.walk(store.root))
+    folders |= {folder for folder in below if folder.name.endswith(PARQUET) or folder.parts[:1] in FOLDER_PARTS}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        for path in [folder, *folder.parents]:
+            if path.parts:
+                with contextlib.suppress(OSError):
+                    os.rmdir(store.root / path)
 
 
 def print_migration(output: str, migration: Migration) -> None:
@@ -207,7 +219,7 @@ def print_migration(output: str, migration: Migration) -> None:
     for name in migration.foreign:
         console.print(f"{name}: no shard of this job, and left where it is; move it elsewhere", markup=False)
     console.print(
-        f"{shown}: {migration.moved:,} shards lie in {DATA}/ now, as format {FORMAT_VERSION} has them; "
+        f"{shown}: {migration.moved:,} shards moved to {DATA}/, as format {FORMAT_VERSION} has them; "
         f"the same `t5enc encode` goes on from here",
         markup=False,
     )

@@ -6,10 +6,13 @@ fourth shard of five; both were written by that release.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -21,10 +24,10 @@ from pipelines.commit.log import read_log
 from pipelines.stores.store import LocalStore, Store, open_store
 from t5enc import load_embeddings
 from t5enc.cli import build_app
-from t5enc.errors import OutputError
+from t5enc.errors import ConfigError, OutputError
 from t5enc.output import open_output
 from t5enc.storage import PREFIX
-from t5enc.storage.layout import JOB, OLD_JOB, SHARD_NAME, SUCCESS, is_shard
+from t5enc.storage.layout import JOB, OLD_JOB, SHARD_NAME, SUCCESS, TEMPORARY, is_shard
 from tests.pipelines.commit.drivers import Killed, Mortal
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.stores.contents import files
@@ -82,7 +85,7 @@ def test_it_is_refused_by_name_with_the_command_that_moves_it_over(here: Path, i
 
 def test_it_is_moved_over_whole_and_the_same_command_has_nothing_to_do(here: Path, in_process: None) -> None:
     before = {Path(name).name: (here / name).read_bytes() for name in files(here) if SHARD_NAME.search(name)}
-    assert "8 shards lie in data/ now" in run("fsck", "--migrate", "out")
+    assert "8 shards moved to data/," in run("fsck", "--migrate", "out")
     after = files(here / "out")
     assert {Path(name).name: (here / "out" / name).read_bytes() for name in after if is_shard(name)} == before
     assert {name for name in after if name.endswith(".parquet")} == {name for name in after if is_shard(name)}
@@ -123,7 +126,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(
     """It left no plan, so that only the shards tell what their inputs were called."""
     monkeypatch.chdir(tmp_path)
     extract(KILLED)
-    assert "3 shards lie in data/ now" in run("fsck", "--migrate", "out")
+    assert "3 shards moved to data/," in run("fsck", "--migrate", "out")
     job = EncodeJob(inputs=inputs, output="out", model="builtin:tiny", max_length=16, rows_per_shard=2)
     report = encode_parquet(job)
     assert (report.progress.counts.captions, report.totals["captions"]) == (3, 8)
@@ -156,6 +159,43 @@ def test_killed_anywhere_it_is_refused_and_goes_on_when_run_again(killed_after: 
         migrate_output(store)
     assert store.objects == whole.objects
     assert check_output(store, deep=True) == []
+
+
+@pytest.mark.parametrize("killed_after", range(0, 60, 4))
+def test_killed_anywhere_on_a_disk_its_folders_are_gone_when_run_again_and_anybodys_stay(
+    killed_after: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = here / "out/mine/notes"
+    own.mkdir(parents=True)
+    store, left = LocalStore(here / "out"), iter(range(killed_after))
+
+    def mortal(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            if next(left, None) is None:
+                raise Killed
+            return function(*arguments)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        for name in ("move", "replace", "delete"):
+            patch.setattr(LocalStore, name, mortal(getattr(LocalStore, name)))
+        patch.setattr("os.rmdir", mortal(os.rmdir))
+        with contextlib.suppress(Killed):
+            migrate_output(store)
+    in_data = {name for name in files(here / "out") if is_shard(name) and "_/" in name}
+    assert migrate_output(store).moved == 8 - len(in_data)
+    assert check_output(store, deep=True) == []
+    assert own.is_dir()
+    empty = {path for path in (here / "out").rglob("*") if path.is_dir() and not any(path.iterdir())}
+    assert empty - {here / "out" / TEMPORARY} == {own}
+    assert not [path for path in (here / "out").rglob("*.parquet") if path.is_dir()]
+
+
+def test_moving_over_is_no_check(here: Path) -> None:
+    result = CliRunner().invoke(build_app(), ["fsck", "--migrate", "--deep", "out"])
+    assert isinstance(result.exception, ConfigError)
+    assert (here / "out" / OLD_JOB).exists()
 
 
 def test_a_foreign_file_stays_and_a_torn_shard_is_put_aside(here: Path) -> None:
