@@ -18,6 +18,7 @@ from pipelines.actors.worker import SpanWorker
 from pipelines.commit.card import write_card
 from pipelines.commit.log import Log
 from pipelines.commit.null import mend_null
+from pipelines.commit.ownership import check_owner
 from pipelines.commit.protocol import conclude_commit
 from pipelines.job import EncodeJob
 from pipelines.nodes.cluster import check_installed, connect, is_connected
@@ -194,6 +195,7 @@ def conclude(run: RunState) -> EncodeReport:
     _forget_read(run)
     is_complete = not run.unreadable and not run.commit.left
     if is_complete:
+        check_owner(run.store, run.commit.frozen)  # before anything of another job's is replaced
         mend_null(run.store, run.commit.frozen, _frozen_options(run))
         write_card(run.store, run.commit.frozen, run.commit.records.totals())
         conclude_commit(run.store, run.commit)

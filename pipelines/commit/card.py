@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from pipelines.job import FrozenJob
 from pipelines.stores.store import Store
 from t5enc.storage import PREFIX
+from t5enc.storage.filesystems import hide_credentials
 from t5enc.storage.layout import CARD, DATA, PARQUET
 
+# `name` or `owner/name`; anything else is a path.
+HUB_ID = re.compile(r"[\w-][\w.-]*([/:][\w-][\w.-]*)?")
 MARK = re.compile(rb"\n<!-- t5enc ([0-9a-f]{64}) -->\n\Z")
 # How one caption's bytes become an array, by what they are stored as.
 DECODERS = {
@@ -115,7 +119,7 @@ def make_card(job: FrozenJob, totals: Mapping[str, int]) -> bytes:
         data=DATA,
         parquet=PARQUET,
         prefix=PREFIX,
-        model=job.record.get("model"),
+        model=_name_model(str(job.record.get("model"))),
         recipe=job.describe_recipe() or "none",
         kept=", ".join(names).replace("|", "\\|") or "none",
         decode=DECODERS[job.storage_dtype],
@@ -126,6 +130,11 @@ def make_card(job: FrozenJob, totals: Mapping[str, int]) -> bytes:
         **{name: totals[name] for name in ("captions", "truncated", "errors")},
     ).encode()
     return text + f"\n<!-- t5enc {_hash(text)} -->\n".encode()
+
+
+def _name_model(model: str) -> str:
+    """A hub's or a built-in name as it is; of a path, which tells where its owner works, the last part."""
+    return model if HUB_ID.fullmatch(model) else PurePath(hide_credentials(model)).name
 
 
 def write_card(store: Store, job: FrozenJob, totals: Mapping[str, int]) -> None:

@@ -38,6 +38,25 @@ def test_it_says_what_made_it() -> None:
         assert said in card
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("/home/ada/secret/t5-xxl", "t5-xxl"),
+        ("./models/t5-xxl/", "t5-xxl"),
+        ("~/t5-xxl", "t5-xxl"),
+        ("../t5.safetensors", "t5.safetensors"),
+        ("models/ada/t5-xxl", "t5-xxl"),
+        ("s3://key:secret@bucket/t5-xxl", "t5-xxl"),
+        ("google/t5-v1_1-xxl", "google/t5-v1_1-xxl"),
+        ("t5-small", "t5-small"),
+        ("builtin:tiny", "builtin:tiny"),
+    ],
+)
+def test_it_names_a_model_but_not_where_its_owner_keeps_it(model: str, told: str) -> None:
+    card = make_card(replace(make_job(), record={"model": model}), TOTALS).decode()
+    assert f"| model | `{told}` |" in card
+
+
 @pytest.mark.parametrize("storage", STORAGE_DTYPES)
 def test_its_code_decodes_what_is_stored(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -13,8 +13,9 @@ import pytest
 from pipelines import EncodeJob, encode_parquet
 from pipelines.commit.protocol import commit_shard
 from pipelines.commit.records import UnitRecord
-from t5enc.errors import ExitCode
+from t5enc.errors import ExitCode, OutputError
 from t5enc.storage import PREFIX
+from t5enc.storage.layout import CARD
 from tests.pipelines.commit.drivers import Killed
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -98,3 +99,25 @@ def test_a_killed_run_that_overwrites_leaves_rows_of_its_own_form_only(
     assert len(read(here)) == 10
     forms = pyarrow.dataset.dataset(here / "out/data").to_table()[f"{PREFIX}dtype"]
     assert set(forms.to_pylist()) == {"float32"}
+
+
+def test_a_run_whose_output_another_has_overwritten_replaces_nothing_of_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is through before this one has written its last shard."""
+    write(here, "a", "a new")
+
+    cards: list[bytes] = []
+
+    def commit(*arguments: Any) -> UnitRecord:
+        if not cards:
+            cards.append(b"")
+            encode(here, overwrite=True, storage_dtype="float32")
+            cards.append((here / "out" / CARD).read_bytes())
+        return commit_shard(*arguments)
+
+    monkeypatch.setattr("pipelines.actors.worker.commit_shard", commit)
+    with pytest.raises(OutputError, match="another run has overwritten this output"):
+        encode(here)
+    assert b"float32, float32" in cards[-1]
+    assert (here / "out" / CARD).read_bytes() == cards[-1]
