@@ -7,12 +7,14 @@ from typing import Any
 
 from pipelines.inputs.columns.casts import may_cast
 from pipelines.inputs.columns.choice import Columns, Wanted, choose_names, describe_left_out, find_types
-from pipelines.inputs.columns.plain_types import describe_field, plain_schema
+from pipelines.inputs.columns.plain_types import describe_field, describe_fields, plain_schema
 from pipelines.inputs.columns.schemas_seen import SchemaSeen
 from pipelines.inputs.columns.text_column import check_text_column, check_unique
 from pipelines.inputs.columns.type_union import unite
 from pipelines.job import FrozenJob
 from t5enc.errors import SourceError
+
+START_ANEW = "choose another folder, or --overwrite to start anew"
 
 
 def read_kept_schema(job: FrozenJob) -> Any:
@@ -29,12 +31,10 @@ def fit_columns(seen: Sequence[SchemaSeen], wanted: Wanted, frozen: Any, *, is_w
     for one in seen:
         check_text_column(one.schema, one.file, wanted.text_column)
         check_unique(one.schema, one.file, frozen.names)
-    refused = [reason for one in seen for reason in _find_misfits(one, seen, wanted, frozen)] if is_whole else []
-    if refused:
-        raise SourceError(
-            f"{refused[0]}: the output was frozen without it; choose another folder, --overwrite to start anew, or "
-            f"--keep-columns {','.join(frozen.names) or 'none'} to go on without what is new"
-        )
+    _check_there(seen, wanted, frozen)
+    if is_whole:
+        _check_types(seen, wanted, frozen)
+        _check_new(seen, wanted, frozen)
     return Columns(
         schema=frozen,
         left_out=describe_left_out(seen, frozen.names),
@@ -42,17 +42,40 @@ def fit_columns(seen: Sequence[SchemaSeen], wanted: Wanted, frozen: Any, *, is_w
     )
 
 
-def _find_misfits(one: SchemaSeen, seen: Sequence[SchemaSeen], wanted: Wanted, frozen: Any) -> list[str]:
-    names = choose_names(seen, wanted) if wanted.keep_columns is None else frozen.names
-    return [
-        f"{one.file.source}: column {name!r} ({describe_field(one.fields[name])})"
-        for name in names
-        if name in one.fields and name != wanted.text_column and not _fits(one.fields[name], name, wanted, frozen)
-    ]
+def _check_there(seen: Sequence[SchemaSeen], wanted: Wanted, frozen: Any) -> None:
+    """A column that no file has any more would be null in every row."""
+    there = {field.name: field for one in seen for field in one.fields.values()}
+    for name in frozen.names:
+        if name not in there and name != wanted.text_column:
+            raise SourceError(
+                f"{seen[0].file.source}: column {name!r}: expected some file to have it, as the output does, got only "
+                f"{describe_fields(there.values())}: {START_ANEW}"
+            )
 
 
-def _fits(field: Any, name: str, wanted: Wanted, frozen: Any) -> bool:
-    if name not in frozen.names:
-        return False
-    kept = frozen.field(name)
-    return may_cast(field.type, kept.type) if name in wanted.cast else unite(field.type, kept.type) == kept.type
+def _check_types(seen: Sequence[SchemaSeen], wanted: Wanted, frozen: Any) -> None:
+    for one in seen:
+        for field in frozen:
+            name = field.name
+            if name in one.fields and name != wanted.text_column and not _fits(one.fields[name], field, wanted):
+                raise SourceError(
+                    f"{one.file.source}: column {name!r}: expected what {describe_field(field)} holds, the type that "
+                    f"the output was frozen with, got {describe_field(one.fields[name])}: {START_ANEW}"
+                )
+
+
+def _check_new(seen: Sequence[SchemaSeen], wanted: Wanted, frozen: Any) -> None:
+    names = set(choose_names(seen, wanted)) - {*frozen.names, wanted.text_column}
+    for one in seen:
+        for name, field in one.fields.items():
+            if wanted.keep_columns is None and name in names:
+                raise SourceError(
+                    f"{one.file.source}: column {name!r} ({describe_field(field)}): the output was frozen without it: "
+                    f"{START_ANEW}, or --keep-columns {','.join(frozen.names) or 'none'} to go on without what is new"
+                )
+
+
+def _fits(field: Any, kept: Any, wanted: Wanted) -> bool:
+    if kept.name in wanted.cast:
+        return may_cast(field.type, kept.type)
+    return bool(unite(field.type, kept.type) == kept.type)
