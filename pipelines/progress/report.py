@@ -173,6 +173,8 @@ def describe_job(frozen: FrozenJob) -> dict[str, Any]:
         "inputs": inputs[:MOST_INPUTS],
         "more_inputs": max(0, len(inputs) - MOST_INPUTS),
         "rows_per_shard": frozen.rows_per_shard,
+        "captions_per_shard": frozen.captions_per_shard,
+        "bytes_per_shard": frozen.bytes_per_shard,
         "generation": frozen.generation,
         "fingerprint": frozen.fingerprint,
     } | {name: frozen.identity.get(name) for name in names}

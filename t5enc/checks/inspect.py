@@ -17,6 +17,8 @@ from t5enc.storage import PREFIX
 from t5enc.storage.layout import SUCCESS
 
 SHOWN_WIDTH = 48
+# Whichever is reached first ends a shard; with rows_per_shard as an option there is no other.
+LIMITS = ("rows_per_shard", "captions_per_shard", "bytes_per_shard")
 
 
 def print_output(path: str, *, rows: int, partial: bool) -> None:
@@ -34,7 +36,8 @@ def print_output(path: str, *, rows: int, partial: bool) -> None:
 
 def _describe_job(job: dict[str, Any]) -> Table:
     table = Table("setting", "value", title="job", title_justify="left")
-    settings = job["record"] | job["identity"] | {"rows_per_shard": job["rows_per_shard"], "dim": job["dim"]}
+    limits = {name: job[name] for name in LIMITS if job.get(name) is not None}
+    settings = job["record"] | job["identity"] | limits | {"dim": job["dim"]}
     settings |= {"recipe": _describe_recipe(job)}
     settings.pop("recipe_source", None)
     for name, value in settings.items():

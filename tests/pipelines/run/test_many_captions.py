@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from pipelines.commands.fsck import check_output
 from pipelines.run import resolved_job
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
+from t5enc.checks.inspect import print_output
 from t5enc.output import open_output
+from t5enc.storage.layout import REPORT
 
 pytestmark = pytest.mark.usefixtures("in_process")
 COUNTS = [1] * 10 + [7] * 10 + [0, 0, 90, 0, 1, 1]
@@ -61,3 +64,19 @@ def test_columns_that_are_named_or_kept_by_default_are_cut_the_same(
     assert len(open_output(output).shards) == 2
     report = encode_parquet(replace(job, keep_columns=["caption", "note"]))
     assert (report.spans, report.is_finished) == (0, True)
+
+
+@pytest.mark.parametrize("rows", [None, 7])
+def test_what_units_are_cut_by_is_told(tmp_path: Path, rows: int | None, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"caption": ["a bird"]}), tmp_path / "a.parquet")
+    output = str(tmp_path / "out")
+    inputs = [str(tmp_path / "a.parquet")]
+    encode_parquet(EncodeJob(inputs=inputs, output=output, model="builtin:tiny", max_length=16, rows_per_shard=rows))
+    frozen, told = open_output(output).job, json.loads(open_store(output).read(REPORT))["job"]
+    print_output(output, rows=0, partial=False)
+    shown = dict(
+        line.replace("│", " ").split()[:2] for line in capsys.readouterr().out.splitlines() if "_shard " in line
+    )
+    names = ["rows_per_shard", "captions_per_shard", "bytes_per_shard"]
+    assert {name: told[name] for name in names} == {name: frozen[name] for name in names}
+    assert shown == {name: str(frozen[name]) for name in names[: 1 if rows else 3]}
