@@ -17,6 +17,7 @@ from t5enc.checkpoint.hf_names import name_parts
 from t5enc.checkpoint.weights import split_tensors
 from t5enc.errors import ConfigError
 from t5enc.hf.adapters import TakesAdapters, teach_peft
+from t5enc.hf.conversion import make_conversions
 from t5enc.hf.elsewhere import load_gguf, load_with_embedding
 from t5enc.hf.layout import read_layout
 from t5enc.hf.stack import DTYPES, WRONG_DTYPE, FusedStack, PadOutputs
@@ -92,6 +93,7 @@ class FusedEncoder(TakesAdapters, PreTrainedModel):  # type: ignore[misc]
         self.encoder.join_when_free()
         if self.has_fused_norms:
             options["state_dict"] = unfuse_tensors(options.get("state_dict") or self.state_dict())
+        self._weight_conversions = make_conversions()  # transformers undoes those alone that a load had use for
         super().save_pretrained(save_directory, is_main_process=is_main_process, **options)
         self.config.architectures = [self.base_class.__name__]
         if self.should_save_on_this_rank(is_main_process) and not getattr(self, "_hf_peft_config_loaded", False):
