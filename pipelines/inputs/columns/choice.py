@@ -170,6 +170,8 @@ def _contrast(name: str, early: SchemaSeen, late: SchemaSeen, seen: Sequence[Sch
 def _propose_cast(types: Sequence[Any]) -> str | None:
     if all(pat.is_integer(type_) or pat.is_floating(type_) for type_ in types):
         return "float64"
+    if all(pat.is_timestamp(type_) and type_.tz == types[0].tz for type_ in types):
+        return str(pa.timestamp("us", types[0].tz)).replace(" ", "")
     return "string" if all(may_cast(type_, pa.string()) for type_ in types) else None
 
 

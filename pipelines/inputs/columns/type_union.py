@@ -84,8 +84,16 @@ def _unite_times(one: Any, other: Any) -> Any:
 
 
 def _unite_timestamps(one: Any, other: Any) -> Any:
-    """A moment that the finer unit cannot hold ends the reading of its file."""
-    return pa.timestamp(_finer(one, other), one.tz) if one.tz == other.tz else None
+    return pa.timestamp(_finer(one, other), one.tz) if one.tz == other.tz and _are_near(one, other) else None
+
+
+def _unite_durations(one: Any, other: Any) -> Any:
+    return pa.duration(_finer(one, other)) if _are_near(one, other) else None
+
+
+def _are_near(one: Any, other: Any) -> bool:
+    """Nanoseconds end in 2262, where other units hold the year 9999, and more."""
+    return (one.unit == "ns") == (other.unit == "ns")
 
 
 def _finer(one: Any, other: Any) -> str:
@@ -126,7 +134,7 @@ UNIONS: tuple[tuple[Callable[[Any], bool], Callable[[Any, Any], Any]], ...] = (
     (pat.is_date, lambda one, other: pa.date32()),
     (pat.is_time, _unite_times),
     (pat.is_timestamp, _unite_timestamps),
-    (pat.is_duration, lambda one, other: pa.duration(_finer(one, other))),
+    (pat.is_duration, _unite_durations),
     (is_list, _unite_lists),
     (pat.is_struct, _unite_structs),
     (pat.is_map, _unite_maps),

@@ -64,6 +64,12 @@ def test_what_one_type_holds_is_kept_in_it(tmp_path: Path, first: Any, later: An
         (pa.array([True]), pa.array([7]), "(--cast x=string)"),
         (pa.array([NOON.date()]), pa.array([NOON]), "(--cast x=string)"),
         (pa.array([NOON]), pa.array([NOON], pa.timestamp("us", "America/New_York")), "(--cast x=string)"),
+        (pa.array([NOON]), pa.array([NOON], pa.timestamp("ns")), "(--cast x=timestamp[us])"),
+        (
+            pa.array([NOON], pa.timestamp("us", "UTC")),
+            pa.array([NOON], pa.timestamp("ns", "UTC")),
+            "(--cast x=timestamp[us,tz=UTC])",
+        ),
         (pa.array([{"w": 1}]), pa.array(["{}"]), "(--keep-columns)"),
         (pa.array([{"w": 1}]), pa.array([{"w": "1"}]), "(--keep-columns)"),
         (pa.array([{"w": 1}]), pa.array([{"width": 1}]), "(--keep-columns)"),
@@ -100,7 +106,8 @@ def test_columns_come_and_go(tmp_path: Path) -> None:
 
 
 def test_partitions_come_and_go_and_differ_from_columns_of_their_name(tmp_path: Path) -> None:
-    for name, table in {"lang=en/a": {"n": [1]}, "b": {"n": [2]}, "lang=de/c": {"n": [3], "lang": ["fr"]}}.items():
+    files: dict[str, dict[str, Any]] = {"lang=en/a": {"n": [1]}, "b": {"n": [2]}}
+    for name, table in {**files, "lang=de/c": {"n": [3], "lang": ["fr"]}}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         pq.write_table(pa.table({"caption": ["x"], **table}), tmp_path / f"{name}.parquet")
     found = write_files(tmp_path)
