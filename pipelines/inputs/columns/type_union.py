@@ -24,8 +24,16 @@ MOST_DIGITS = {128: 38, 256: 76}
 
 
 def unite_all(types: Iterable[Any]) -> Any:
-    """The union of several types; None where there is none."""
-    return reduce(lambda united, type_: None if united is None else unite(united, type_), types, pa.null())
+    """The union of several types; None where there is none.
+
+    Floats come first: they hold whole numbers whose own union is too wide for them.
+    """
+    ordered = sorted(types, key=_is_whole)
+    return reduce(lambda united, type_: None if united is None else unite(united, type_), ordered, pa.null())
+
+
+def _is_whole(type_: Any) -> bool:
+    return _is_whole(type_.value_type) if is_list(type_) else not pat.is_floating(type_)
 
 
 def unite(one: Any, other: Any) -> Any:

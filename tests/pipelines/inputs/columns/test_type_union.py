@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.inputs.columns.type_union import unite_all
 from t5enc.errors import SourceError
 from tests.pipelines.inputs.columns.kept_rows import Found, write_files
 from tests.pipelines.inputs.columns.same_values import is_same
@@ -159,3 +160,19 @@ def test_equal_types_and_nulls_are_never_refused(tmp_path: Path) -> None:
             tmp_path / nest, {"x": [1]} | empty, {"x": [1]} | empty, {"x": [1]} | dict.fromkeys(empty, pa.nulls(1))
         )
         assert set(names) <= set(found.columns(list(names)).schema.names)
+
+
+NUMBERS = [type_ for type_ in TYPES if pa.types.is_integer(type_) or pa.types.is_floating(type_)]
+
+
+@given(data=st.data())
+def test_the_order_of_files_decides_nothing_about_numbers(data: st.DataObject) -> None:
+    types = data.draw(st.lists(st.sampled_from(NUMBERS), min_size=2, max_size=5))
+    later = data.draw(st.permutations(types))
+    assert unite_all(types) == unite_all(later)
+    assert unite_all([pa.list_(one) for one in types]) == unite_all([pa.list_(one) for one in later])
+    assert (unite_all(types) is None) == any(unite_all([one, other]) is None for one in types for other in types)
+
+
+def test_whole_numbers_beside_a_float_are_held_by_it() -> None:
+    assert unite_all([pa.uint32(), pa.int32(), pa.float64()]) == pa.float64()
