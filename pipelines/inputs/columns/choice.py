@@ -185,6 +185,7 @@ def find_types(name: str, seen: Sequence[SchemaSeen]) -> list[tuple[str | None, 
     """What files have of a column: a type, or None where it is not there; the first file with it; how many."""
     found: dict[str | None, list[SchemaSeen]] = {}
     for one in seen:
-        type_ = describe_field(one.fields[name]) if name in one.fields else None
+        of_path = "" if name in one.schema.names else " of the path"
+        type_ = f"{describe_field(one.fields[name])}{of_path}" if name in one.fields else None
         found.setdefault(type_, []).append(one)
     return [(type_, ones[0].file.source, count_files(ones)) for type_, ones in found.items()]

@@ -112,6 +112,8 @@ def test_partitions_come_and_go_and_differ_from_columns_of_their_name(tmp_path: 
         pq.write_table(pa.table({"caption": ["x"], **table}), tmp_path / f"{name}.parquet")
     found = write_files(tmp_path)
     assert found.rows()["lang"].to_pylist() == [None, "fr", "en"]
+    said = "lang is not there in b.parquet, string in lang=de/c.parquet, string of the path in lang=en/a.parquet: kept"
+    assert said in describe_columns(found.columns())["files differ"]
     pq.write_table(pa.table({"caption": ["x"], "lang": [7]}), tmp_path / "b.parquet")
     with pytest.raises(SourceError, match=r"column 'lang': expected int64 as in b\.parquet, got string"):
         write_files(tmp_path).columns()
