@@ -102,5 +102,5 @@ def _parse(handle: Any, footer: bytes, file: SourceFile) -> Any:
             pre_buffer=False,
             coerce_int96_timestamp_unit=INT96_UNIT,
         )
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{file.source}: expected a Parquet footer, got a damaged one: {error}") from error

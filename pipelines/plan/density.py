@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.types as pat
 
 from pipelines.inputs.columns.plain_types import holds_binary
+from pipelines.plan.damage import check_group
 
 # Captions are counted of so many rows: whole numbers are the same on every machine.
 ROWS = 1024
@@ -52,7 +53,8 @@ class Weighing:
 def measure(metadata: Any, schema: pa.Schema, weighing: Weighing) -> tuple[Density, ...]:
     """The densities of a file in order; none for a file whose rows all have one caption and few bytes.
 
-    Sizes are those of the file's pages before compression: a value that a dictionary repeats counts once.
+    Sizes are those of the file's pages before compression: a value that a dictionary repeats counts once. OSError
+    where the footer is damaged.
     """
     spans = _find_leaves(schema)
     text = next((spans[i] for i, name in enumerate(schema.names) if name == weighing.text_column), None)
@@ -61,14 +63,18 @@ def measure(metadata: Any, schema: pa.Schema, weighing: Weighing) -> tuple[Densi
     kept = [span for field, span in zip(schema, spans, strict=True) if _is_kept(field, weighing)]
     beside = [leaf for span in kept for leaf in span if leaf not in text]
     has_lists = weighing.caption_choice == "all" and pat.is_nested(schema.field(weighing.text_column).type)
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    figures = (_measure_group(group, text, beside, has_lists=has_lists) for group in groups if group.num_rows > 0)
+    groups = (index for index in range(metadata.num_row_groups) if metadata.row_group(index).num_rows > 0)
+    figures = (_measure_group(metadata, index, text, beside, has_lists=has_lists) for index in groups)
     found = tuple(_join_alike(figures))
     return () if all(density == Density(rows=density.rows) for density in found) else found
 
 
-def _measure_group(group: Any, text: range, beside: Sequence[int], *, has_lists: bool) -> Density:
-    rows = group.num_rows
+def _measure_group(metadata: Any, index: int, text: range, beside: Sequence[int], *, has_lists: bool) -> Density:
+    group = metadata.row_group(index)
+    rows: int = group.num_rows
+    if not has_lists and _is_small(group, rows):
+        return Density(rows=rows)
+    check_group(metadata, index)
     captions = max(rows, group.column(text.start).num_values) if has_lists else rows
     return Density(
         rows=rows,
@@ -77,10 +83,15 @@ def _measure_group(group: Any, text: range, beside: Sequence[int], *, has_lists:
     )
 
 
+def _is_small(group: Any, captions: int) -> bool:
+    """Whether a row has few bytes whatever is kept, so that its columns need not be looked at."""
+    return bool(group.total_byte_size * captions <= SMALL_BYTES * group.num_rows**2)
+
+
 def _count_bytes(group: Any, text: range, beside: Sequence[int], captions: int) -> int:
-    """Bytes of a row. Most groups are small as a whole, and their columns need not be looked at."""
+    """Bytes of a row."""
     rows: int = group.num_rows
-    if group.total_byte_size * captions <= SMALL_BYTES * rows * rows:
+    if _is_small(group, captions):
         return SMALL_BYTES
     texts: int = sum(group.column(leaf).total_uncompressed_size for leaf in text)
     others: int = sum(group.column(leaf).total_uncompressed_size for leaf in beside)

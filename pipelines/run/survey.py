@@ -92,15 +92,18 @@ def _read_by_threads(filesystem: Any, sources: Sequence[SourceFile], plan: Plan)
 def _plan_file(filesystem: Any, weighing: Weighing | None, file: SourceFile) -> _Found | str:
     try:
         footer = read_footer(filesystem, file)
+        densities = () if weighing is None else measure(footer.metadata, footer.schema, weighing)
     except SourceError as error:
         return str(error)
+    except OSError as error:
+        return f"{file.source}: expected a Parquet footer, got a damaged one: {error}"
     largest = max(footer.row_group_rows, default=0)
     planned = PlannedFile(
         file=file,
         num_rows=footer.num_rows,
         largest_group=largest,
         digest=footer.digest,
-        densities=() if weighing is None else measure(footer.metadata, footer.schema, weighing),
+        densities=densities,
     )
     return _Found(planned, pack_schema(footer.schema))
 
