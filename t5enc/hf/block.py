@@ -157,5 +157,6 @@ def _find_owner(block: nn.Module, name: str) -> nn.Module:
 def _make(weight: Tensor, requires_grad: bool) -> Linear:
     with torch.device("meta"):
         layer = Linear(weight.shape[1], weight.shape[0])
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=requires_grad)
+    # Not set as an attribute, which would be emptied where PEFT adds adapters under init_empty_weights.
+    layer._parameters["weight"] = nn.Parameter(weight.detach(), requires_grad=requires_grad)
     return layer

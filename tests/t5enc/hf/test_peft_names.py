@@ -108,6 +108,14 @@ def test_an_adapter_trained_here_is_loaded_by_transformers(make: Make, tmp_path:
     assert distance([encode(peft.PeftModel.from_pretrained(plain, tmp_path).eval())], [encode(adapted)]) < ROUNDING
 
 
+def test_weights_stay_where_adapters_are_made_empty(make: Make, tmp_path: Path) -> None:
+    expected = save_adapter(make, "t5_v1_1", tmp_path, target_modules=["q", "wo"])
+    ours = hf.T5EncoderModel.from_pretrained(make("t5_v1_1").folder)
+    adapted = peft.PeftModel.from_pretrained(ours, tmp_path, low_cpu_mem_usage=True).eval()
+    assert distance([encode(adapted)], [expected]) < ROUNDING
+    assert distance([encode(adapted.merge_and_unload())], [expected]) < ROUNDING
+
+
 def test_unloading_gives_the_weights_back_to_the_bit(make: Make) -> None:
     ours = hf.T5EncoderModel.from_pretrained(make().folder)
     before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
