@@ -101,7 +101,7 @@ def _unite_durations(one: Any, other: Any) -> Any:
 
 def _are_near(one: Any, other: Any) -> bool:
     """Nanoseconds end in 2262, where other units hold the year 9999, and more."""
-    return (one.unit == "ns") == (other.unit == "ns")
+    return bool((one.unit == "ns") == (other.unit == "ns"))
 
 
 def _finer(one: Any, other: Any) -> str:
