@@ -37,8 +37,8 @@ def run_demo(folder: str) -> int:
         print_output(str(output), rows=5, partial=False)
         console.print("builtin:tiny has random weights: its embeddings are real in shape, not in meaning.")
         console.print("Whatever reads Parquet opens them, as far as it is installed:")
-        for command in list_openers(output):
-            console.print(f"$ {command}", markup=False)
+        for opener in list_openers(output):
+            console.print(f"$ {opener}", markup=False)
     return code
 
 
