@@ -53,6 +53,15 @@ def read_sources() -> list[str]:
     return list(dict.fromkeys(sources))
 
 
+def read_rows() -> dict[str, list[str]]:
+    """The captions of each source."""
+    table = load_embeddings("out")[0]
+    captions: dict[str, list[str]] = {}
+    for source, caption in zip(table["text_embedding_source"].to_pylist(), table["caption"].to_pylist(), strict=True):
+        captions.setdefault(source, []).append(caption)
+    return captions
+
+
 @pytest.fixture(autouse=True)
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -127,6 +136,35 @@ def test_partitions_that_an_earlier_release_did_not_read_change_no_name(
     assert ("lang" in load_embeddings("out")[0].column_names) == own
 
 
+def test_a_file_that_takes_the_place_of_one_that_moved_has_its_own_name(top: Path) -> None:
+    encode([top / "2023"])
+    (top / "2023" / "old").mkdir()
+    os.rename(top / "2023" / "0.parquet", top / "2023" / "old" / "0.parquet")
+    write(top / "2023" / "0.parquet", "one that is new", "and another")
+    assert encode([top / "2023"], replace=True)[1] == 4
+    assert read_rows() == {
+        "0.parquet": ["one that is new", "and another"],
+        "old/0.parquet": ["a bird of 2023", "another one"],
+    }
+
+
+def test_files_whose_footers_are_equal_have_each_their_own_rows(tmp_path: Path) -> None:
+    """Of the same size, too: nothing but where they lie tells them apart."""
+    for name in ("a", "x"):
+        path = tmp_path / name / "0.parquet"
+        path.parent.mkdir()
+        rows = pa.table({"caption": [f"a bird of {name}"]})
+        pq.write_table(rows, path, compression="none", use_dictionary=False, write_statistics=False)
+    assert encode(["x"])[1] == 1
+    assert encode(["x", "a"])[1] == 1
+    assert read_rows() == {"0.parquet": ["a bird of x"], "a/0.parquet": ["a bird of a"]}
+    Path("moved").mkdir()
+    for name in ("a", "x"):
+        shutil.move(name, f"moved/{name}")
+    assert encode(["moved/x", "moved/a"])[1] == 0
+    assert read_rows() == {"0.parquet": ["a bird of x"], "a/0.parquet": ["a bird of a"]}
+
+
 def test_names_that_cannot_be_read_are_told(top: Path) -> None:
     encode([top / "2023"])
     Path("out", SOURCES).write_bytes(b"PAR1 and no more")
@@ -178,9 +216,9 @@ def test_a_file_that_cannot_be_read_takes_no_name_that_another_has(top: Path) ->
     encode([top / "2023"])
     (top / "0.parquet").write_bytes(b"")
     report, computed = encode([top])
-    assert computed == 2
-    assert list(report.unreadable) == ["in/0.parquet"]
-    assert report.unreadable["in/0.parquet"].startswith("in/0.parquet: expected a Parquet file, got an empty file")
+    assert computed == 4, "the name is the file's that cannot be read, once that can be"
+    assert list(report.unreadable) == ["0.parquet"]
+    assert report.unreadable["0.parquet"].startswith("0.parquet: expected a Parquet file, got an empty file")
 
 
 def test_names_that_are_not_utf8_are_encoded(top: Path) -> None:
