@@ -23,12 +23,14 @@ for name, count in SCHEDULES.items():
     settings.register_profile(name, deadline=None, max_examples=count, derandomize=name == "quick")
 settings.load_profile(PROFILE)
 
-# Flex is compiled once for all tests and kept for the next ones; those about cold caches have their own.
+# Flex is compiled once for all tests of a worker and kept for the next ones; those about cold caches have their own.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(REPOSITORY / ".pytest_cache" / "inductor"))
 # Ray gives way to everything else on the machine: beside another test its processes would take four times as long.
 os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, a thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Two that compile the same kernel into one folder at the same moment end with a crash of its first call.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
