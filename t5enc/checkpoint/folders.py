@@ -94,7 +94,7 @@ class HubFolder:
         try:
             path = self._download(name)
         except LocalEntryNotFoundError:
-            self.note = f", {'cached files only' if self.local_files_only else 'the hub cannot be reached'}"
+            self.note = f", {self._explain_absence()}"
             return None
         except EntryNotFoundError:
             return None
@@ -102,6 +102,14 @@ class HubFolder:
             raise CheckpointError(f"{self.repo}: {self._explain(error)}") from error
         self.revision = _commit_of(path, self.repo)
         return path
+
+    def _explain_absence(self) -> str:
+        """Why only files that are in the hub's cache could be had."""
+        from huggingface_hub.constants import is_offline_mode
+
+        if self.local_files_only:
+            return "cached files only"
+        return "offline: HF_HUB_OFFLINE is set" if is_offline_mode() else "the hub cannot be reached"
 
     def within(self, subfolder: str | None) -> HubFolder:
         """A folder inside this one, at the commit found so far."""

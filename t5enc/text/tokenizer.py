@@ -103,7 +103,10 @@ def load_tokenizer(
     Raises CheckpointError when there is none, ConfigError for a length below one.
     """
     if source is None:
-        raise CheckpointError("the checkpoint has no tokenizer files: give a folder or a hub id as tokenizer=")
+        raise CheckpointError(
+            "the checkpoint has no tokenizer files: give a folder or a hub id as tokenizer= "
+            '(tokenizer="FOLDER" in Python)'
+        )
     if (source.model if isinstance(source, ModelSource) else source) == "byt5":
         return _load_bytes(max_length)
     found = source if isinstance(source, bytes) else find_tokenizer(source)

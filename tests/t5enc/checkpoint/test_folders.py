@@ -174,7 +174,15 @@ def test_errors_of_the_hub_are_told_in_words(
 
 def test_an_unreachable_hub_is_told_apart_from_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", failing(LocalEntryNotFoundError("offline")))
+    monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: False)
     with pytest.raises(CheckpointError, match=r"no config\.json in .*the hub cannot be reached"):
+        open_checkpoint(REPO)
+
+
+def test_a_hub_that_is_not_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", failing(LocalEntryNotFoundError("offline")))
+    monkeypatch.setattr(huggingface_hub.constants, "is_offline_mode", lambda: True)
+    with pytest.raises(CheckpointError, match=r"no config\.json in .*offline: HF_HUB_OFFLINE is set"):
         open_checkpoint(REPO)
 
 
