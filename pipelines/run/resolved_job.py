@@ -60,7 +60,7 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0, there: F
     """List inputs, read their footers, open the model, and work out the job as it would be frozen for a device.
 
     With `cpus`, those of the Ray cluster that this process is connected to, very many footers are read there. What an
-    output is frozen with, if it is `there`, decides which columns fit it.
+    output is frozen with, if it is `there`, decides which columns fit it, and what files are called.
     """
     inputs = open_inputs(job.inputs)
     listing = inputs.list()
@@ -68,7 +68,7 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0, there: F
     weighing = Weighing(job.text_column, job.caption_choice, name_kept(job, there))
     found = survey(inputs.filesystem, listing.files, weighing=weighing, cpus=cpus)
     columns = find_columns(inputs.filesystem, found.schemas, job, there)
-    remembered = None if job.overwrite else read_remembered(open_store(job.output), inputs, found.files)
+    remembered = None if there is None else read_remembered(open_store(job.output), there, inputs, found.files)
     found = settle_names(found, listing, remembered)
     files, schema = found.files.in_order(), columns.schema
     asked = job.encoder

@@ -20,7 +20,7 @@ from pipelines.plan.plan import FILE_SCHEMA, Files, Units
 from pipelines.run.survey import Survey
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
-from t5enc.storage.layout import DATA, JOB, PLAN, SOURCES
+from t5enc.storage.layout import DATA, PLAN, SOURCES
 
 COLUMNS = ("source", "size", "digest")
 Key = tuple[str, int, str]
@@ -49,12 +49,8 @@ def settle_names(found: Survey, listing: Listing, remembered: Remembered | None)
     )
 
 
-def read_remembered(store: Store, inputs: Inputs, files: Files) -> Remembered | None:
-    """What earlier runs called which files, and what an output keeps of them; None where there is no output."""
-    try:
-        job = FrozenJob.from_json(store.read(JOB))
-    except MISSING:
-        return None
+def read_remembered(store: Store, job: FrozenJob, inputs: Inputs, files: Files) -> Remembered:
+    """What earlier runs called which files of an output that is frozen with this job, and what it keeps of them."""
     known = _read(store, SOURCES) or _read(store, PLAN) | _find_old(store, job, inputs, files)
     names: dict[str, dict[Content, Given]] = defaultdict(dict)
     for (source, size, digest), given in known.items():
