@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from t5enc.checkpoint.hf_names import is_scale, name_block
+from t5enc.checkpoint.hf_names import name_block
 from t5enc.errors import ConfigError
-from t5enc.hf.state_names import Parts, fuse_names, split_names
+from t5enc.hf.state_names import Parts, fuse_names, split_names, unfuse_names
 from t5enc.model import layers
 from t5enc.model.linear import Linear
-from t5enc.model.norm_fusion import FUSIONS, unfuse_tensors
+from t5enc.model.norm_fusion import FUSIONS
 
 LINEARS = ("attention.qkv", "attention.output", "feed_forward.up", "feed_forward.down")
 WEIGHT = ".weight"
@@ -49,7 +49,7 @@ class Block(GradientCheckpointingLayer, layers.Block):  # type: ignore[misc]
         """Of a state in transformers' names or these, with norms fused or, where this block's are not, without."""
         parts = self.list_parts()
         if self.attention_norm.weight is not None:
-            _unfuse(state_dict, prefix)
+            unfuse_names(state_dict, prefix)
         elif any(
             prefix + name in state_dict for norm in FUSIONS for name in (f"{norm}.weight", *parts[f"{norm}.weight"])
         ):
@@ -61,14 +61,6 @@ class Block(GradientCheckpointingLayer, layers.Block):  # type: ignore[misc]
         _, _, missing, _, errors = rest
         fuse_names(self, parts, state_dict, prefix, missing, errors)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def _unfuse(state: dict[str, Any], prefix: str) -> None:
-    scales = [name for name in state if name.startswith(prefix) and is_scale(name)]
-    if scales:
-        plain = unfuse_tensors(state)
-        state.clear()
-        state |= plain
 
 
 class Joined(nn.Module):

@@ -12,14 +12,13 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from t5enc.checkpoint.hf_names import BIAS, FUSED_BIAS, is_scale, name_parts
+from t5enc.checkpoint.hf_names import BIAS, FUSED_BIAS, name_parts
 from t5enc.config import EncoderConfig
 from t5enc.errors import ConfigError
 from t5enc.hf.block import LINEARS, Block, expect_splittable, is_free, join_block, split_block
-from t5enc.hf.state_names import Parts, fuse_names, split_names
+from t5enc.hf.state_names import Parts, fuse_names, split_names, unfuse_names
 from t5enc.model.encoder import make_modules
 from t5enc.model.linear import Linear
-from t5enc.model.norm_fusion import unfuse_tensors
 
 # What the names of a stack begin with in its model.
 WITHIN = "encoder."
@@ -160,7 +159,8 @@ class StackModules(nn.Module):
         """Of a state in transformers' names or these: the bias tables', blocks see to their own."""
         parts = self.list_parts()
         if self.awaits_weights:
-            _split_all(parts, state_dict, prefix)
+            unfuse_names(state_dict, prefix)
+            split_names(parts, state_dict, prefix)
         else:
             bias = FUSED_BIAS.removeprefix(WITHIN)
             _, _, missing, _, errors = rest
@@ -174,15 +174,6 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def _fuse_when_loaded(stack: StackModules, _: object) -> None:
     stack.fuse_when_loaded()
-
-
-def _split_all(parts: Parts, state: dict[str, Any], prefix: str) -> None:
-    """A fused state, norms and all, in transformers' names."""
-    if any(name.startswith(prefix) and is_scale(name) for name in state):
-        plain = unfuse_tensors(state)
-        state.clear()
-        state |= plain
-    split_names(parts, state, prefix)
 
 
 def _make_plain(layer: nn.Linear) -> nn.Linear:

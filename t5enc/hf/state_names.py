@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t5enc.checkpoint.hf_names import is_scale
 from t5enc.checkpoint.weights import is_bias
+from t5enc.model.norm_fusion import unfuse_tensors
 
 # Our parameter, seen from its module -> transformers' tensors that lie in it one above the other.
 Parts = Mapping[str, Sequence[str]]
@@ -42,6 +44,14 @@ def split_names(parts: Parts, state: dict[str, Any], prefix: str) -> None:
         if prefix + ours in state:
             rows = _split(state.pop(prefix + ours), ours, len(theirs))
             state |= {prefix + part: row for part, row in zip(theirs, rows, strict=True)}
+
+
+def unfuse_names(state: dict[str, Any], prefix: str) -> None:
+    """Take the norms that lie in the weights of a fused state out of them, in place."""
+    if any(name.startswith(prefix) and is_scale(name) for name in state):
+        plain = unfuse_tensors(state)
+        state.clear()
+        state |= plain
 
 
 def _split(tensor: Tensor, name: str, count: int) -> Sequence[Tensor]:
