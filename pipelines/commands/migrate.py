@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipelines.commit.log import MOVES, STRUCK_OUT
+from pipelines.commit.log import STRUCK_OUT, move_all
 from pipelines.commit.manifest import read_plan, to_parquet, write_plan
 from pipelines.commit.records import SCHEMA, UnitRecord, read_metadata, read_record
 from pipelines.job import FrozenJob
@@ -110,9 +110,7 @@ def _find_place(store: Store, name: str) -> str | None:
 
 
 def _move(store: Store, moves: Iterable[tuple[str, str | None]]) -> None:
-    wanted = [(name, target) for name, target in moves if target is not None and target != name]
-    for _ in map_concurrently(lambda move: store.move(*move), wanted, threads=MOVES):
-        pass  # what a move raises is raised here
+    move_all(store, [(name, target) for name, target in moves if target is not None and target != name])
 
 
 def _move_notes(store: Store, names: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from pipelines.commit.records import UnitRecord
 from pipelines.stores.concurrent_map import THREADS, map_concurrently
@@ -100,7 +100,11 @@ def put_aside(store: Store, names: Sequence[str]) -> set[str]:
 
 def move_aside(store: Store, names: Sequence[str]) -> None:
     """Move shards that are struck out of the way, without losing them."""
-    moves = [(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}") for name in names]
+    move_all(store, [(name, f"{STALE}/{name}.{uuid.uuid4().hex[:8]}") for name in names])
+
+
+def move_all(store: Store, moves: Iterable[tuple[str, str]]) -> None:
+    """Rename objects, several at once."""
     for _ in map_concurrently(lambda move: store.move(*move), moves, threads=MOVES):
         pass  # what a move raises is raised here
 
