@@ -46,11 +46,6 @@ class CaptionBatch:
     texts: list[str | None]
     reasons: list[str | None]
 
-    @property
-    def kept(self) -> Any:
-        """What is kept of all of them, repeated: for units that are small."""
-        return self.keep(slice(0, len(self.rows)))
-
     def keep(self, captions: slice) -> Any:
         """What is kept of these captions."""
         return self.columns.take(captions, self.rows[captions] - self.first_row)

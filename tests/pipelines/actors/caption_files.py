@@ -31,6 +31,11 @@ def whole(filesystem: Any, file: SourceFile) -> Span:
     return Span(file=file, digest=footer.digest, first_row=0, num_rows=footer.num_rows, rows_per_unit=10)
 
 
+def list_kept(batch: CaptionBatch) -> Any:
+    """What is kept of all captions of a small batch, repeated for each."""
+    return batch.keep(slice(0, len(batch.rows)))
+
+
 def find_columns(found: Iterable[tuple[pa.Schema, SourceFile]], text: str = "caption", **wanted: Any) -> Columns:
     """The columns of files with these schemas, all of them with rows."""
     tally = SchemaTally()

@@ -11,16 +11,16 @@ import pytest
 
 from pipelines.actors.captions import CaptionBatch
 from t5enc.errors import SourceError
-from tests.pipelines.actors.caption_files import LOCAL, read, whole, write
+from tests.pipelines.actors.caption_files import LOCAL, list_kept, read, whole, write
 
 
 def read_column(path: Path, column: pa.Array, **options: Any) -> CaptionBatch:
     """The only batch of a file with this caption column beside the row number."""
     table = pa.table({"caption": column, "number": pa.array(range(len(column)), pa.int32())})
     (batch,) = read(whole(LOCAL, write(path / "a.parquet", table)), rows_per_unit=1000, **options)
-    assert batch.kept.num_rows == len(batch.texts) == len(batch.reasons) == len(batch.rows)
+    assert list_kept(batch).num_rows == len(batch.texts) == len(batch.reasons) == len(batch.rows)
     assert all((text is None) != (reason is None) for text, reason in zip(batch.texts, batch.reasons, strict=True))
-    assert batch.kept["number"].to_pylist() == batch.rows.tolist()
+    assert list_kept(batch)["number"].to_pylist() == batch.rows.tolist()
     return batch
 
 
@@ -55,8 +55,8 @@ def test_every_text_type_reads_alike(tmp_path: Path, type_: pa.DataType) -> None
     assert batch.caption_indices.tolist() == [0] * 5
     assert batch.rows.dtype.name == "int64"
     assert batch.caption_indices.dtype.name == "int32"
-    if "caption" in batch.kept.column_names:
-        assert batch.kept["caption"].to_pylist() == TEXTS
+    if "caption" in list_kept(batch).column_names:
+        assert list_kept(batch)["caption"].to_pylist() == TEXTS
 
 
 @pytest.mark.parametrize("type_", [pa.string(), pa.large_string()], ids=str)
@@ -68,15 +68,15 @@ def test_bytes_that_are_no_text_spoil_their_row_only(tmp_path: Path, type_: pa.D
         assert batch.texts == ["good", None, None, None, "ñ"]
         assert batch.reasons == [None, "not UTF-8", "null caption", "not UTF-8", None]
     batch = read_column(tmp_path, column)
-    assert batch.kept["caption"].to_pylist() == ["good", None, None, None, "ñ"]
-    batch.kept.validate(full=True)
+    assert list_kept(batch)["caption"].to_pylist() == ["good", None, None, None, "ñ"]
+    list_kept(batch).validate(full=True)
 
 
 def test_bytes_kept_as_bytes_stay_as_they_are(tmp_path: Path) -> None:
     values = [b"good", b"caf\xe9", None]
     schema = pa.schema({"caption": pa.binary(), "number": pa.int32()})
     batch = read_column(tmp_path, pa.array(values), schema=schema)
-    assert batch.kept["caption"].to_pylist() == values
+    assert list_kept(batch)["caption"].to_pylist() == values
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_column_of_another_type_is_named(tmp_path: Path, column: pa.Array) -> 
 def test_a_column_of_nothing_but_nulls_reads_as_null_captions(tmp_path: Path) -> None:
     batch = read_column(tmp_path, pa.nulls(3))
     assert batch.reasons == ["null caption"] * 3
-    assert batch.kept.schema.field("caption").type == pa.string()
+    assert list_kept(batch).schema.field("caption").type == pa.string()
 
 
 LISTS = [["one", "two"], [], None, ["three"], [None, "four"], [""]]
@@ -117,8 +117,8 @@ def test_all_captions_of_a_row_follow_each_other(tmp_path: Path, type_: pa.DataT
     assert batch.caption_indices.tolist() == [0, 1, 0, 0, 0, 0, 1, 0]
     no_caption = ["no caption", "no caption"]
     assert batch.reasons == [None, None, *no_caption, None, "null caption", None, None]
-    assert batch.kept.schema.field("caption").type == pa.string()
-    assert batch.kept["caption"].to_pylist() == batch.texts
+    assert list_kept(batch).schema.field("caption").type == pa.string()
+    assert list_kept(batch)["caption"].to_pylist() == batch.texts
 
 
 @pytest.mark.parametrize("type_", LIST_TYPES, ids=str)
@@ -128,7 +128,7 @@ def test_the_first_caption_of_a_row_can_stand_for_it(tmp_path: Path, type_: pa.D
     assert batch.reasons == [None, "no caption", "no caption", None, "null caption", None]
     assert batch.rows.tolist() == list(range(6))
     assert not batch.caption_indices.any()
-    assert batch.kept["caption"].to_pylist() == batch.texts
+    assert list_kept(batch)["caption"].to_pylist() == batch.texts
 
 
 def test_lists_of_fixed_size_of_nothing_and_of_bad_bytes(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_lists_of_fixed_size_of_nothing_and_of_bad_bytes(tmp_path: Path) -> None
     values = in_strings([b"good", b"\xff", b"fine"], pa.string())
     bad = read_column(tmp_path, pa.ListArray.from_arrays(pa.array([0, 2, 3], pa.int32()), values))
     assert (bad.texts, bad.reasons) == (["good", None, "fine"], [None, "not UTF-8", None])
-    assert bad.kept["caption"].to_pylist() == ["good", None, "fine"]
+    assert list_kept(bad)["caption"].to_pylist() == ["good", None, "fine"]
 
 
 def test_text_of_an_extension_type_is_text(tmp_path: Path) -> None:

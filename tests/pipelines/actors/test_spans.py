@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipelines.inputs.sources import SourceFile, open_inputs
 from pipelines.plan.units import Span
 from t5enc.errors import SourceError
-from tests.pipelines.actors.caption_files import LOCAL, read, whole, write
+from tests.pipelines.actors.caption_files import LOCAL, list_kept, read, whole, write
 
 
 class CountingFile(io.BytesIO):
@@ -69,7 +69,7 @@ def test_every_caption_comes_once_and_in_order(
             batch.rows.tolist(),
             batch.caption_indices.tolist(),
             batch.texts,
-            batch.kept["id"].to_pylist(),
+            list_kept(batch)["id"].to_pylist(),
             strict=True,
         )
     ]
@@ -95,14 +95,14 @@ def test_a_span_is_cut_into_units_of_equal_rows(
     assert np.concatenate([batch.rows for batch in batches]).tolist() == list(range(first_row, first_row + num_rows))
     for batch in batches:
         assert batch.texts == [f"caption {row}" for row in batch.rows]
-        assert batch.kept["number"].to_pylist() == batch.rows.tolist()
+        assert list_kept(batch)["number"].to_pylist() == batch.rows.tolist()
 
 
 def test_units_larger_than_what_is_decoded_at_a_time_are_whole(tmp_path: Path) -> None:
     file = write(tmp_path / "a", numbered(10_000), row_group_size=6_000)
     batches = read(whole(LOCAL, file), rows_per_unit=7_000)
     assert [batch.num_rows for batch in batches] == [7_000, 3_000]
-    assert [row for batch in batches for row in batch.kept["number"].to_pylist()] == list(range(10_000))
+    assert [row for batch in batches for row in list_kept(batch)["number"].to_pylist()] == list(range(10_000))
 
 
 def test_captions_are_read_through_fsspec() -> None:
@@ -194,7 +194,7 @@ def test_a_row_group_that_ends_early_is_named(tmp_path: Path, monkeypatch: pytes
 
 def test_nothing_kept_is_a_table_without_columns(tmp_path: Path) -> None:
     (batch,) = read(whole(LOCAL, write(tmp_path / "a", numbered(5))), schema=pa.schema([]))
-    assert batch.kept.schema == pa.schema([])
+    assert list_kept(batch).schema == pa.schema([])
     assert len(batch.texts) == 5
 
 
@@ -215,7 +215,7 @@ def test_lists_of_more_text_than_arrow_holds_are_read_fewer_rows_at_a_time(
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", overflow)
     batches = read(span, rows_per_unit=40)
     assert [text for batch in batches for text in batch.texts] == [f"caption {i}" for i in range(200)]
-    assert [number for batch in batches for number in batch.kept["number"].to_pylist()] == list(range(200))
+    assert [number for batch in batches for number in list_kept(batch)["number"].to_pylist()] == list(range(200))
 
 
 def test_a_row_of_more_text_than_arrow_holds_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from t5enc import TextEncoder, load_embeddings
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.errors import ConfigError, OutputError, SourceError
 from t5enc.options import EncoderOptions
+from tests.pipelines.actors.caption_files import list_kept
 from tests.pipelines.actors.fake_encoder import Death, FakeActor, FakeEncoder
 from tests.pipelines.conftest import WriteCaptions
 from tests.pipelines.driving import PacedWorker
@@ -83,7 +84,7 @@ def test_ids_and_kept_columns_travel_and_texts_do_not(tmp_path: Path, monkeypatc
     setting = lay_out(tmp_path, [f"{row} {'x' * 1000}" for row in range(300)])
     items = prepare(setting)
     assert all(item.prepared.batch.texts == [] for item in items)
-    assert items[1].unpack().batch.kept["caption"].to_pylist()[0].startswith("3 xxx")
+    assert list_kept(items[1].unpack().batch)["caption"].to_pylist()[0].startswith("3 xxx")
     assert len(pickle.dumps(items[1])) < 3 * 3000, "its own three rows, and nothing of its neighbours"
 
 

@@ -15,6 +15,7 @@ from pipelines.actors.captions import read_captions
 from pipelines.inputs.columns.choice import Columns, Wanted, choose_columns
 from pipelines.inputs.sources import open_inputs
 from pipelines.run.survey import Survey, survey
+from tests.pipelines.actors.caption_files import list_kept
 
 LOCAL = pafs.LocalFileSystem()
 
@@ -37,8 +38,8 @@ class Found:
         for planned in self.survey.files:
             span = planned.span(0, planned.num_rows, 1000)
             for batch in read_captions(LOCAL, span, schema=schema, **options):
-                batch.kept.validate(full=True)
-                parts.append(batch.kept)
+                list_kept(batch).validate(full=True)
+                parts.append(list_kept(batch))
         return pa.concat_tables(parts)
 
 

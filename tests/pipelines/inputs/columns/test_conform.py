@@ -16,7 +16,7 @@ from pipelines.inputs.footers import read_footer
 from pipelines.inputs.sources import SourceFile, open_inputs
 from pipelines.plan.units import Span
 from t5enc.errors import SourceError
-from tests.pipelines.actors.caption_files import find_columns
+from tests.pipelines.actors.caption_files import find_columns, list_kept
 
 LOCAL = pafs.LocalFileSystem()
 PLAIN = SourceFile(source="a.parquet", path="a.parquet", size=0, partitions=())
@@ -35,9 +35,9 @@ def read_kept(path: Path, table: pa.Table, schema: pa.Schema, root: Path | None 
     span = Span(file=file, digest=footer.digest, first_row=0, num_rows=footer.num_rows, rows_per_unit=100)
     options: dict[str, Any] = {"text_column": "caption", "caption_choice": "all", "skip": lambda row: False}
     (batch,) = read_captions(LOCAL, span, schema=schema, **options)
-    assert batch.kept.schema.equals(schema, check_metadata=True)
-    batch.kept.validate(full=True)
-    return batch.kept
+    assert list_kept(batch).schema.equals(schema, check_metadata=True)
+    list_kept(batch).validate(full=True)
+    return list_kept(batch)
 
 
 def test_partitions_and_columns_missing_in_later_files_are_filled(tmp_path: Path) -> None:
