@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from t5enc.commands import export as export_commands
 from t5enc.commands import recipes as recipe_commands
 from t5enc.commands.model_options import takes_model_options
 from t5enc.errors import ConfigError, ExitCode
@@ -23,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("calibrate")(calibrate)
     app.command("version")(version)
     recipe_commands.register(app)
+    export_commands.register(app)
 
 
 def inspect(

@@ -1,0 +1,81 @@
+"""Whether an output's rows are those that a trainer's own text path makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from t5enc.errors import ConfigError, OutputError
+from t5enc.output import OutputFolder
+from t5enc.recipes.recipe import Recipe
+from t5enc.trainers.format import Format, Given
+
+# What the rows of a caption depend on; masks, widths and the null prompt are the trainer's own.
+COMPUTED = (
+    "encoder",
+    "clean",
+    "form",
+    "max_length",
+    "attends_pads",
+    "rows",
+    "finish",
+    "zeroes_empty",
+    "layout",
+    "task",
+)
+# Codecs that give back the very numbers, or those numbers rounded to another format of 16 bits.
+LOSSLESS = ("bfloat16", "float16", "float32", "bf16z", "fp16z")
+
+
+def read_given(folder: OutputFolder) -> Given:
+    """What an output's rows share; OutputError where no recipe made them."""
+    identity = folder.job["identity"]
+    if folder.conditioning is None:
+        raise OutputError(f"{folder.root}: expected embeddings made by a recipe, got a job with --recipe none")
+    return Given(
+        root=folder.root,
+        fingerprint=folder.job["fingerprint"],
+        recipe=replace(folder.conditioning.recipe, max_length=identity["max_length"]),
+        dim=folder.job["dim"],
+        storage=identity["storage_dtype"],
+        compute=identity["dtype"],
+        null=folder.conditioning.null,
+    )
+
+
+def check_recipe(format_: Format, given: Given) -> None:
+    """OutputError unless the rows were computed as one of the format's recipes says."""
+    if not any(not find_differences(wanted, given.recipe) for wanted in format_.recipes):
+        raise OutputError(explain(format_.name, format_.recipes, given))
+
+
+def find_differences(wanted: Recipe, found: Recipe) -> dict[str, tuple[object, object]]:
+    """Fields that rows depend on -> (wanted, found), where they differ."""
+    pairs = {name: (getattr(wanted, name), getattr(found, name)) for name in COMPUTED}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def explain(name: str, wanted: Sequence[Recipe], given: Given) -> str:
+    """What was expected, what was found, and in which fields the nearest differs."""
+    expected = " or ".join(f"recipe {recipe.name} at {recipe.max_length}" for recipe in wanted)
+    nearest = min((find_differences(recipe, given.recipe) for recipe in wanted), key=len)
+    differences = ", ".join(f"{field}: expected {pair[0]}, got {pair[1]}" for field, pair in nearest.items())
+    found = f"{given.recipe.name} at {given.recipe.max_length}"
+    return f"{given.root}: {name}: expected {expected}, got {found} ({differences})"
+
+
+def check_storage(given: Given, *, allow_lossy: bool) -> str | None:
+    """What is said of numbers that are not the trainer's to the bit; ConfigError for lossy ones unless allowed."""
+    if given.storage not in LOSSLESS:
+        if not allow_lossy:
+            raise ConfigError(
+                f"{given.root}: expected numbers as they were computed ({', '.join(LOSSLESS)}), got {given.storage}, "
+                f"which rounds them to 8 bits; --allow-lossy exports them"
+            )
+        return f"numbers were stored as {given.storage}: they are near the trainer's, and not the same"
+    if given.compute == "bfloat16" and given.storage in ("bfloat16", "bf16z", "float32"):
+        return None
+    return (
+        f"computed in {given.compute}, stored as {given.storage}: rounded to what the trainer keeps. "
+        f"--dtype bfloat16 --storage-dtype bfloat16 gives its very bytes"
+    )

@@ -1,0 +1,85 @@
+"""Export: the files of a trainer's cache from an output, in threads, as often as it is killed and run again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from t5enc.errors import ConfigError
+from t5enc.output import OutputFolder, open_output
+from t5enc.trainers.acceptance import check_recipe, check_storage, read_given
+from t5enc.trainers.caption_files import export_captions
+from t5enc.trainers.format import CaptionFormat, Format, Given, ShardFormat
+from t5enc.trainers.progress import ExportReport, Ticks
+from t5enc.trainers.record import hold, open_record
+from t5enc.trainers.registry import build_format
+from t5enc.trainers.rows import Columns
+from t5enc.trainers.run import Run, count_threads
+from t5enc.trainers.shard_files import export_shards
+from t5enc.trainers.target import Target
+
+CAPTION, PATH = "caption", "image_path"
+
+
+def export_embeddings(
+    format_: str | CaptionFormat | ShardFormat,
+    output: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    *,
+    options: Mapping[str, str] | None = None,
+    caption_column: str | None = None,
+    stem_column: str = PATH,
+    jobs: int | None = None,
+    link: bool = False,
+    overwrite: bool = False,
+    allow_lossy: bool = False,
+    ticks: Ticks | None = None,
+) -> ExportReport:
+    """Write the cache of a trainer into the folder `to`: `format_` is one of FORMATS, or one that was built.
+
+    `caption_column` is that of the job unless it is given; `stem_column` has the names or paths of images or videos
+    where files are called after them. Run again, what is there and whole is left as it is. `jobs` threads read, make
+    and write, each a row group of about 8 MB at a time. Raises ConfigError or OutputError before the first file for
+    what cannot be exported: another recipe, lossy numbers (but with `allow_lossy`), names that two captions share,
+    files of somebody else's (but with `overwrite`).
+    """
+    made = build_format(format_, options) if isinstance(format_, str) else format_
+    folder, target = open_output(output), Path(to).expanduser()
+    given = read_given(folder)
+    check_recipe(made, given)
+    note = check_storage(given, allow_lossy=allow_lossy)
+    columns = choose_columns(folder, made, caption_column, stem_column)
+    if link and not isinstance(made, ShardFormat):
+        raise ConfigError(f"--link: expected a format whose files may be our shards, got {made.name}")
+    with hold(target):
+        record = open_record(target, describe_export(made, given, columns))
+        run = Run(
+            folder=folder,
+            given=given,
+            columns=columns,
+            target=Target(folder=target, record=record, overwrite=overwrite),
+            ticks=ticks or Ticks(),
+            jobs=jobs or count_threads(),
+            link=link,
+        )
+        report = export_shards(run, made) if isinstance(made, ShardFormat) else export_captions(run, made)
+    return replace(report, note=note)
+
+
+def choose_columns(folder: OutputFolder, format_: Format, caption: str | None, path: str) -> Columns:
+    """Where captions are, by default where the job had them from, and stems, if the format asks for them."""
+    default = folder.job["identity"].get("text_column", CAPTION)
+    return Columns(
+        caption=default if caption is None else caption,
+        path=path if format_.needs_path else None,
+        more=format_.more_columns,
+    )
+
+
+def describe_export(format_: Format, given: Given, columns: Columns) -> dict[str, Any]:
+    """What makes two exports the same: the job, the format with its options, and the columns."""
+    options = asdict(format_)  # type: ignore[call-overload]
+    return {"format": format_.name, "options": options, "job": given.fingerprint, "columns": asdict(columns)}

@@ -1,0 +1,1 @@
+"""Formats: one module a trainer. `t5enc.trainers.registry` names them."""

@@ -1,0 +1,131 @@
+"""Rows of an output as exports read them: names first, without embeddings, and these later a row group at a time.
+
+L tokens of a caption, M model dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from t5enc.errors import ConfigError, OutputError
+from t5enc.output import OutputFolder
+from t5enc.storage import PREFIX, column_format, read_column
+from t5enc.trainers.format import Caption, ShardRows
+
+BYTES, TOKENS, ERROR = f"{PREFIX}bytes", f"{PREFIX}num_tokens", f"{PREFIX}error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns captions, stems (None: not asked for) and the rest are read from."""
+
+    caption: str
+    path: str | None = None
+    more: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys([self.caption, *([self.path] if self.path else []), *self.more]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """An open shard: its footer, so that each thread opens it again for nothing; `first` numbers its rows."""
+
+    filesystem: Any
+    path: str
+    index: int
+    first: int
+    metadata: Any
+
+    @property
+    def num_rows(self) -> int:
+        """Rows, with and without embedding."""
+        return int(self.metadata.num_rows)
+
+    def describe(self) -> ShardRows:
+        """As formats see it."""
+        return ShardRows(filesystem=self.filesystem, path=self.path, index=self.index, num_rows=self.num_rows)
+
+    def read(self, columns: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
+        """Columns of all row groups, or of these."""
+        with self.filesystem.open_input_file(self.path) as stream:
+            file = pq.ParquetFile(stream, metadata=self.metadata)
+            return file.read_row_groups(range(file.num_row_groups) if groups is None else groups, columns=[*columns])
+
+    def group_starts(self) -> list[int]:
+        """Where each row group begins in the shard, and where the last one ends."""
+        starts = [0]
+        for group in range(self.metadata.num_row_groups):
+            starts.append(starts[-1] + self.metadata.row_group(group).num_rows)
+        return starts
+
+
+def open_shards(folder: OutputFolder, columns: Columns) -> Iterator[Shard]:
+    """All shards in the output's order; ConfigError where one has not the columns."""
+    first = 0
+    for index, name in enumerate(folder.shards):
+        path = f"{folder.root}/{name}"
+        try:
+            metadata = pq.read_metadata(path, filesystem=folder.filesystem)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise OutputError(f"{path}: expected a Parquet shard, got {error}") from error
+        _check_columns(path, columns, metadata.schema.to_arrow_schema().names)
+        yield Shard(filesystem=folder.filesystem, path=path, index=index, first=first, metadata=metadata)
+        first += metadata.num_rows
+
+
+def _check_columns(path: str, columns: Columns, present: Sequence[str]) -> None:
+    for name in columns.names:
+        if name not in present:
+            kept = ", ".join(column for column in present if not column.startswith(PREFIX))
+            raise ConfigError(f"{path}: expected a column {name!r}, which the job kept, got {kept}")
+
+
+def read_captions(shard: Shard, columns: Columns, groups: Sequence[int] | None = None) -> list[Caption | str]:
+    """A shard's rows in order: a Caption, or the reason why a row has no embedding."""
+    table = shard.read([*columns.names, TOKENS, ERROR], groups)
+    start = shard.first if groups is None else shard.first + shard.group_starts()[groups[0]]
+    return list(make_captions(table, columns, start))
+
+
+def make_captions(table: pa.Table, columns: Columns, first: int) -> Iterator[Caption | str]:
+    """The captions of a table's rows, the first of which has the number `first` in the output."""
+    texts = _read_texts(table, columns.caption)
+    paths = [""] * len(table) if columns.path is None else _read_texts(table, columns.path)
+    more = [table[name].to_pylist() for name in columns.more]
+    tokens, errors = table[TOKENS].to_pylist(), table[ERROR].to_pylist()
+    for place, (text, path, count, error) in enumerate(zip(texts, paths, tokens, errors, strict=True)):
+        if error is not None:
+            yield error
+        elif text is None or path is None:
+            yield f"null in {columns.caption if text is None else columns.path}"
+        else:
+            others = {name: values[place] for name, values in zip(columns.more, more, strict=True)}
+            yield Caption(row=first + place, text=text, path=path, num_tokens=count, columns=others)
+
+
+def _read_texts(table: pa.Table, name: str) -> list[str | None]:
+    """A column as texts; numbers and the like as they are written. ConfigError for bytes that are no UTF-8."""
+    try:
+        return table[name].cast(pa.large_string()).to_pylist()  # type: ignore[no-any-return]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ConfigError(f"{name}: expected a column of texts, got {table[name].type}: {error}") from error
+
+
+def read_rows(shard: Shard, columns: Columns, group: int) -> Iterator[tuple[Caption, Tensor]]:
+    """The rows of a row group that have an embedding, and it (L, M) in the codec's working dtype."""
+    table = shard.read([*columns.names, TOKENS, ERROR, BYTES], [group])
+    form = column_format(shard.metadata.schema.to_arrow_schema())
+    embeddings = read_column(table[BYTES], form["storage_dtype"], form["dim"])
+    captions = make_captions(table, columns, shard.first + shard.group_starts()[group])
+    for place, caption in enumerate(captions):
+        if isinstance(caption, Caption):
+            yield caption, embeddings[place]

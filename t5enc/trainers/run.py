@@ -1,0 +1,83 @@
+"""One run of an export: what it starts from, and work in threads whose number is bounded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+from t5enc.errors import OutputError
+from t5enc.output import OutputFolder
+from t5enc.trainers.files import write_file
+from t5enc.trainers.format import Format, Given, Pieces
+from t5enc.trainers.progress import Ticks
+from t5enc.trainers.rows import Columns
+from t5enc.trainers.target import Target
+
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """An output, what its rows share, where to read them, and where files go, held against other exports."""
+
+    folder: OutputFolder
+    given: Given
+    columns: Columns
+    target: Target
+    ticks: Ticks
+    jobs: int
+    link: bool = False
+
+    def begin(self, files: int) -> None:
+        """Everything was looked at, and nothing written yet."""
+        if self.target.overwrite:
+            self.target.record.drop_others()
+        self.target.record.save(is_finished=False)
+        self.ticks.start(files)
+
+    def end(self) -> None:
+        """All files are there."""
+        self.target.record.save(is_finished=True)
+
+
+def find_extras(run: Run, format_: Format) -> list[tuple[str, Pieces]]:
+    """The format's files of no row that are still to be written; OutputError where somebody else's are there."""
+    missing = []
+    for name, pieces in format_.make_extras(run.given):
+        state = run.target.look(name, sum(memoryview(piece).nbytes for piece in pieces))
+        if state == "foreign" and not run.target.overwrite:
+            raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
+        if state != "whole":
+            missing.append((name, pieces))
+    return missing
+
+
+def write_extras(run: Run, extras: Iterable[tuple[str, Pieces]]) -> tuple[int, int]:
+    """Files and bytes."""
+    sizes = [write_file(run.target.folder / name, [pieces]) for name, pieces in extras]
+    return len(sizes), sum(sizes)
+
+
+def count_threads() -> int:
+    """Two a core: one may wait for the disk."""
+    return min(MOST_THREADS, 2 * len(os.sched_getaffinity(0)))
+
+
+def map_bounded(work: Callable[[Any], tuple[int, int]], things: Iterator[Any], jobs: int) -> Iterator[tuple[int, int]]:
+    """The results in whatever order they come, with no more than two things a thread begun or waiting."""
+    with ThreadPoolExecutor(jobs) as pool:
+        pending: set[Future[tuple[int, int]]] = set()
+        try:
+            for thing in things:
+                pending.add(pool.submit(work, thing))
+                if len(pending) >= 2 * jobs:
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    yield from [future.result() for future in done]
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from [future.result() for future in done]
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,82 @@
+"""A file a shard: made of its rows in order, or the shard itself under another name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+
+import pyarrow.fs
+from torch import Tensor
+
+from t5enc.errors import ConfigError, OutputError
+from t5enc.trainers.files import check_name, link_file, write_file
+from t5enc.trainers.format import Caption, Pieces, ShardFormat
+from t5enc.trainers.progress import ExportReport
+from t5enc.trainers.rows import Shard, open_shards, read_captions, read_rows
+from t5enc.trainers.run import Run, find_extras, map_bounded, write_extras
+
+
+def export_shards(run: Run, format_: ShardFormat) -> ExportReport:
+    """Write what is missing. OutputError, before the first file, for what cannot be written."""
+    shards = list(open_shards(run.folder, run.columns))
+    without, todo = _look(run, format_, shards)
+    extras = find_extras(run, format_)
+    run.begin(len(todo) + len(extras))
+    files, size = write_extras(run, extras)
+    for written in map_bounded(partial(_make, run, format_), iter(todo), run.jobs):
+        files, size = files + written[0], size + written[1]
+    run.end()
+    linked = len(todo) if run.link else 0
+    return ExportReport(files=files, bytes=size, linked=linked, whole=len(shards) - len(todo), without=dict(without))
+
+
+def _look(run: Run, format_: ShardFormat, shards: list[Shard]) -> tuple[Counter[str], list[Shard]]:
+    """Rows without a file by reason, and the shards whose file is missing."""
+    if run.link and not (format_.can_link(run.given) and isinstance(run.folder.filesystem, pyarrow.fs.LocalFileSystem)):
+        raise ConfigError(f"--link: expected shards on a local disk that are {format_.name}'s own files, got others")
+    without: Counter[str] = Counter()
+    todo = []
+    for shard in shards:
+        for caption in read_captions(shard, run.columns):
+            if isinstance(caption, str):
+                without[caption] += 1
+            elif (reason := format_.check_caption(caption, run.given)) is not None:
+                raise OutputError(f"{shard.path}: row {caption.row}, {caption.text[:80]!r}: {reason}")
+        run.ticks.name(shard.num_rows)
+        if _is_missing(run, format_, shard):
+            todo.append(shard)
+    return without, todo
+
+
+def _is_missing(run: Run, format_: ShardFormat, shard: Shard) -> bool:
+    name = format_.name_shard(shard.describe())
+    if (wrong := check_name(name)) is not None:
+        raise OutputError(f"{shard.path}: expected a name that a file can have, got {name!r}: {wrong}")
+    if run.link and run.target.is_linked(name, shard.path):
+        return False
+    state = run.target.look(name, None)
+    if state == "foreign" and not run.target.overwrite:
+        raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
+    return state != "whole"
+
+
+def _make(run: Run, format_: ShardFormat, shard: Shard) -> tuple[int, int]:
+    """One file, and its bytes."""
+    path = run.target.folder / format_.name_shard(shard.describe())
+    if run.link:
+        link_file(path, shard.path)
+        size = 0
+    else:
+        size = write_file(path, _make_pieces(run, format_, shard))
+    run.ticks.write(1, size)
+    return 1, size
+
+
+def _make_pieces(run: Run, format_: ShardFormat, shard: Shard) -> Iterator[Pieces]:
+    return format_.make_shard(shard.describe(), _read_all(run, shard), run.given)
+
+
+def _read_all(run: Run, shard: Shard) -> Iterator[tuple[Caption, Tensor]]:
+    for group in range(shard.metadata.num_row_groups):
+        yield from read_rows(shard, run.columns, group)
