@@ -26,6 +26,7 @@ from t5enc.errors import PrecisionError
 from t5enc.model.compile_cache import CompileCache, open_cache
 from t5enc.model.encoder import Encoder
 from t5enc.model.linear import can_pack
+from t5enc.model.threads import set_num_threads
 from t5enc.options import EncoderOptions, LoadNames
 from t5enc.pooling import Pooler
 from t5enc.recipes.conditioning import Conditioning
@@ -105,7 +106,7 @@ class TextEncoder:
         preparer = open_preparer(options, checkpoint)
         options = options.resolve(checkpoint.config, max_length=preparer.longest)
         if options.num_threads:
-            torch.set_num_threads(options.num_threads)
+            set_num_threads(options.num_threads)
         device = torch.device(options.device or "cpu")
         cache = _open_cache(options, device)
         dtype = getattr(torch, options.dtype or "float32")

@@ -12,6 +12,7 @@ from torch import Tensor
 from t5enc.model.attention.plan import AttentionPlan
 from t5enc.model.attention.position_bias import PositionBias
 from t5enc.model.layers import Block, ComputeBlock, compute_block
+from t5enc.model.threads import holding_num_threads
 
 
 class CompiledBlock:
@@ -41,7 +42,10 @@ class CompiledBlock:
     ) -> Tensor:
         if self._compiled is None:
             self._compiled = self._compile()
-        return self._compiled(block, residual, bias, plan, dtype)
+        if plan.block_mask is None or residual.device.type != "cpu":
+            return self._compiled(block, residual, bias, plan, dtype)
+        with holding_num_threads():
+            return self._compiled(block, residual, bias, plan, dtype)
 
     def _compile(self) -> ComputeBlock:
         options: dict[str, Any] = {"recompile_limit": self.LIMIT, "isolate_recompiles": True}

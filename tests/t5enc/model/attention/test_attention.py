@@ -13,6 +13,7 @@ from t5enc.model.attention.flex import attend_flex
 from t5enc.model.attention.plan import AttentionPlan, Group, plan_flex, plan_flex_batch, plan_padded, plan_sdpa
 from t5enc.model.attention.position_bias import DENSE_BIAS_LIMIT, PositionBias, position_bias
 from t5enc.model.attention.sdpa import attend_sdpa
+from t5enc.model.threads import holding_num_threads
 
 HEADS, DIM, REACH = 3, 16, 40
 LENGTHS = [1, 2, 2, 2, 7, 30, 65, 65, 80]
@@ -26,7 +27,7 @@ CompiledFlex = Callable[[Tensor, PositionBias, AttentionPlan, int], Tensor]
 def compiled_flex(compiler: None) -> CompiledFlex:
     """attend_flex as the encoder runs it; one graph for all tests of one shape and dtype."""
     compiled: CompiledFlex = torch.compile(attend_flex, fullgraph=True, dynamic=False)
-    return compiled
+    return holding_num_threads()(compiled)
 
 
 def draw(tokens: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
