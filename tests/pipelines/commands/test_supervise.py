@@ -148,6 +148,9 @@ def test_an_interrupt_while_the_driver_imports_leaves_no_traceback(tmp_path: Pat
     slow.mkdir()
     (slow / "__init__.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(600)\n")
     command = [sys.executable, "-P", "-c", supervise_module.BEGIN, "1", "2"]
+    # Tests that a shell runs in its background would pass on that interrupts are ignored.
+    begin = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", begin, *command]
     environ = os.environ | {"PYTHONPATH": str(tmp_path)}
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, text=True)
     assert driver.stdout is not None

@@ -51,6 +51,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, head: FakeHead) -> FakeHead:
+    """A Ray that is the first of this process, whatever other tests have running in it."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", head.init)
     monkeypatch.setattr(ray, "shutdown", head.shutdown)
     return head
