@@ -29,7 +29,7 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(REPOSITORY / ".pytest_cache
 os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, a thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # Two that compile the same kernel into one folder at the same moment end with a crash of its first call.
+    # Each its own: what one writes, the other never waits for.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
 
 
