@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t5enc.actor import EncoderActor
     from t5enc.checkpoint.opening import open_pooler
+    from t5enc.dataset.loader import EmbeddingLoader
+    from t5enc.dataset.sampler import EmbeddingSampler
     from t5enc.embeddings import Embeddings
     from t5enc.hf import AutoT5EncoderModel, MT5EncoderModel, T5EncoderModel, UMT5EncoderModel
     from t5enc.options import EncoderOptions
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoT5EncoderModel",
+    "EmbeddingLoader",
+    "EmbeddingSampler",
     "Embeddings",
     "EncoderActor",
     "EncoderOptions",
@@ -36,6 +40,8 @@ _HOMES = {
     "MT5EncoderModel": "t5enc.hf",
     "T5EncoderModel": "t5enc.hf",
     "UMT5EncoderModel": "t5enc.hf",
+    "EmbeddingLoader": "t5enc.dataset.loader",
+    "EmbeddingSampler": "t5enc.dataset.sampler",
     "Embeddings": "t5enc.embeddings",
     "EncoderActor": "t5enc.actor",
     "EncoderOptions": "t5enc.options",

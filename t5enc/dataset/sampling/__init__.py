@@ -1,0 +1,1 @@
+"""Which rows come in which batch: orders, batches and draws as functions of a seed and an epoch."""

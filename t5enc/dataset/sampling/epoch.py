@@ -1,0 +1,124 @@
+"""One epoch of a data set: its order, its batches, which caption of each sample is drawn, and which are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from t5enc.dataset.draws import Draw
+from t5enc.dataset.sampling.batches import BatchOptions, cut_batches
+from t5enc.dataset.sampling.captions import Captions, Columns, Weights
+from t5enc.dataset.sampling.keyed import derive_key, draw_uniform
+from t5enc.dataset.sampling.order import GroupOrder, Order, RowOrder, SequentialOrder
+from t5enc.errors import ConfigError
+
+OrderName: TypeAlias = Literal["rows", "row_groups", "sequential"]
+Rows: TypeAlias = NDArray[np.int64]
+# What numbers are drawn for: those for one thing say nothing of another.
+ORDER, BATCHES, CAPTIONS, DROPOUT = range(4)
+
+
+class Measured(Columns, Protocol):
+    """A data set of N rows, which is asked for no more than the options want."""
+
+    def lengths(self, rows: Rows | None = None) -> NDArray[np.int32]:
+        """Tokens of these rows."""
+
+    def row_group_offsets(self) -> Rows:
+        """(G + 1,) where each row group's rows begin."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawOptions:
+    """What a sampler draws, and in which order; its arguments of these names."""
+
+    seed: int = 0
+    order: OrderName = "rows"
+    group_window: int = 16
+    group_by: str | None = None
+    weights: Weights = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("group_window", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least or value >> 64:
+                raise ConfigError(f"{name}: expected a whole number from {least} to 2**64 - 1, got {value!r}")
+        if self.order not in get_args(OrderName):
+            raise ConfigError(f"order: expected one of {', '.join(get_args(OrderName))}, got {self.order!r}")
+        if not (isinstance(self.dropout, int | float) and 0 <= self.dropout <= 1):
+            raise ConfigError(f"dropout: expected a number from 0 to 1, got {self.dropout!r}")
+        if self.weights is not None and self.group_by is None:
+            raise ConfigError('weights: expected group_by beside them ("row", or a column), got none')
+
+    def list_values(self) -> dict[str, Any]:
+        """All but the seed, as JSON has them."""
+        values = {name: value for name, value in asdict(self).items() if name != "seed"}
+        if isinstance(self.weights, Mapping):
+            values["weights"] = sorted((index, float(weight)) for index, weight in self.weights.items())
+        elif self.weights is not None and not isinstance(self.weights, str):
+            values["weights"] = [(index, float(weight)) for index, weight in enumerate(self.weights)]
+        return values
+
+
+class Epoch:
+    """Epoch `number` of a data set. Its samples are its rows, or the groups of `captions`."""
+
+    def __init__(
+        self, data: Measured, number: int, draws: DrawOptions, cut: BatchOptions, captions: Captions | None
+    ) -> None:
+        self.number = number
+        self._data = data
+        self._captions = captions
+        self._dropout = draws.dropout
+        self._keys = [derive_key(draws.seed, number, purpose) for purpose in (ORDER, BATCHES, CAPTIONS, DROPOUT)]
+        self._order = open_order(data, draws, captions, self._keys[ORDER])
+        samples = len(data if captions is None else captions)
+        self.batches = cut_batches(samples, cut, self._measure, self._keys[BATCHES])
+
+    def draw(self, places: Rows) -> list[int] | list[Draw]:
+        """What stands at these places (K,) of the order: rows, or, where captions are dropped, draws."""
+        if not len(places):
+            return []
+        samples = self._order.take(places)
+        rows: list[int] = self._choose(samples).tolist()
+        if not self._dropout:
+            return rows
+        return [Draw(row, dropped) for row, dropped in zip(rows, self._drop(samples).tolist(), strict=True)]
+
+    def _choose(self, samples: Rows) -> Rows:
+        """A row of each of these samples (K,)."""
+        return samples if self._captions is None else self._captions.draw(samples, self._keys[CAPTIONS])
+
+    def _drop(self, samples: Rows) -> NDArray[np.bool_]:
+        """Which of these samples (K,) are read without their caption."""
+        return draw_uniform(self._keys[DROPOUT], samples) < self._dropout
+
+    def _measure(self, start: int, stop: int) -> Rows:
+        """Tokens (K,) of what stands at these places of the order: those of the null prompt where it is read."""
+        samples = self._order.take(np.arange(start, stop, dtype=np.int64))
+        lengths = self._data.lengths(self._choose(samples)).astype(np.int64)
+        null = find_null_tokens(self._data) if self._dropout else None
+        return lengths if null is None else np.where(self._drop(samples), null, lengths)
+
+
+def open_order(data: Measured, draws: DrawOptions, captions: Captions | None, key: int) -> Order:
+    """The order of an epoch's samples."""
+    if draws.order == "sequential":
+        return SequentialOrder()
+    if draws.order == "rows":
+        return RowOrder(len(data if captions is None else captions), key)
+    offsets = data.row_group_offsets()
+    if captions is not None:  # samples lie where their first row does
+        offsets = np.searchsorted(captions.rows[captions.starts[:-1]], offsets).astype(np.int64)
+    return GroupOrder(offsets, key, draws.group_window)
+
+
+def find_null_tokens(data: Any) -> int | None:
+    """Tokens of the null prompt that a data set puts in the place of dropped captions; None where it has no rows."""
+    null = getattr(getattr(data, "conditioning", None), "null", None)
+    return None if null is None else len(null)
