@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from t5enc.errors import ConfigError, OutputError
 from t5enc.output import OutputFolder
+from t5enc.recipes.cleaning import CLEANERS
 from t5enc.recipes.recipe import Recipe
-from t5enc.trainers.format import Format, Given
+from t5enc.trainers.format import Caption, Format, Given
 
 # What the rows of a caption depend on; masks, widths and the null prompt are the trainer's own.
 COMPUTED = (
@@ -23,6 +27,7 @@ COMPUTED = (
     "layout",
     "task",
 )
+SPACES = re.compile(" +")
 # Codecs that give back the very numbers, or those numbers rounded to another format of 16 bits.
 LOSSLESS = ("bfloat16", "float16", "float32", "bf16z", "fp16z")
 
@@ -40,13 +45,33 @@ def read_given(folder: OutputFolder) -> Given:
         storage=identity["storage_dtype"],
         compute=identity["dtype"],
         null=folder.conditioning.null,
+        tokenizer=identity.get("tokenizer", ""),
     )
+
+
+def find_blank(given: Given) -> Tensor:
+    """The rows of ""; ConfigError where the job's null prompt is another."""
+    if given.null is None or given.recipe.null_text != "":
+        raise ConfigError(f'{given.root}: expected a job whose null prompt is "", got {given.recipe.null_text!r}')
+    return given.null
 
 
 def check_recipe(format_: Format, given: Given) -> None:
     """OutputError unless the rows were computed as one of the format's recipes says."""
     if not any(not find_differences(wanted, given.recipe) for wanted in format_.recipes):
         raise OutputError(explain(format_.name, format_.recipes, given))
+
+
+def check_text(wanted: str, caption: Caption, given: Given) -> str | None:
+    """Why a row is not of the text that a trainer encodes, if it is not: after cleaning, but for runs of spaces.
+
+    These are one space to T5's tokenizers.
+    """
+    encoded = caption.text if caption.encoded is None else caption.encoded
+    if wanted == encoded:
+        return None
+    texts = [SPACES.sub(" ", CLEANERS[given.recipe.clean](text)).strip(" ") for text in (wanted, encoded)]
+    return None if texts[0] == texts[1] else f"the trainer encodes {wanted[:80]!r}, the job encoded {encoded[:80]!r}"
 
 
 def find_differences(wanted: Recipe, found: Recipe) -> dict[str, tuple[object, object]]:

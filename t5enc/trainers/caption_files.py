@@ -47,7 +47,9 @@ def _write_group(run: Run, format_: CaptionFormat, work: Work) -> tuple[int, int
     total = 0
     for caption, values in read_rows(shard, run.columns, group):
         if caption.row in rows:
-            path = run.target.folder / format_.name_file(caption)
+            name = format_.name_file(caption)
+            assert name is not None
+            path = run.target.folder / name
             size = write_file(path, [format_.make_file(caption, values, run.given)])
             run.ticks.write(1, size)
             total += size

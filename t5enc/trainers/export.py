@@ -40,11 +40,12 @@ def export_embeddings(
 ) -> ExportReport:
     """Write the cache of a trainer into the folder `to`: `format_` is one of FORMATS, or one that was built.
 
-    `caption_column` is that of the job unless it is given; `stem_column` has the names or paths of images or videos
-    where files are called after them. Run again, what is there and whole is left as it is. `jobs` threads read, make
-    and write, each a row group of about 8 MB at a time. Raises ConfigError or OutputError before the first file for
-    what cannot be exported: another recipe, lossy numbers (but with `allow_lossy`), names that two captions share,
-    files of somebody else's (but with `overwrite`).
+    `caption_column` is that of the job unless it is given, and has what the trainer will read; `stem_column` has the
+    names or paths of images or videos where files are called after them. Run again, what is there and whole is left
+    as it is. `jobs` threads read, make and write, each a row group of about 8 MB at a time. `link` makes hard links of
+    shards where the format can. Raises ConfigError or OutputError before the first file for what cannot be exported:
+    another recipe, lossy numbers (but with `allow_lossy`), names that two captions share, files of somebody else's
+    (but with `overwrite`).
     """
     made = build_format(format_, options) if isinstance(format_, str) else format_
     folder, target = open_output(output), Path(to).expanduser()
@@ -71,11 +72,13 @@ def export_embeddings(
 
 def choose_columns(folder: OutputFolder, format_: Format, caption: str | None, path: str) -> Columns:
     """Where captions are, by default where the job had them from, and stems, if the format asks for them."""
-    default = folder.job["identity"].get("text_column", CAPTION)
+    encoded = folder.job["identity"].get("text_column", CAPTION)
+    chosen = encoded if caption is None else caption
     return Columns(
-        caption=default if caption is None else caption,
+        caption=chosen,
         path=path if format_.needs_path else None,
         more=format_.more_columns,
+        encoded=None if chosen == encoded else encoded,
     )
 
 

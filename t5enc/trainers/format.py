@@ -25,7 +25,7 @@ class Given:
     """What all rows of an output share.
 
     `recipe` is the one they were made by, with its length; `null` its null prompt (K, M), None where that is no text.
-    `storage` is the codec's name, `compute` the dtype that the encoder ran in.
+    `storage` is the codec's name, `compute` the dtype that the encoder ran in, `tokenizer` the tokenizer's fingerprint.
     """
 
     root: str
@@ -35,6 +35,7 @@ class Given:
     storage: str
     compute: str
     null: Tensor | None = None
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,8 @@ class Caption:
     """A row without its embedding.
 
     `row` is its number in the output, `text` the caption, `path` what the column of stems says, or "" for a format
-    that asks for none; `columns` has what else the format asked for (`more_columns`).
+    that asks for none; `columns` has what else the format asked for (`more_columns`). `encoded` is the text that the
+    job encoded, where that is another column's than `text`.
     """
 
     row: int
@@ -50,6 +52,7 @@ class Caption:
     path: str
     num_tokens: int
     columns: Mapping[str, Any] = field(default_factory=dict)
+    encoded: str | None = None
 
 
 class Format(Protocol):
@@ -82,8 +85,11 @@ class Format(Protocol):
 class CaptionFormat(Format, Protocol):
     """A cache with a file a caption. Two rows may share a file only where their captions are equal."""
 
-    def name_file(self, caption: Caption) -> str:
-        """The path of a caption's file below the folder that is written to, with `/`; pure and quick."""
+    def name_file(self, caption: Caption) -> str | None:
+        """The path of a caption's file below the folder that is written to, with `/`; None where it has none.
+
+        Pure and quick: it is called for all rows before the first file is written.
+        """
 
     def make_file(self, caption: Caption, values: Tensor, given: Given) -> Pieces:
         """The file of a caption whose rows (L, M) are given in the codec's working dtype; called in threads."""

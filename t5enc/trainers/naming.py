@@ -5,8 +5,9 @@ N rows of an output.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -20,7 +21,8 @@ from t5enc.trainers.rows import Columns, Shard, read_captions
 from t5enc.trainers.target import Target
 
 SHOWN = 3
-NAME_BYTES, TEXT_BYTES = 16, 8
+# What is remembered of a row that has a file: 32 bytes.
+DIGEST = np.dtype([("name", "<u8", 2), ("text", "<u8"), ("row", "<i8")])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +38,10 @@ class Plan:
     def count(self) -> int:
         """Files to be written."""
         return sum(int(todo.sum()) for _, todo in self.shards)
+
+    def find(self, row: int) -> tuple[Shard, NDArray[np.bool_]]:
+        """The shard of a row of the output."""
+        return self.shards[bisect_right(self.shards, row, key=lambda pair: pair[0].first) - 1]
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ def make_plan(
     """Name all rows. OutputError, before anything is written, for names that two captions share, that no disk takes
     or that somebody else's file has, and for captions that the trainer would encode as another text.
     """
-    plan, digests, places = Plan(), [], []
+    plan, digests = Plan(), bytearray()
     names = _Refusals("expected names that files can have")
     texts = _Refusals("expected captions that the trainer encodes as they are stored")
     foreign = _Refusals("expected no file, or one of this export (--overwrite replaces what is there)")
@@ -78,13 +84,15 @@ def make_plan(
                 plan.without[caption] += 1
                 continue
             name = format_.name_file(caption)
+            if name is None:
+                plan.without[f"{format_.name} keeps none of it"] += 1
+                continue
             if (wrong := check_name(name)) is not None:
                 names.add(f"row {caption.row}, {name!r}: {wrong}")
                 continue
             if (reason := format_.check_caption(caption, given)) is not None:
                 texts.add(f"row {caption.row}, {caption.text[:80]!r}: {reason}")
-            digests.append(_digest(name, caption.text))
-            places.append((shard.index, place))
+            digests += _digest(name, caption.text, caption.row)
             state = target.look(name, format_.measure_file(caption, given))
             if state == "foreign" and not target.overwrite:
                 foreign.add(name)
@@ -93,46 +101,44 @@ def make_plan(
         tell(shard.num_rows)
     for refusals in (names, texts):
         refusals.check(given.root)
-    _share(plan, digests, places, columns, format_, given)
+    _share(plan, np.frombuffer(digests, DIGEST), columns, format_, given)
     foreign.check(target.folder)
     return plan
 
 
-def _digest(name: str, text: str) -> bytes:
-    """Of a name, and of the caption that its file is of."""
-    parts = (name, NAME_BYTES), (text, TEXT_BYTES)
-    return b"".join(blake2b(part.encode(), digest_size=size).digest() for part, size in parts)
+def _digest(name: str, text: str, row: int) -> bytes:
+    """One DIGEST: of a name, of the caption that its file is of, and the row's number."""
+    ends = (blake2b(part.encode(), digest_size=size).digest() for part, size in ((name, 16), (text, 8)))
+    return b"".join((*ends, row.to_bytes(8, "little")))
 
 
-def _share(
-    plan: Plan,
-    digests: Sequence[bytes],
-    places: Sequence[tuple[int, int]],
-    columns: Columns,
-    format_: CaptionFormat,
-    given: Given,
-) -> None:
+def _share(plan: Plan, digests: NDArray[np.void], columns: Columns, format_: CaptionFormat, given: Given) -> None:
     """Of rows with one name, the first writes the file; OutputError where their captions differ."""
-    first: dict[bytes, int] = {}
+    found = digests[np.lexsort((digests["row"], digests["name"][:, 0], digests["name"][:, 1]))]
+    is_later = np.zeros(len(found), dtype=bool)
+    is_later[1:] = (found["name"][1:] == found["name"][:-1]).all(axis=1)
+    starts = np.maximum.accumulate(np.where(is_later, 0, np.arange(len(found))))
+    differs = found["text"] != found["text"][starts]
     clashes = _Refusals("expected one caption a file")
-    for number, digest in enumerate(digests):
-        earlier = first.setdefault(digest[:NAME_BYTES], number)
-        shard, place = places[number]
-        if earlier != number and digests[earlier] != digest:
-            clashes.add(_describe_clash(plan, places[earlier], places[number], columns, format_))
-        elif earlier != number:
-            plan.shared += 1
-        elif not plan.shards[shard][1][place]:
-            plan.whole += 1
-        if earlier != number:
-            plan.shards[shard][1][place] = False
+    for place in np.flatnonzero(differs):
+        pair = found["row"][starts[place]], found["row"][place]
+        clashes.add(_describe_clash(plan, pair, columns, format_) if clashes.count < SHOWN else "")
     clashes.check(given.root)
+    for row in found["row"][is_later]:
+        shard, todo = plan.find(row)
+        todo[row - shard.first] = False
+    plan.shared = int(is_later.sum())
+    plan.whole = len(found) - plan.shared - plan.count
 
 
-def _describe_clash(
-    plan: Plan, one: tuple[int, int], other: tuple[int, int], columns: Columns, format_: CaptionFormat
-) -> str:
-    found = [read_captions(plan.shards[shard][0], columns)[place] for shard, place in (one, other)]
-    rows = [caption for caption in found if isinstance(caption, Caption)]
-    words = " and ".join(f"row {caption.row} ({caption.text[:60]!r})" for caption in rows)
-    return f"{format_.name_file(rows[0])!r} of {words}"
+def _describe_clash(plan: Plan, rows: tuple[int, int], columns: Columns, format_: CaptionFormat) -> str:
+    found = [_read_caption(plan, row, columns) for row in rows]
+    words = " and ".join(f"row {caption.row} ({caption.text[:60]!r})" for caption in found)
+    return f"{format_.name_file(found[0])!r} of {words}"
+
+
+def _read_caption(plan: Plan, row: int, columns: Columns) -> Caption:
+    shard, _ = plan.find(row)
+    found = read_captions(shard, columns)[row - shard.first]
+    assert isinstance(found, Caption)
+    return found

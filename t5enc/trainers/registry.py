@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +13,8 @@ from t5enc.trainers.format import CaptionFormat, ShardFormat
 # Name -> module in `formats`, and class.
 FORMATS: Mapping[str, tuple[str, str]] = {
     "musubi": ("musubi", "Musubi"),
+    "ai-toolkit": ("ai_toolkit", "AiToolkit"),
+    "simpletuner": ("simple_tuner", "SimpleTuner"),
 }
 PARSERS: Mapping[str, Callable[[str], Any]] = {"bool": {"true": True, "false": False}.__getitem__, "int": int}
 
@@ -25,6 +27,9 @@ def build_format(name: str, options: Mapping[str, str] | None = None) -> Caption
     kind = getattr(import_module(f"t5enc.trainers.formats.{module}"), class_name)
     types = {entry.name: str(entry.type) for entry in fields(kind)}
     given = {option: _parse(name, option, text, types) for option, text in (options or {}).items()}
+    for entry in fields(kind):
+        if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in given:
+            raise ConfigError(f"option: {name} needs {entry.name} (--option {entry.name}=...), and it is not there")
     made: CaptionFormat | ShardFormat = kind(**given)
     return made
 

@@ -23,16 +23,20 @@ BYTES, TOKENS, ERROR = f"{PREFIX}bytes", f"{PREFIX}num_tokens", f"{PREFIX}error"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which columns captions, stems (None: not asked for) and the rest are read from."""
+    """Which columns captions, stems (None: not asked for) and the rest are read from.
+
+    `encoded` is that which the job encoded, where captions are those of another.
+    """
 
     caption: str
     path: str | None = None
     more: tuple[str, ...] = ()
+    encoded: str | None = None
 
     @property
     def names(self) -> list[str]:
         """Each once."""
-        return list(dict.fromkeys([self.caption, *([self.path] if self.path else []), *self.more]))
+        return list(dict.fromkeys(name for name in (self.caption, self.path, self.encoded, *self.more) if name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,7 @@ def make_captions(table: pa.Table, columns: Columns, first: int) -> Iterator[Cap
     """The captions of a table's rows, the first of which has the number `first` in the output."""
     texts = _read_texts(table, columns.caption)
     paths = [""] * len(table) if columns.path is None else _read_texts(table, columns.path)
+    encoded = [None] * len(table) if columns.encoded is None else _read_texts(table, columns.encoded)
     more = [table[name].to_pylist() for name in columns.more]
     tokens, errors = table[TOKENS].to_pylist(), table[ERROR].to_pylist()
     for place, (text, path, count, error) in enumerate(zip(texts, paths, tokens, errors, strict=True)):
@@ -109,7 +114,9 @@ def make_captions(table: pa.Table, columns: Columns, first: int) -> Iterator[Cap
             yield f"null in {columns.caption if text is None else columns.path}"
         else:
             others = {name: values[place] for name, values in zip(columns.more, more, strict=True)}
-            yield Caption(row=first + place, text=text, path=path, num_tokens=count, columns=others)
+            yield Caption(
+                row=first + place, text=text, path=path, num_tokens=count, columns=others, encoded=encoded[place]
+            )
 
 
 def _read_texts(table: pa.Table, name: str) -> list[str | None]:

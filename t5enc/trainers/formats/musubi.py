@@ -16,6 +16,7 @@ from torch import Tensor
 
 from t5enc.recipes.families import WAN
 from t5enc.recipes.recipe import Recipe
+from t5enc.trainers.acceptance import check_text
 from t5enc.trainers.format import Caption, Given, Pieces
 from t5enc.trainers.tensors import find_dtype, make_header, view_bytes
 
@@ -38,8 +39,8 @@ class Musubi:
         find_dtype(self.dtype, DTYPES)
 
     def check_caption(self, caption: Caption, given: Given) -> str | None:
-        """None: Wan's cleaning strips, too."""
-        return None
+        """The trainer strips; so does Wan's cleaning."""
+        return check_text(caption.text.strip(), caption, given)
 
     def make_extras(self, given: Given) -> Iterable[tuple[str, Pieces]]:
         """None: dropout has no file in this cache."""

@@ -50,6 +50,8 @@ def write_output(
     failed: Sequence[int] = (),
     fields: dict[str, Any] | None = None,
     rows_per_shard: int = 7,
+    more: dict[str, Sequence[str]] | None = None,
+    identity: dict[str, Any] | None = None,
 ) -> Written:
     """A finished output in which a caption of n characters has 1 + n % 5 rows, if `lengths` does not say otherwise."""
     paths = [f"images/{index}.jpg" for index in range(len(captions))] if paths is None else paths
@@ -63,10 +65,12 @@ def write_output(
     for index, start in enumerate(range(0, len(captions), rows_per_shard)):
         rows = slice(start, min(start + rows_per_shard, len(captions)))
         names.append(f"data/a_/{index:012d}-{index:016x}.parquet")
-        table = _make_table(captions[rows], paths[rows], embeddings[rows], start, storage, failed)
+        kept = {"caption": captions, "image_path": paths, **(more or {})}
+        kept = pa.table({name: pa.array(values[rows], pa.string()) for name, values in kept.items()})
+        table = _make_table(kept, embeddings[rows], start, storage, failed)
         (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, folder / names[-1], row_group_size=3, **OPTIONS)
-    _write_job(folder, made.to_identity() | {"max_length": length}, storage, compute)
+    _write_job(folder, made.to_identity() | {"max_length": length}, storage, compute, identity or {})
     conditioning = Conditioning(made, null if made.null == "text" else None)
     (folder / NULL).write_bytes(
         serialize_null(conditioning, dim=DIM, dtype=working_dtype(storage), fingerprint=FINGERPRINT)
@@ -79,12 +83,10 @@ def _draw(tokens: int, seed: int) -> torch.Tensor:
     return torch.randn(tokens, DIM, generator=torch.Generator().manual_seed(seed))
 
 
-def _make_table(
-    captions: Sequence[str], paths: Sequence[str], embeddings: Embeddings, first: int, storage: str, failed: Any
-) -> pa.Table:
-    count = len(captions)
+def _make_table(kept: pa.Table, embeddings: Embeddings, first: int, storage: str, failed: Sequence[int]) -> pa.Table:
+    count = len(kept)
     table = build_table(
-        pa.table({"caption": pa.array(captions, pa.string()), "image_path": pa.array(paths, pa.string())}),
+        kept,
         CaptionKeys(
             source="a.parquet", rows=np.arange(first, first + count), caption_indices=np.zeros(count, np.int32)
         ),
@@ -96,13 +98,14 @@ def _make_table(
     return table.replace_schema_metadata({METADATA_KEY: json.dumps({"storage_dtype": storage, "dim": DIM})})
 
 
-def _write_job(folder: Path, recipe: dict[str, Any], storage: str, compute: str) -> None:
+def _write_job(folder: Path, recipe: dict[str, Any], storage: str, compute: str, more: dict[str, Any]) -> None:
     identity = {
         "recipe": recipe,
         "max_length": recipe["max_length"],
         "text_column": "caption",
         "storage_dtype": storage,
         "dtype": compute,
+        **more,
     }
     job = {
         "format": FORMAT_VERSION,

@@ -119,7 +119,7 @@ def test_a_column_that_was_not_kept_is_refused_with_those_that_were(tmp_path: Pa
 
 
 def test_unknown_formats_and_options_are_refused_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="format: expected one of musubi"):
+    with pytest.raises(ConfigError, match="format: expected one of musubi, ai-toolkit, simpletuner"):
         export_embeddings("other", tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="musubi expected one of dtype, got 'size'"):
         export_embeddings("musubi", tmp_path, tmp_path, options={"size": "1"})
@@ -133,3 +133,13 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     assert "9 files" in done.stdout
     assert f"1 rows have no file: {FAILED}" in done.stdout
+
+
+def test_rows_that_share_files_are_found_across_shards(tmp_path: Path) -> None:
+    captions = [f"caption {index % 4}" for index in range(30)]
+    paths = [f"{index}/{index % 4}.jpg" for index in range(30)]
+    made = write_output(tmp_path / "out", captions, paths, failed=[0])
+    report = export_embeddings("musubi", made.folder, tmp_path / "cache")
+    assert (report.files, report.shared, report.whole) == (4, 25, 0)
+    again = export_embeddings("musubi", made.folder, tmp_path / "cache")
+    assert (again.files, again.shared, again.whole) == (0, 25, 4)
