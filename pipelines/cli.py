@@ -24,7 +24,9 @@ CastOption = Annotated[
     typer.Option("--cast", help="COLUMN=TYPE to keep a column in, as string or int64; may be given again."),
 ]
 ChoiceOption = Annotated[Text, typer.Option(help="Of several captions a row: all or first.")]
-StorageOption = Annotated[Text, typer.Option(help=f"One of {', '.join(STORAGE_DTYPES)} (default: float16).")]
+StorageOption = Annotated[
+    Text, typer.Option(help=f"One of {', '.join(STORAGE_DTYPES)} (default: float16); int8 is int8g32.")
+]
 LengthOption = Annotated[int | None, typer.Option(help="Longest caption in tokens (default: the recipe's, or 512).")]
 RecipeOption = Annotated[
     Text, typer.Option(help="A family of `t5enc recipes`, a YAML file, or none (default: a repository's own, if any).")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from pipelines.actors.shards import DIED, PreparedUnit
@@ -19,7 +20,7 @@ from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import GROUP_ROWS, ContentHash, ShardFile, cut_by_size
 from pipelines.inputs.valid_text import mend_texts
 from pipelines.job import FrozenJob
-from t5enc.storage import CaptionKeys, build_keys, build_table, token_bytes, working_dtype
+from t5enc.storage import CaptionKeys, build_keys, build_table, working_dtype
 from t5enc.text_encoder import EncodedTexts
 
 # Twice what units are cut to, so that a unit is one piece.
@@ -84,8 +85,8 @@ class ShardWriter:
             errors=errors,
         )
         self._hash.add(rows)
-        tokens = rows["text_embedding_num_tokens"].to_numpy().astype(np.int64)
-        sizes = tokens * token_bytes(self.job.storage_dtype, self.job.dim) + self._kept_sizes[captions] + ROW_BYTES
+        stored = pa.compute.fill_null(pa.compute.binary_length(rows["text_embedding_bytes"]), 0)
+        sizes = stored.to_numpy() + self._kept_sizes[captions] + ROW_BYTES
         mended = 0
         for group in cut_by_size(sizes, ROW_GROUP_BYTES, GROUP_ROWS):
             kept = self.prepared.batch.keep(slice(captions.start + group.start, captions.start + group.stop))

@@ -18,7 +18,7 @@ from pipelines.progress.report import describe_cuts
 from pipelines.run.resolved_job import SPEEDS, ResolvedJob, flops_per_token, resolve_job, seconds_per_token
 from pipelines.run.sample import Sample
 from t5enc.errors import ConfigError, ExitCode, show_invisible
-from t5enc.storage import token_bytes
+from t5enc.storage import usual_token_bytes
 
 # Bytes of a row besides its embedding and what is kept: key, shape, dtype, flags.
 ROW_BYTES = 64
@@ -80,7 +80,7 @@ def estimate(resolved: ResolvedJob, tokens_per_second: float | None = None) -> E
     kept = round(captions * sample.mean)
     device = str(resolved.frozen.record["device"]).partition(":")[0]
     seconds = tokens / tokens_per_second if tokens_per_second else tokens * seconds_per_token(config, device)
-    size = token_bytes(resolved.frozen.storage_dtype, resolved.frozen.dim)
+    size = usual_token_bytes(resolved.frozen.storage_dtype, resolved.frozen.dim)
     return Estimate(
         files=len(resolved.files),
         rows=rows,

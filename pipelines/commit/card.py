@@ -20,17 +20,52 @@ from t5enc.storage.layout import CARD, DATA, PARQUET
 HUB_ID = re.compile(r"[\w-][\w.-]*([/:][\w-][\w.-]*)?")
 MARK = re.compile(rb"\n<!-- t5enc ([0-9a-f]{64}) -->\n\Z")
 # How one caption's bytes become an array, by what they are stored as.
+PLANES = "read_planes(data, shape[0] * shape[1])"
 DECODERS = {
     "float16": "np.frombuffer(data, np.float16).reshape(shape)",
     "float32": "np.frombuffer(data, np.float32).reshape(shape)",
     "bfloat16": "(np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)",
     "int8": "scale_int8(np.frombuffer(data, np.uint8).reshape(shape[0], 4 + shape[1]))",
+    "int8g32": "scale_groups(np.frombuffer(data, np.uint8).reshape(shape[0], -1), shape[1])",
+    "fp8": "read_fp8(np.frombuffer(data, np.uint8)).reshape(shape)",
+    "bf16z": f"({PLANES}.astype(np.uint32) << 16).view(np.float32).reshape(shape)",
+    "fp16z": f"{PLANES}.view(np.float16).reshape(shape)",
 }
-SCALE = """
+READ_PLANES = """import pyarrow as pa
+
+
+def read_planes(data, count):  # high bytes, then low ones, of numbers turned left by a bit
+    end = 8 + int.from_bytes(data[4:8], "little")
+    high, low = (
+        np.frombuffer(plane if len(plane) == count else pa.decompress(plane, count, "zstd"), np.uint8).astype(np.uint16)
+        for plane in (data[8:end], data[end:])
+    )
+    turned = high << 8 | low
+    return turned >> 1 | turned << 15
+
+"""
+# What a decoder calls.
+FUNCTIONS = {
+    "int8": """
 def scale_int8(tokens):  # of each token a float32 scale, and then its integers
     return tokens[:, 4:].view(np.int8) * tokens[:, :4].copy().view(np.float32)
 
-"""
+""",
+    "int8g32": """
+def scale_groups(tokens, dim):  # of each token a float16 scale for every 32 numbers, and then its integers
+    scales = tokens[:, :-dim].copy().view(np.float16).astype(np.float32)
+    return tokens[:, -dim:].view(np.int8) * scales.repeat(32, axis=1)[:, :dim]
+
+""",
+    "fp8": """
+def read_fp8(codes):  # float8 e4m3: a sign, four bits of exponent, three of mantissa
+    sign, exponent, mantissa = 1.0 - 2 * (codes >> 7), (codes >> 3 & 15).astype(int), codes & 7
+    return sign * np.ldexp(np.where(exponent, 8.0, 0.0) + mantissa, np.maximum(exponent, 1) - 10)
+
+""",
+    "bf16z": READ_PLANES,
+    "fp16z": READ_PLANES,
+}
 TEXT = """---
 pretty_name: Text embeddings
 tags:
@@ -67,7 +102,7 @@ In any reader of Parquet:
 ```python
 import numpy as np
 
-{scale}
+{functions}
 def decode(row):
     data, shape = row["{prefix}bytes"], row["{prefix}shape"]
     return None if data is None else {decode}
@@ -123,7 +158,7 @@ def make_card(job: FrozenJob, totals: Mapping[str, int]) -> bytes:
         recipe=job.describe_recipe() or "none",
         kept=", ".join(names).replace("|", "\\|") or "none",
         decode=DECODERS[job.storage_dtype],
-        scale=SCALE if job.storage_dtype == "int8" else "",
+        functions=FUNCTIONS.get(job.storage_dtype, ""),
         storage_dtype=job.storage_dtype,
         dim=job.dim,
         **{name: job.identity[name] for name in ("max_length", "dtype")},

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipelines.commit.records import RECORD_KEY, UnitRecord
 from pipelines.job import FrozenJob
 from t5enc.errors import OutputError
-from t5enc.storage import METADATA_KEY, PREFIX, SCHEMA
+from t5enc.storage import METADATA_KEY, NUM_BYTES, PREFIX, SCHEMA, list_columns
 from t5enc.storage.layout import FORMAT_VERSION
 
 BYTES = f"{PREFIX}bytes"
@@ -44,7 +44,7 @@ class ShardFile:
             "job": job.identity,
             "fingerprint": job.fingerprint,
         }
-        self.schema = pa.schema([*kept, *SCHEMA], metadata={METADATA_KEY: json.dumps(form)})
+        self.schema = pa.schema([*kept, *list_columns(job.storage_dtype)], metadata={METADATA_KEY: json.dumps(form)})
         with _explained():
             self._file: Any = io.BytesIO() if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
         self._writer = pq.ParquetWriter(self._file, self.schema, data_page_size=PAGE_BYTES, **_options(self.schema))
@@ -117,18 +117,19 @@ class ContentHash:
     def add(self, rows: pa.Table) -> None:
         """The next rows."""
         _update(self._digest, rows.column(BYTES))
-        self._rest.append(rows.select(REST))
+        self._rest.append(rows.select([name for name in REST if name in rows.column_names]))
 
     def hexdigest(self) -> str:
         """The hash of all rows, once."""
         rest = pa.concat_tables(self._rest)
-        for name in REST:
+        for name in rest.column_names:
             _update(self._digest, rest.column(name))
         return self._digest.hexdigest()
 
 
 KEYS = SCHEMA.names[: SCHEMA.names.index(BYTES)]
-REST = SCHEMA.names[SCHEMA.names.index(BYTES) + 1 :]
+# What only some shards have comes last, so that the hash of the others is what it was.
+REST = [*SCHEMA.names[SCHEMA.names.index(BYTES) + 1 :], NUM_BYTES.name]
 
 
 def hash_content(table: pa.Table) -> str:

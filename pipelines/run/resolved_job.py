@@ -29,7 +29,7 @@ from t5enc.errors import OutputError, show_invisible
 from t5enc.model.precision import resolve_dtype
 from t5enc.options import EncoderOptions
 from t5enc.recipes.inference import InferredRecipe
-from t5enc.storage import token_bytes
+from t5enc.storage import name_codec, usual_token_bytes
 from t5enc.storage.filesystems import find_filesystem, hide_credentials
 from t5enc.text.preparer import Preparer, open_preparer
 
@@ -77,7 +77,8 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0, there: F
     options = apply_inferred(asked, inferred)
     preparer = open_preparer(options, checkpoint)
     sample = take_sample(inputs.filesystem, files, job, schema, preparer)
-    frozen = freeze_options(job, device, checkpoint, preparer, schema, sample, identify_columns(job, there))
+    identity = identify_columns(job, there) | {"storage_dtype": name_storage(job, there)}
+    frozen = freeze_options(job, device, checkpoint, preparer, schema, sample, identity)
     frozen.record.update(_record_recipe(inferred))
     return ResolvedJob(
         inputs=inputs,
@@ -112,19 +113,18 @@ def freeze_options(
     preparer: Preparer,
     schema: pa.Schema,
     sample: Sample,
-    columns: dict[str, Any],
+    output: dict[str, Any],
 ) -> FrozenJob:
-    """The job with nothing left open; `columns` is what its identity says of them."""
+    """The job with nothing left open; `output` is what its identity says of columns, and of how they are stored."""
     dtype = str(resolve_dtype(job.encoder.dtype, device)).removeprefix("torch.")
     identity = {
         "weights": checkpoint.fingerprint(),
         "tokenizer": preparer.tokenizer.fingerprint,
         "recipe": None if preparer.recipe is None else preparer.recipe.to_identity(),
         "max_length": preparer.tokenizer.max_length,
-        **columns,
+        **output,
         "caption_choice": job.caption_choice,
         "dtype": dtype,
-        "storage_dtype": job.storage_dtype,
         "deterministic": job.encoder.deterministic,
     }
     width = checkpoint.config.model_dim
@@ -135,7 +135,7 @@ def freeze_options(
     if job.rows_per_shard is not None:
         identity["rows_per_shard"] = job.rows_per_shard
     dim = checkpoint.config.model_dim if projection is None else len(projection[0])
-    size = token_bytes(job.storage_dtype, dim)
+    size = usual_token_bytes(identity["storage_dtype"], dim)
     captions = choose_captions(checkpoint.config, size, device.type, sample)
     record: dict[str, Any] = {
         "model": job.encoder.source.model,
@@ -155,6 +155,12 @@ def freeze_options(
         schema=schema_to_text(schema),
         record=record,
     )
+
+
+def name_storage(job: EncodeJob, there: FrozenJob | None) -> str:
+    """The codec of the job's embeddings; what was begun as int8 of release 0.1 goes on as that."""
+    asked = job.storage_dtype
+    return asked if there is not None and there.storage_dtype == asked else name_codec(asked)
 
 
 def choose_captions(config: EncoderConfig, row_bytes: int, device: str, sample: Sample) -> int:

@@ -8,18 +8,20 @@ write eight times slower, read ten times slower, and overflow 32-bit offsets aft
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import torch
 from numpy.typing import NDArray
 
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError
-from t5enc.storage.codecs import from_bytes, to_bytes, token_bytes, working_dtype
+from t5enc.storage.codecs import count_tokens, decode_into, find_codec, from_bytes, to_bytes, token_bytes, working_dtype
 
 PREFIX = "text_embedding_"
 METADATA_KEY = b"t5enc"
@@ -36,6 +38,15 @@ SCHEMA = pa.schema(
         pa.field(f"{PREFIX}error", pa.string()),
     ]
 )
+# Beside them where the codec's values differ in size, so that each is found without reading those before it.
+NUM_BYTES = pa.field(f"{PREFIX}num_bytes", pa.int64(), nullable=False)
+
+
+def list_columns(storage: str) -> pa.Schema:
+    """The columns of an output row besides the kept ones, in order, by how embeddings are stored."""
+    if find_codec(storage).token_bytes(1) is not None:
+        return SCHEMA
+    return SCHEMA.insert(SCHEMA.get_field_index(f"{PREFIX}num_tokens") + 1, NUM_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,40 +69,53 @@ def build_table(
 ) -> pa.Table:
     """One row a caption: its kept columns, its key, its embedding, and the reason where it has none."""
     count = len(errors)
-    reasons = pa.array(errors, pa.string())
     is_null = np.array([error is not None for error in errors], dtype=bool)
     lengths = np.where(is_null, 0, embeddings.lengths.numpy()).astype(np.int32)
-    columns = [
-        *build_keys(keys).columns,
-        _binary_column(to_bytes(embeddings.values, storage), embeddings.offsets.numpy(), is_null),
-        _shape_column(lengths, embeddings.dim, is_null),
-        pa.array([storage], pa.string()).take(pa.array(np.zeros(count, np.int64))),
-        pa.array(lengths),
-        pa.array(truncated & ~is_null),
-        reasons,
-    ]
-    return pa.Table.from_arrays([*kept.columns, *columns], schema=_join_schemas(kept.schema))
+    values = _binary_column(embeddings, storage, is_null)
+    columns = {
+        **dict(zip(KEYS, build_keys(keys).columns, strict=True)),
+        f"{PREFIX}bytes": values,
+        f"{PREFIX}shape": _shape_column(lengths, embeddings.dim, is_null),
+        f"{PREFIX}dtype": pa.array([storage], pa.string()).take(pa.array(np.zeros(count, np.int64))),
+        f"{PREFIX}num_tokens": pa.array(lengths),
+        NUM_BYTES.name: pa.compute.fill_null(pa.compute.binary_length(values), 0),
+        f"{PREFIX}truncated": pa.array(truncated & ~is_null),
+        f"{PREFIX}error": pa.array(errors, pa.string()),
+    }
+    schema = list_columns(storage)
+    arrays = [*kept.columns, *(columns[name] for name in schema.names)]
+    return pa.Table.from_arrays(arrays, schema=pa.schema([*kept.schema, *schema]))
+
+
+KEYS = SCHEMA.names[: SCHEMA.get_field_index(f"{PREFIX}bytes")]
 
 
 def build_keys(keys: CaptionKeys) -> pa.Table:
     """The columns that say where captions stand, without the rest of a row."""
     sources = pa.array([keys.source], pa.string()).take(pa.array(np.zeros(len(keys.rows), np.int64)))
     columns = [sources, pa.array(keys.rows), pa.array(keys.caption_indices)]
-    return pa.Table.from_arrays(columns, schema=pa.schema(list(SCHEMA)[: len(columns)]))
+    return pa.Table.from_arrays(columns, schema=pa.schema([SCHEMA.field(name) for name in KEYS]))
 
 
-def _join_schemas(kept: pa.Schema) -> pa.Schema:
-    return pa.schema([*kept, *SCHEMA])
-
-
-def _binary_column(data: NDArray[np.uint8], offsets: NDArray[np.int64], is_null: NDArray[np.bool_]) -> pa.Array:
+def _binary_column(embeddings: Embeddings, storage: str, is_null: NDArray[np.bool_]) -> pa.Array:
     """large_binary over the values as they lie in memory."""
-    buffers = [
-        pa.py_buffer(np.packbits(~is_null, bitorder="little")),
-        pa.py_buffer(offsets * data.shape[1]),
-        pa.py_buffer(data),
-    ]
+    data, offsets = _encode(embeddings, storage, is_null)
+    valid = np.packbits(~is_null, bitorder="little")
+    buffers = [pa.py_buffer(valid), pa.py_buffer(offsets), pa.py_buffer(data)]
     return pa.Array.from_buffers(pa.large_binary(), len(is_null), buffers)
+
+
+def _encode(
+    embeddings: Embeddings, storage: str, is_null: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The bytes of all captions, and where each one's begin and end: at once where tokens are of one size."""
+    size = token_bytes(storage, embeddings.dim)
+    if size is not None:
+        return to_bytes(embeddings.values, storage), embeddings.offsets.numpy() * size
+    nothing = np.empty(0, np.uint8)
+    values = [nothing if null else to_bytes(text, storage) for text, null in zip(embeddings, is_null, strict=True)]
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
+    return np.concatenate([nothing, *values]), offsets
 
 
 def _shape_column(lengths: NDArray[np.int32], dim: int, is_null: NDArray[np.bool_]) -> pa.Array:
@@ -109,15 +133,27 @@ def read_column(column: pa.ChunkedArray, storage: str, dim: int) -> Embeddings:
 
 def _read_chunk(chunk: pa.Array, storage: str, dim: int) -> Embeddings:
     _, starts, data = chunk.cast(pa.large_binary()).buffers()
-    size = token_bytes(storage, dim)
     offsets = np.frombuffer(starts, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
     if chunk.null_count:
         return _read_with_nulls(chunk, storage, dim)
+    raw = np.frombuffer(data or bytearray(), np.uint8)[offsets[0] : offsets[-1]]
+    size = token_bytes(storage, dim)
+    if size is None:
+        return _read_values(raw, offsets - offsets[0], storage, dim)
     tokens, remainder = np.divmod(offsets - offsets[0], size)
     if remainder.any():
         raise OutputError(f"{PREFIX}bytes: expected multiples of {size} bytes ({storage}, {dim} wide), got others")
-    raw = np.frombuffer(data or bytearray(), np.uint8)[offsets[0] : offsets[-1]].reshape(-1, size)
-    return Embeddings(from_bytes(raw, storage, dim), torch.from_numpy(tokens))
+    return Embeddings(from_bytes(raw.reshape(-1, size), storage, dim), torch.from_numpy(tokens))
+
+
+def _read_values(raw: NDArray[np.uint8], offsets: NDArray[np.int64], storage: str, dim: int) -> Embeddings:
+    """Those of a codec whose values differ in size, one after the other into one place."""
+    values = [raw[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
+    lengths = [count_tokens(value, storage, dim) for value in values]
+    found = Embeddings.from_lengths(torch.empty(sum(lengths), dim, dtype=working_dtype(storage)), lengths)
+    for value, out in zip(values, found, strict=True):
+        decode_into(value, storage, out)
+    return found
 
 
 def _read_with_nulls(chunk: pa.Array, storage: str, dim: int) -> Embeddings:

@@ -45,7 +45,7 @@ def test_options_become_a_job(handed_over: list[EncodeJob]) -> None:
 
 def test_the_help_of_encode_lists_every_codec() -> None:
     shown = " ".join(run("encode", "--help")[1].replace("│", " ").split())
-    assert f"One of {', '.join(STORAGE_DTYPES)} (default: float16)." in shown
+    assert f"One of {', '.join(STORAGE_DTYPES)} (default: float16); int8 is int8g32." in shown
 
 
 def test_the_command_line_wins_over_the_job_file(handed_over: list[EncodeJob], tmp_path: Path) -> None:

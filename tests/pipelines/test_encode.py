@@ -77,7 +77,7 @@ def assert_sound(output: Path) -> None:
     assert check_output(open_store(str(output)), deep=True) == []
 
 
-@pytest.mark.parametrize("storage", ["float16", "bfloat16", "int8"])
+@pytest.mark.parametrize("storage", ["float16", "bfloat16", "int8", "fp8", "bf16z", "fp16z"])
 def test_stored_embeddings_are_within_the_rounding_of_their_dtype(
     storage: str, write_captions: WriteCaptions, tmp_path: Path, encoder: TextEncoder
 ) -> None:
@@ -85,9 +85,10 @@ def test_stored_embeddings_are_within_the_rounding_of_their_dtype(
     encode_parquet(job(write_captions(captions), tmp_path / "out", storage_dtype=storage))
     _, embeddings = load_embeddings(tmp_path / "out")
     exact = encoder.encode(captions)
-    relative = {"float16": 2**-11, "bfloat16": 2**-8, "int8": 0.0}[storage]
-    scale = exact.values.abs().amax(dim=1, keepdim=True) / 254 if storage == "int8" else 0.0
-    bound = exact.values.abs() * relative + scale + 1e-5
+    bits = {"float16": 11, "fp16z": 11, "bfloat16": 8, "bf16z": 8, "fp8": 4, "int8": 24}[storage]
+    groups = exact.values.abs().unflatten(1, (-1, 32)).amax(dim=2).repeat_interleave(32, dim=1)
+    scale = groups / 254 if storage == "int8" else 0.0
+    bound = exact.values.abs() * 2.0**-bits + scale + (2**-10 if storage == "fp8" else 1e-5)
     assert torch.all((embeddings.values.float() - exact.values).abs() <= bound * 1.01)
 
 

@@ -29,7 +29,7 @@ NEEDED: dict[str, Any] = {"inputs": ["in"], "output": "out", "model": "builtin:t
         ("inputs", [1], "inputs: expected a string, got 1"),
         ("model", 5, "model: expected a string, got 5"),
         ("text_column", False, "text_column: expected a string, got False"),
-        ("storage_dtype", "float8", "storage_dtype: expected one of float16, bfloat16, float32, int8, got 'float8'"),
+        ("storage_dtype", "float8", "storage_dtype: expected one of float16, .*, fp16z, got 'float8'"),
         ("caption_choice", "last", "caption_choice: expected one of all, first, got 'last'"),
         ("on_error", "ignore", "on_error: expected one of keep, fail, got 'ignore'"),
         ("rows_per_shard", 0, "rows_per_shard: expected at least 1, got 0"),

@@ -80,16 +80,17 @@ def read(data: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(data))
 
 
-def find_bytes(data: bytes, size: int) -> list[bytes | None]:
-    """Each row's embedding, found by the footer and the rows' tokens alone; a token is of `size` bytes."""
+def find_bytes(data: bytes, size: int | None) -> list[bytes | None]:
+    """Each row's embedding, found by the footer and small columns alone; a token is of `size` bytes, if all are."""
     file = pq.ParquetFile(pa.BufferReader(data))
     found: list[bytes | None] = []
+    counted = "num_bytes" if size is None else "num_tokens"
     (leaf,) = [i for i in range(len(file.schema)) if file.schema.column(i).path == "text_embedding_bytes"]
     for index in range(file.num_row_groups):
-        rows = file.read_row_group(index, columns=["text_embedding_num_tokens", "text_embedding_error"])
+        rows = file.read_row_group(index, columns=[f"text_embedding_{counted}", "text_embedding_error"])
         lengths = [
-            None if error is not None else tokens * size
-            for tokens, error in zip(rows[0].to_pylist(), rows[1].to_pylist(), strict=True)
+            None if error is not None else number * (size or 1)
+            for number, error in zip(rows[0].to_pylist(), rows[1].to_pylist(), strict=True)
         ]
         chunk = file.metadata.row_group(index).column(leaf)
         place = chunk.data_page_offset + chunk.total_compressed_size

@@ -16,7 +16,7 @@ from pipelines.commit.card import DECODERS, is_ours, make_card, write_card
 from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
 from pipelines.stores.store import LocalStore
 from t5enc import load_embeddings
-from t5enc.storage import STORAGE_DTYPES
+from t5enc.storage import CODECS, STORAGE_DTYPES
 from t5enc.storage.layout import CARD
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
@@ -88,7 +88,7 @@ def to_numpy(embedding: Any) -> Any:
 
 
 def test_there_is_a_decoder_for_every_way_to_store() -> None:
-    assert set(DECODERS) == set(STORAGE_DTYPES)
+    assert set(DECODERS) == set(CODECS)
 
 
 def test_a_card_of_ours_follows_and_a_changed_one_stays() -> None:

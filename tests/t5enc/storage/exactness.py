@@ -7,16 +7,22 @@ import torch
 from torch import Tensor
 
 from t5enc.embeddings import Embeddings
-from t5enc.storage import STORAGE_DTYPES, working_dtype
+from t5enc.storage import STORAGE_DTYPES, find_codec, working_dtype
 
 every_dtype = pytest.mark.parametrize("storage", STORAGE_DTYPES)
-exact_dtype = pytest.mark.parametrize("storage", ["float16", "bfloat16", "float32"])
+plain_dtype = pytest.mark.parametrize("storage", [name for name in STORAGE_DTYPES if find_codec(name).is_plain])
+exact_dtype = pytest.mark.parametrize("storage", [name for name in STORAGE_DTYPES if find_codec(name).is_lossless])
 
 
 def allowed_error(values: Tensor, storage: str) -> Tensor:
-    """(T, 1): nothing, or half a step of the largest value of a token."""
-    half_step = values.abs().amax(1, keepdim=True) / 127 / 2
-    return half_step * 1.001 if storage == "int8" else torch.zeros_like(half_step)
+    """(T, M): nothing, half a step of a group's largest value, or half a unit in the last place of a float8."""
+    if storage == "int8g32":
+        groups = torch.stack([part.abs().amax(1) for part in values.split(32, 1)], 1)
+        # A scale is as large as the largest value wants, rounded up to 11 bits; or a subnormal of float16.
+        return (groups / 127 / 2 * (1 + 2**-10) + 2**-25).repeat_interleave(32, 1)[:, : values.shape[1]] * 1.001
+    if storage == "fp8":
+        return torch.maximum(values.abs().float() / 16, torch.tensor(2.0**-10))
+    return torch.zeros_like(values)
 
 
 def assert_reads(found: Embeddings, expected: Embeddings, storage: str) -> None:
