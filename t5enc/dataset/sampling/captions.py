@@ -127,10 +127,18 @@ def _encode(data: Columns, name: str) -> NDArray[np.int64]:
     column = data.read_column(name)
     if column.null_count:
         raise ConfigError(f"group_by: expected a column without nulls, got {column.null_count} in {name}")
-    encoded = column.combine_chunks()
-    encoded = encoded if pa.types.is_dictionary(encoded.type) else encoded.dictionary_encode()
-    codes: NDArray[np.int64] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes
+    if not pa.types.is_dictionary(column.type):
+        column = _number_values(column, name)
+    chunks = column.unify_dictionaries().chunks
+    return np.concatenate([np.zeros(0, np.int64), *(chunk.indices.to_numpy() for chunk in chunks)])
+
+
+def _number_values(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column with its values once, and a number for each row."""
+    try:
+        return column.dictionary_encode()
+    except pa.ArrowNotImplementedError:
+        raise ConfigError(f"group_by: expected a column of values, got {name} of {column.type}") from None
 
 
 def _count_up(labels: NDArray[np.int64]) -> NDArray[np.int64]:

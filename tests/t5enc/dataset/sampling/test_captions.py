@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,3 +94,16 @@ def test_weights_that_cannot_be_used_are_refused_by_name(weights: Any, message: 
 def test_a_column_with_nulls_makes_no_samples() -> None:
     with pytest.raises(ConfigError, match="expected a column without nulls, got 1 in image"):
         group_captions(StandIn([1, 1], image=["a", None]), "image", None)
+
+
+def test_a_column_of_lists_makes_no_samples() -> None:
+    with pytest.raises(ConfigError, match="expected a column of values, got image of list"):
+        group_captions(StandIn([1], image=[["a"]]), "image", None)
+
+
+def test_values_are_the_same_in_whatever_dictionary_they_stand() -> None:
+    """As Parquet readers give columns: each chunk with a dictionary of its own."""
+    data = StandIn([1] * 4)
+    chunks = [pa.array(values).dictionary_encode() for values in (["b", "a"], ["a", "c"])]
+    data.read_column = lambda name: pa.chunked_array(chunks)  # type: ignore[method-assign]
+    assert list_samples(group_captions(data, "image", None)) == [[0], [1, 2], [3]]
