@@ -67,6 +67,8 @@ def _make_lines() -> Ticks:
 def print_report(to: str, report: ExportReport) -> None:
     """The sums, and which rows have no file and why."""
     typer.echo(f"{to}: {report.files:,} files, {format_bytes(report.bytes)} written")
+    if report.linked:
+        typer.echo(f"{report.linked:,} of them are hard links")
     if report.whole:
         typer.echo(f"{report.whole:,} files were there and whole")
     if report.shared:

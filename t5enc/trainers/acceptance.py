@@ -30,21 +30,21 @@ COMPUTED = (
 SPACES = re.compile(" +")
 # Codecs that give back the very numbers, or those numbers rounded to another format of 16 bits.
 LOSSLESS = ("bfloat16", "float16", "float32", "bf16z", "fp16z")
+NO_RECIPE = "none"
 
 
 def read_given(folder: OutputFolder) -> Given:
-    """What an output's rows share; OutputError where no recipe made them."""
-    identity = folder.job["identity"]
-    if folder.conditioning is None:
-        raise OutputError(f"{folder.root}: expected embeddings made by a recipe, got a job with --recipe none")
+    """What an output's rows share; the recipe of a job without one is called NO_RECIPE."""
+    identity, conditioning = folder.job["identity"], folder.conditioning
+    recipe = Recipe(name=NO_RECIPE, max_length=0) if conditioning is None else conditioning.recipe
     return Given(
         root=folder.root,
         fingerprint=folder.job["fingerprint"],
-        recipe=replace(folder.conditioning.recipe, max_length=identity["max_length"]),
+        recipe=replace(recipe, max_length=identity["max_length"]),
         dim=folder.job["dim"],
         storage=identity["storage_dtype"],
         compute=identity["dtype"],
-        null=folder.conditioning.null,
+        null=None if conditioning is None else conditioning.null,
         tokenizer=identity.get("tokenizer", ""),
     )
 
@@ -57,7 +57,11 @@ def find_blank(given: Given) -> Tensor:
 
 
 def check_recipe(format_: Format, given: Given) -> None:
-    """OutputError unless the rows were computed as one of the format's recipes says."""
+    """OutputError unless the rows were computed as one of the format's recipes says, if it has any."""
+    if not format_.recipes:
+        return
+    if given.recipe.name == NO_RECIPE:
+        raise OutputError(f"{given.root}: expected embeddings made by a recipe, got a job with --recipe none")
     if not any(not find_differences(wanted, given.recipe) for wanted in format_.recipes):
         raise OutputError(explain(format_.name, format_.recipes, given))
 
@@ -89,8 +93,11 @@ def explain(name: str, wanted: Sequence[Recipe], given: Given) -> str:
     return f"{given.root}: {name}: expected {expected}, got {found} ({differences})"
 
 
-def check_storage(given: Given, *, allow_lossy: bool) -> str | None:
-    """What is said of numbers that are not the trainer's to the bit; ConfigError for lossy ones unless allowed."""
+def check_storage(format_: Format, given: Given, *, allow_lossy: bool) -> str | None:
+    """What is said of numbers that are not the trainer's to the bit; ConfigError for lossy ones unless allowed.
+
+    Nothing is said of those that were never a trainer's.
+    """
     if given.storage not in LOSSLESS:
         if not allow_lossy:
             raise ConfigError(
@@ -98,7 +105,7 @@ def check_storage(given: Given, *, allow_lossy: bool) -> str | None:
                 f"which rounds them to 8 bits; --allow-lossy exports them"
             )
         return f"numbers were stored as {given.storage}: they are near the trainer's, and not the same"
-    if given.compute == "bfloat16" and given.storage in ("bfloat16", "bf16z", "float32"):
+    if not format_.recipes or (given.compute == "bfloat16" and given.storage in ("bfloat16", "bf16z", "float32")):
         return None
     return (
         f"computed in {given.compute}, stored as {given.storage}: rounded to what the trainer keeps. "

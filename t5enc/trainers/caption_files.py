@@ -23,7 +23,7 @@ def export_captions(run: Run, format_: CaptionFormat) -> ExportReport:
     """Write what is missing. OutputError, before the first file, for what cannot be written."""
     shards = open_shards(run.folder, run.columns)
     plan = make_plan(shards, run.columns, format_, run.given, run.target, run.ticks.name)
-    extras = find_extras(run, format_)
+    extras = find_extras(run, format_.make_extras(run.given))
     run.begin(plan.count + len(extras))
     files, size = write_extras(run, extras)
     for written in map_bounded(partial(_write_group, run, format_), _list_groups(plan), run.jobs):

@@ -51,8 +51,8 @@ def export_embeddings(
     folder, target = open_output(output), Path(to).expanduser()
     given = read_given(folder)
     check_recipe(made, given)
-    note = check_storage(given, allow_lossy=allow_lossy)
-    columns = choose_columns(folder, made, caption_column, stem_column)
+    note = check_storage(made, given, allow_lossy=allow_lossy)
+    columns = choose_columns(folder, made, caption_column, None if link else stem_column)
     if link and not isinstance(made, ShardFormat):
         raise ConfigError(f"--link: expected a format whose files may be our shards, got {made.name}")
     with hold(target):
@@ -67,11 +67,14 @@ def export_embeddings(
             link=link,
         )
         report = export_shards(run, made) if isinstance(made, ShardFormat) else export_captions(run, made)
-    return replace(report, note=note)
+    return replace(report, note="; ".join(filter(None, (note, report.note))) or None)
 
 
-def choose_columns(folder: OutputFolder, format_: Format, caption: str | None, path: str) -> Columns:
-    """Where captions are, by default where the job had them from, and stems, if the format asks for them."""
+def choose_columns(folder: OutputFolder, format_: Format, caption: str | None, path: str | None) -> Columns:
+    """Where captions are, by default where the job had them from, and stems, if the format asks for them.
+
+    Links need no stems: nothing in them is named anew.
+    """
     encoded = folder.job["identity"].get("text_column", CAPTION)
     chosen = encoded if caption is None else caption
     return Columns(

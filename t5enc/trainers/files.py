@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -46,16 +47,24 @@ def write_file(path: Path, pieces: Iterable[Pieces]) -> int:
     return size
 
 
-def link_file(path: Path, source: str) -> None:
-    """Have `path` be the file `source`, too, whole or not at all; OutputError where the disk cannot."""
-    aside = name_aside(path)
+def link_file(path: Path, source: str) -> int:
+    """Have `path` be the file `source`, too, whole or not at all; 0.
+
+    Where the disk cannot, as between two disks, it is a copy; the bytes of that. OutputError where that fails, too.
+    """
+    aside, size = name_aside(path), 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.unlink(missing_ok=True)
-        os.link(source, aside)
+        try:
+            os.link(source, aside)
+        except OSError:
+            shutil.copyfile(source, aside)
+            size = aside.stat().st_size
         os.replace(aside, path)
     except OSError as error:
-        raise OutputError(f"{path}: expected a hard link to {source}, got {error}; leave out --link") from error
+        raise OutputError(f"{path}: expected a hard link to {source}, or a copy, got {error}") from error
+    return size
 
 
 def name_aside(path: Path) -> Path:

@@ -64,7 +64,7 @@ class Format(Protocol):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """Those whose rows the trainer's own text path makes; an output of another is refused."""
+        """Those whose rows the trainer's own text path makes; an output of another is refused. None: all are taken."""
 
     @property
     def needs_path(self) -> bool:
@@ -115,8 +115,11 @@ class ShardFormat(Format, Protocol):
     def name_shard(self, shard: ShardRows) -> str:
         """The path of a shard's file below the folder that is written to."""
 
-    def can_link(self, given: Given) -> bool:
-        """Whether the shard itself is that file, so that a hard link will do."""
+    def explain_link(self, shard: ShardRows, given: Given) -> str | None:
+        """Why the shard itself is not that file, so that a hard link will not do; None where it is."""
+
+    def make_index(self, counts: Sequence[tuple[ShardRows, int]]) -> Iterable[tuple[str, Pieces]]:
+        """Files about all others, of shards and how many of their captions have rows: names and contents."""
 
     def make_shard(self, shard: ShardRows, rows: Iterator[tuple[Caption, Tensor]], given: Given) -> Iterator[Pieces]:
         """What is written one after the other; `rows` are those with an embedding, in order."""

@@ -15,6 +15,12 @@ FORMATS: Mapping[str, tuple[str, str]] = {
     "musubi": ("musubi", "Musubi"),
     "ai-toolkit": ("ai_toolkit", "AiToolkit"),
     "simpletuner": ("simple_tuner", "SimpleTuner"),
+    "pixart": ("pixart", "PixArt"),
+    "cosmos": ("cosmos", "Cosmos"),
+    "sd-scripts-flux": ("sd_scripts", "Flux"),
+    "sd-scripts-sd3": ("sd_scripts", "SD3"),
+    "fastvideo": ("fastvideo", "FastVideo"),
+    "webdataset": ("webdataset", "WebDataset"),
 }
 PARSERS: Mapping[str, Callable[[str], Any]] = {"bool": {"true": True, "false": False}.__getitem__, "int": int}
 

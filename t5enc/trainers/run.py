@@ -11,7 +11,7 @@ from typing import Any
 from t5enc.errors import OutputError
 from t5enc.output import OutputFolder
 from t5enc.trainers.files import write_file
-from t5enc.trainers.format import Format, Given, Pieces
+from t5enc.trainers.format import Given, Pieces
 from t5enc.trainers.progress import Ticks
 from t5enc.trainers.rows import Columns
 from t5enc.trainers.target import Target
@@ -43,10 +43,10 @@ class Run:
         self.target.record.save(is_finished=True)
 
 
-def find_extras(run: Run, format_: Format) -> list[tuple[str, Pieces]]:
-    """The format's files of no row that are still to be written; OutputError where somebody else's are there."""
+def find_extras(run: Run, extras: Iterable[tuple[str, Pieces]]) -> list[tuple[str, Pieces]]:
+    """The files of no row that are still to be written; OutputError where somebody else's are there."""
     missing = []
-    for name, pieces in format_.make_extras(run.given):
+    for name, pieces in extras:
         state = run.target.look(name, sum(memoryview(piece).nbytes for piece in pieces))
         if state == "foreign" and not run.target.overwrite:
             raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")

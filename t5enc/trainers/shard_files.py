@@ -11,42 +11,58 @@ from torch import Tensor
 
 from t5enc.errors import ConfigError, OutputError
 from t5enc.trainers.files import check_name, link_file, write_file
-from t5enc.trainers.format import Caption, Pieces, ShardFormat
+from t5enc.trainers.format import Caption, Pieces, ShardFormat, ShardRows
 from t5enc.trainers.progress import ExportReport
 from t5enc.trainers.rows import Shard, open_shards, read_captions, read_rows
 from t5enc.trainers.run import Run, find_extras, map_bounded, write_extras
+
+NO_LINK = "{} shards were copied: the disk of the folder has no hard links to them"
 
 
 def export_shards(run: Run, format_: ShardFormat) -> ExportReport:
     """Write what is missing. OutputError, before the first file, for what cannot be written."""
     shards = list(open_shards(run.folder, run.columns))
-    without, todo = _look(run, format_, shards)
-    extras = find_extras(run, format_)
+    without, counts, todo = _look(run, format_, shards)
+    extras = find_extras(run, [*format_.make_extras(run.given), *format_.make_index(counts)])
     run.begin(len(todo) + len(extras))
     files, size = write_extras(run, extras)
-    for written in map_bounded(partial(_make, run, format_), iter(todo), run.jobs):
-        files, size = files + written[0], size + written[1]
+    sizes = [written for _, written in map_bounded(partial(_make, run, format_), iter(todo), run.jobs)]
     run.end()
-    linked = len(todo) if run.link else 0
-    return ExportReport(files=files, bytes=size, linked=linked, whole=len(shards) - len(todo), without=dict(without))
+    linked = sizes.count(0) if run.link else 0
+    return ExportReport(
+        files=files + len(sizes),
+        bytes=size + sum(sizes),
+        linked=linked,
+        whole=len(shards) - len(todo),
+        without=dict(without),
+        note=NO_LINK.format(len(sizes) - linked) if run.link and linked < len(sizes) else None,
+    )
 
 
-def _look(run: Run, format_: ShardFormat, shards: list[Shard]) -> tuple[Counter[str], list[Shard]]:
-    """Rows without a file by reason, and the shards whose file is missing."""
-    if run.link and not (format_.can_link(run.given) and isinstance(run.folder.filesystem, pyarrow.fs.LocalFileSystem)):
-        raise ConfigError(f"--link: expected shards on a local disk that are {format_.name}'s own files, got others")
+def _look(
+    run: Run, format_: ShardFormat, shards: list[Shard]
+) -> tuple[Counter[str], list[tuple[ShardRows, int]], list[Shard]]:
+    """Rows without a file by reason, captions with rows of each shard, and the shards whose file is missing."""
+    if run.link and not isinstance(run.folder.filesystem, pyarrow.fs.LocalFileSystem):
+        raise ConfigError(f"--link: expected shards on a local disk, got {run.given.root}")
     without: Counter[str] = Counter()
-    todo = []
+    counts, todo = [], []
     for shard in shards:
+        if run.link and (reason := format_.explain_link(shard.describe(), run.given)) is not None:
+            raise ConfigError(f"--link: {shard.path}: {format_.name} cannot have this shard as it is: {reason}")
+        count = 0
         for caption in read_captions(shard, run.columns):
             if isinstance(caption, str):
                 without[caption] += 1
-            elif (reason := format_.check_caption(caption, run.given)) is not None:
+                continue
+            count += 1
+            if (reason := format_.check_caption(caption, run.given)) is not None:
                 raise OutputError(f"{shard.path}: row {caption.row}, {caption.text[:80]!r}: {reason}")
         run.ticks.name(shard.num_rows)
+        counts.append((shard.describe(), count))
         if _is_missing(run, format_, shard):
             todo.append(shard)
-    return without, todo
+    return without, counts, todo
 
 
 def _is_missing(run: Run, format_: ShardFormat, shard: Shard) -> bool:
@@ -64,11 +80,7 @@ def _is_missing(run: Run, format_: ShardFormat, shard: Shard) -> bool:
 def _make(run: Run, format_: ShardFormat, shard: Shard) -> tuple[int, int]:
     """One file, and its bytes."""
     path = run.target.folder / format_.name_shard(shard.describe())
-    if run.link:
-        link_file(path, shard.path)
-        size = 0
-    else:
-        size = write_file(path, _make_pieces(run, format_, shard))
+    size = link_file(path, shard.path) if run.link else write_file(path, _make_pieces(run, format_, shard))
     run.ticks.write(1, size)
     return 1, size
 
