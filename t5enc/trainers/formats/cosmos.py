@@ -15,7 +15,7 @@ from torch import Tensor
 
 from t5enc.recipes.families import RECIPES
 from t5enc.recipes.recipe import Recipe
-from t5enc.trainers.acceptance import check_text
+from t5enc.trainers.acceptance import check_stripped
 from t5enc.trainers.format import Caption, Given, Pieces
 
 FOLDER, END = "t5_xxl", ".pickle"
@@ -36,7 +36,7 @@ class Cosmos:
 
     def check_caption(self, caption: Caption, given: Given) -> str | None:
         """The script strips."""
-        return check_text(caption.text.strip(), caption, given)
+        return check_stripped(caption, given)
 
     def make_extras(self, given: Given) -> Iterable[tuple[str, Pieces]]:
         """None: what stands for no caption are zeros."""

@@ -8,7 +8,7 @@ L tokens of a caption, M model dim.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from t5enc.errors import ConfigError
 from t5enc.recipes.families import PIXART_ALPHA
 from t5enc.recipes.recipe import Recipe
-from t5enc.trainers.acceptance import check_text
+from t5enc.trainers.acceptance import check_stripped
 from t5enc.trainers.contents.npz import Array, make_npz
 from t5enc.trainers.format import Caption, Given, Pieces
 
@@ -50,15 +50,13 @@ class PixArt:
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """Captions as they stand: spaces at their ends, which the script strips, are nothing to the tokenizer."""
-        from dataclasses import replace
-
+        """Without cleaning."""
         plain = replace(PIXART_ALPHA, name="pixart_trainer", clean="none", max_length=self.max_length)
         return (plain,)
 
     def check_caption(self, caption: Caption, given: Given) -> str | None:
         """The script strips."""
-        return check_text(caption.text.strip(), caption, given)
+        return check_stripped(caption, given)
 
     def make_extras(self, given: Given) -> Iterable[tuple[str, Pieces]]:
         """None: what stands for no caption is learned by the model."""
