@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from t5enc.actor import EncoderActor
     from t5enc.checkpoint.opening import open_pooler
+    from t5enc.dataset.dataset import EmbeddingDataset
     from t5enc.dataset.loader import EmbeddingLoader
     from t5enc.dataset.sampler import EmbeddingSampler
     from t5enc.embeddings import Embeddings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoT5EncoderModel",
+    "EmbeddingDataset",
     "EmbeddingLoader",
     "EmbeddingSampler",
     "Embeddings",
@@ -42,6 +44,7 @@ _HOMES = {
     "UMT5EncoderModel": "t5enc.hf",
     "EmbeddingLoader": "t5enc.dataset.loader",
     "EmbeddingSampler": "t5enc.dataset.sampler",
+    "EmbeddingDataset": "t5enc.dataset.dataset",
     "Embeddings": "t5enc.embeddings",
     "EncoderActor": "t5enc.actor",
     "EncoderOptions": "t5enc.options",

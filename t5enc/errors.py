@@ -4,7 +4,8 @@ T5encError
 ├── ConfigError        an option or a model's configuration          exit code 2
 ├── CheckpointError    weights or tokenizer files of a model         exit code 2
 ├── InputError         a text or token list given to an encoder      exit code 2
-│   └── TooLongError       it has more tokens than may be encoded
+│   ├── TooLongError       it has more tokens than may be encoded
+│   └── UnknownRowError    no row has what was looked up        (a KeyError, too)
 ├── SourceError        captions to be read (files, columns)          exit code 4
 ├── OutputError        the folder that embeddings are written to     exit code 2
 │   ├── JobMismatchError   it holds the output of another job
@@ -83,6 +84,12 @@ class TooLongError(InputError):
         self.index = index
         self.tokens = tokens
         self.limit = limit
+
+
+class UnknownRowError(InputError, KeyError):
+    """No row of a dataset has the key, value or caption that was looked up."""
+
+    __str__ = Exception.__str__  # KeyError would show the message as Python writes a text
 
 
 class SourceError(T5encError):

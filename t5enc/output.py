@@ -27,6 +27,9 @@ from t5enc.storage.filesystems import find_filesystem, hide_credentials
 from t5enc.storage.layout import DATA, FORMAT_VERSION, JOB, MANIFEST, NULL, OLD_JOB, SUCCESS, is_shard
 from t5enc.storage.null_prompt import deserialize_null
 
+# What a manifest says of each shard, beside its name, that readers use.
+COUNTED = ("source", "first_row", "captions", "errors")
+
 
 @dataclass(frozen=True, slots=True)
 class OutputFolder:
@@ -39,6 +42,8 @@ class OutputFolder:
     is_finished: bool
     conditioning: Conditioning | None
     pooler: Pooler | None = None
+    manifest: pa.Table | None = None
+    """Of a finished output: `name` of each shard and, where they were noted, what `COUNTED` names."""
 
     def read_shard(self, name: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, Embeddings]:
         """The rows of one shard without their bytes, and their embeddings."""
@@ -53,16 +58,16 @@ def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> Outpu
     job = _read_job(filesystem, root, shown)
     if job is None:
         raise OutputError(f"{shown}: expected the output of a t5enc job, got a folder without {JOB}")
-    shards = read_manifest_names(filesystem, root)
-    if shards is None and not partial:
+    manifest = read_manifest(filesystem, root)
+    if manifest is None and not partial:
         raise UnfinishedError(
             f"{shown}: the job is not finished ({SUCCESS} is missing or does not match {MANIFEST}); "
             f"run the same `t5enc encode` again, or read it with partial=True"
         )
-    found = shards if shards is not None else _list_shards(filesystem, root)
+    found = _list_shards(filesystem, root) if manifest is None else manifest["name"].to_pylist()
     conditioning = _read_conditioning(filesystem, root, job)
     pooler = _read_pooler(job)
-    return OutputFolder(filesystem, root, job, tuple(found), shards is not None, conditioning, pooler)
+    return OutputFolder(filesystem, root, job, tuple(found), manifest is not None, conditioning, pooler, manifest)
 
 
 def _read_job(filesystem: Any, root: str, shown: str) -> dict[str, Any] | None:
@@ -175,6 +180,12 @@ def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> 
 
 def read_manifest_names(filesystem: Any, root: str) -> list[str] | None:
     """Shards of the manifest in order, or None where the job is not finished."""
+    manifest = read_manifest(filesystem, root)
+    return None if manifest is None else manifest["name"].to_pylist()
+
+
+def read_manifest(filesystem: Any, root: str) -> pa.Table | None:
+    """A row a shard in order, with its `name` and those of `COUNTED` that are there; None for an unfinished job."""
     success = _read_json(filesystem, f"{root}/{SUCCESS}")
     if success is None:
         return None
@@ -184,7 +195,8 @@ def read_manifest_names(filesystem: Any, root: str) -> list[str] | None:
         return None
     if hashlib.sha256(data).hexdigest() != success.get("manifest_sha256"):
         return None
-    return pq.read_table(pa.BufferReader(data), columns=["name"])["name"].to_pylist()  # type: ignore[no-any-return]
+    file = pq.ParquetFile(pa.BufferReader(data))
+    return file.read(columns=["name", *(name for name in COUNTED if name in file.schema_arrow.names)])
 
 
 def _list_shards(filesystem: Any, root: str) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 LIBRARY = """
-AutoT5EncoderModel EmbeddingLoader EmbeddingSampler Embeddings EncoderActor EncoderOptions MT5EncoderModel
-T5EncoderModel TextEncoder UMT5EncoderModel iter_embeddings load_embeddings open_pooler
+AutoT5EncoderModel EmbeddingDataset EmbeddingLoader EmbeddingSampler Embeddings EncoderActor EncoderOptions
+MT5EncoderModel T5EncoderModel TextEncoder UMT5EncoderModel iter_embeddings load_embeddings open_pooler
 """
 DROP_INS = "AutoT5EncoderModel MT5EncoderModel T5EncoderModel UMT5EncoderModel"
 STORAGE = """

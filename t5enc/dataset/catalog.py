@@ -1,0 +1,145 @@
+"""The outputs that a dataset reads, and all of their shards in order: how many rows each has, and which come before.
+
+S shards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from t5enc.errors import ConfigError, OutputError
+from t5enc.output import OutputFolder, open_output
+from t5enc.recipes.conditioning import Conditioning
+from t5enc.storage.codecs import find_codec
+from t5enc.storage.filesystems import hide_credentials
+
+Path = str | os.PathLike[str]
+# What becomes of a row without an embedding: it is not counted, has no tokens, or may not be.
+Missing = Literal["skip", "zeros", "error"]
+MISSING: tuple[Missing, ...] = ("skip", "zeros", "error")
+# Rows of a shard, or those of them without an embedding, where nothing but the shard tells.
+UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """An output as a dataset needs it: how its embeddings are stored, and what made them."""
+
+    shown: str
+    filesystem: Any
+    root: str
+    job: dict[str, Any]
+    storage: str
+    dim: int
+    conditioning: Conditioning | None
+
+    @property
+    def working(self) -> str:
+        """The dtype of its embeddings in memory."""
+        return find_codec(self.storage).working
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """Shards in order; `captions` are a shard's rows, `errors` those without an embedding, UNKNOWN where not noted.
+
+    `sources` and `first_rows` say where in its job's input a shard begins, "" and UNKNOWN where that is not noted.
+    """
+
+    outputs: tuple[Output, ...]
+    names: tuple[str, ...]
+    output_of: NDArray[np.int32]
+    sources: tuple[str, ...]
+    first_rows: NDArray[np.int64]
+    captions: NDArray[np.int64]
+    errors: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def find_path(self, shard: int) -> str:
+        """Where a shard lies on its filesystem."""
+        return f"{self.find_output(shard).root}/{self.names[shard]}"
+
+    def find_output(self, shard: int) -> Output:
+        """The output that a shard is of."""
+        return self.outputs[int(self.output_of[shard])]
+
+    @property
+    def unknown(self) -> NDArray[np.int64]:
+        """Shards of which only they tell how many rows they have."""
+        return np.flatnonzero((self.captions == UNKNOWN) | (self.errors == UNKNOWN))
+
+    def with_counts(self, shards: NDArray[np.int64], captions: Iterable[int], errors: Iterable[int]) -> Catalog:
+        """The same, with counts of these shards."""
+        all_captions, all_errors = self.captions.copy(), self.errors.copy()
+        all_captions[shards], all_errors[shards] = list(captions), list(errors)
+        return replace(self, captions=all_captions, errors=all_errors)
+
+
+def open_catalog(paths: Sequence[Path], *, partial: bool) -> Catalog:
+    """The shards of these outputs; OutputError where they cannot be one dataset."""
+    if not paths:
+        raise ConfigError("paths: expected at least one output, got none")
+    folders = [open_output(path, partial=partial) for path in paths]
+    outputs = tuple(_describe(folder, path) for folder, path in zip(folders, paths, strict=True))
+    for output in outputs[1:]:
+        _check_alike(outputs[0], output)
+    counts = [len(folder.shards) for folder in folders]
+    return Catalog(
+        outputs=outputs,
+        names=tuple(name for folder in folders for name in folder.shards),
+        output_of=np.repeat(np.arange(len(folders), dtype=np.int32), counts),
+        sources=tuple(source for folder in folders for source in _read_sources(folder)),
+        first_rows=np.concatenate([_read_noted(folder, "first_row") for folder in folders]),
+        captions=np.concatenate([_read_noted(folder, "captions") for folder in folders]),
+        errors=np.concatenate([_read_noted(folder, "errors") for folder in folders]),
+    )
+
+
+def _describe(folder: OutputFolder, path: Path) -> Output:
+    return Output(
+        shown=hide_credentials(os.fspath(path)),
+        filesystem=folder.filesystem,
+        root=folder.root,
+        job=folder.job,
+        storage=str(folder.job["identity"]["storage_dtype"]),
+        dim=int(folder.job["dim"]),
+        conditioning=folder.conditioning,
+    )
+
+
+def _check_alike(first: Output, other: Output) -> None:
+    """OutputError unless rows of both can stand in one batch."""
+    for what, here, there in (
+        ("width", first.dim, other.dim),
+        ("dtype", first.working, other.working),
+        ("recipe", _identify(first), _identify(other)),
+    ):
+        if here != there:
+            raise OutputError(f"{other.shown}: expected the {what} of {first.shown}, {here}, got {there}")
+
+
+def _identify(output: Output) -> Any:
+    return None if output.conditioning is None else output.conditioning.recipe.to_identity()
+
+
+def _read_sources(folder: OutputFolder) -> list[str]:
+    if folder.manifest is None or "source" not in folder.manifest.column_names:
+        return [""] * len(folder.shards)
+    return folder.manifest["source"].to_pylist()  # type: ignore[no-any-return]
+
+
+def _read_noted(folder: OutputFolder, name: str) -> NDArray[np.int64]:
+    """A count of each shard's as the manifest has it, or UNKNOWN."""
+    manifest: pa.Table | None = folder.manifest
+    if manifest is None or name not in manifest.column_names:
+        return np.full(len(folder.shards), UNKNOWN, np.int64)
+    return np.asarray(manifest[name].to_numpy(), np.int64)

@@ -1,0 +1,250 @@
+"""The rows of a dataset by number: which shard each is of, where it lies there, and its columns.
+
+N rows, B asked ones, S shards, G row groups.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from t5enc.dataset.catalog import Catalog, Missing
+from t5enc.dataset.shards.files import OpenShard, check_stamp, open_shard
+from t5enc.dataset.shards.index import BYTES, SOURCE, ShardIndex, read_index
+from t5enc.dataset.shards.process import Process
+from t5enc.dataset.shards.row_groups import DecodedGroup, read_group
+from t5enc.errors import InputError, OutputError
+
+# Lengths and row groups of all rows are kept where they take no more.
+KEPT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """B rows: their shards, places among the rows there that count, and what the shards' indexes say of them."""
+
+    shards: NDArray[np.int64]
+    places: NDArray[np.int64]
+    file_rows: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    is_plain: NDArray[np.bool_]
+
+
+class Rows:
+    """Rows in the order of their shards. Safe for many threads, and in processes that are forked or spawned."""
+
+    def __init__(self, catalog: Catalog, *, missing: Missing, threads: int) -> None:
+        self.missing = missing
+        self.threads = threads
+        self.catalog = catalog
+        self._forget_process()
+        if len(catalog.unknown):
+            self.catalog = self._count_unknown()
+        counted = self.catalog.captions - (self.catalog.errors if missing == "skip" else 0)
+        self.offsets = np.concatenate([[0], np.cumsum(counted)]).astype(np.int64)
+
+    def _forget_process(self) -> None:
+        self._opened_in = os.getpid()
+        self._processes: dict[int, Process] = {}
+        self._surveyed: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("missing", "threads", "catalog", "offsets")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_process()
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    @property
+    def process(self) -> Process:
+        """What this process holds of shards."""
+        number = os.getpid()
+        if number not in self._processes:
+            filesystems = [output.filesystem for output in self.catalog.outputs]
+            self._processes.setdefault(number, Process(filesystems, self.threads, self._opened_in))
+        return self._processes[number]
+
+    def _count_unknown(self) -> Catalog:
+        """The catalog with what only shards themselves tell."""
+        shards = self.catalog.unknown
+        counts = list(self.process.map(self._count_rows, shards.tolist()))
+        return self.catalog.with_counts(shards, (rows for rows, _ in counts), (missing for _, missing in counts))
+
+    def _count_rows(self, shard: int) -> tuple[int, int]:
+        index = self.process.indexes.get(shard, partial(self._read_index, shard))
+        missing = index.num_rows - len(index) if self.missing == "skip" else int((index.starts < 0).sum())
+        return index.num_rows, missing
+
+    def open(self, shard: int) -> OpenShard:
+        """A shard's file."""
+        path = self.catalog.find_path(shard)
+        process = self.process
+        filesystem = process.filesystems[self.catalog.output_of[shard]]
+        try:
+            return process.files.get(shard, partial(open_shard, filesystem, path))
+        except OSError as error:
+            raise OutputError(f"{path}: expected a shard that can be opened, got: {error}") from error
+
+    def index(self, shard: int) -> ShardIndex:
+        """Where a shard's rows lie; OutputError unless they are as many as were noted, or the file is another now."""
+        return self.process.indexes.get(shard, lambda: self._check_index(shard, self._read_index(shard)))
+
+    def _read_index(self, shard: int) -> ShardIndex:
+        output = self.catalog.find_output(shard)
+        skips = self.missing == "skip"
+        return read_index(self.open(shard), storage=output.storage, dim=output.dim, skips_missing=skips)
+
+    def _check_index(self, shard: int, index: ShardIndex) -> ShardIndex:
+        expected = int(self.catalog.captions[shard]), int(self.offsets[shard + 1] - self.offsets[shard])
+        found = index.num_rows, len(index)
+        if found != expected:
+            raise OutputError(
+                f"{self.catalog.find_path(shard)}: expected {expected[0]} rows of which {expected[1]} count as noted "
+                f"when the dataset was opened, got {found[0]} of which {found[1]} count"
+            )
+        return index
+
+    def group(self, shard: int, group: int) -> DecodedGroup:
+        """A row group of a shard, decoded."""
+        load = partial(self._read_group, shard, group)
+        return self.process.groups.get((shard, group), load)
+
+    def _read_group(self, shard: int, group: int) -> DecodedGroup:
+        return read_group(self.open(shard), self.index(shard), group)
+
+    def source(self, shard: int) -> str:
+        """The input file that a shard's rows are of."""
+        noted = self.catalog.sources[shard]
+        if noted or not len(self.index(shard)):
+            return noted
+        return str(self.columns(shard, (SOURCE,))[SOURCE][0].as_py())
+
+    def columns(self, shard: int, names: tuple[str, ...]) -> pa.Table:
+        """Columns of a shard's rows that count."""
+        return self.process.columns.get((shard, names), partial(self._read_columns, shard, names))
+
+    def _read_columns(self, shard: int, names: tuple[str, ...]) -> pa.Table:
+        index, file = self.index(shard), self.open(shard)
+        check_stamp(file, index.stamp)
+        try:
+            with file.open_parquet() as parquet:
+                check_columns(file.path, names, parquet.schema_arrow.names)
+                table = parquet.read(columns=list(names), use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise OutputError(f"{file.path}: expected readable columns, got: {error}") from error
+        check_stamp(file, index.stamp)
+        return (table if index.file_rows is None else table.take(index.file_rows)).combine_chunks()
+
+    def check_columns(self, names: Sequence[str]) -> None:
+        """OutputError unless the first shard of each output has these columns."""
+        for shard in np.unique(self.catalog.output_of, return_index=True)[1].tolist() if names else ():
+            file = self.open(shard)
+            with file.open_parquet() as parquet:
+                check_columns(file.path, names, parquet.schema_arrow.names)
+
+    def find_shards(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(B,) the shards of rows, and their places there."""
+        shards = np.searchsorted(self.offsets, numbers, "right") - 1
+        return shards, numbers - self.offsets[shards]
+
+    def split(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """Each shard of these rows, which of them (as places in `numbers`) are its own, and their places there."""
+        shards, places = self.find_shards(numbers)
+        order = np.argsort(shards, kind="stable")
+        bounds = np.flatnonzero(np.diff(shards[order])) + 1
+        for chosen in np.split(order, bounds) if len(order) else ():
+            yield int(shards[chosen[0]]), chosen, places[chosen]
+
+    def locate(self, numbers: NDArray[np.int64]) -> Located:
+        """Where rows lie."""
+        count = len(numbers)
+        found = Located(**{name: np.zeros(count, np.int64) for name in INTEGERS}, is_plain=np.zeros(count, np.bool_))
+        for (shard, chosen, places), index in self._with_indexes(numbers):
+            file_rows = index.find_file_rows(places)
+            groups = index.find_groups(file_rows)
+            found.shards[chosen], found.places[chosen] = shard, places
+            found.file_rows[chosen], found.groups[chosen] = file_rows, groups
+            found.starts[chosen], found.sizes[chosen] = index.starts[places], index.sizes[places]
+            found.tokens[chosen], found.is_plain[chosen] = index.tokens[places], index.is_plain[groups]
+        return found
+
+    def _with_indexes(self, numbers: NDArray[np.int64]) -> Iterator[tuple[Any, ShardIndex]]:
+        """The parts of `split` with the indexes of their shards, of which those that are not kept are read at once."""
+        parts = list(self.split(numbers))
+        process = self.process
+        tasks: list[Callable[[], ShardIndex]] = []
+        found = {shard: process.indexes.find(shard) for shard, _, _ in parts}
+        absent = [shard for shard, index in found.items() if index is None]
+        tasks = [partial(self.index, shard) for shard in absent]
+        found.update(zip(absent, process.run(tasks), strict=True))
+        for part in parts:
+            index = found[part[0]]
+            assert index is not None
+            yield part, index
+
+    def survey(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """(N,) tokens of all rows, and (G + 1,) where each row group that has rows begins."""
+        if self._surveyed is not None:
+            return self._surveyed
+        lengths = np.empty(len(self), np.int32)
+        starts = [np.zeros(1, np.int64)]
+        for shard, (tokens, groups) in enumerate(self.process.map(self._survey_shard, range(len(self.catalog)))):
+            lengths[self.offsets[shard] : self.offsets[shard + 1]] = tokens
+            starts.append(self.offsets[shard] + groups[1:])
+        found = lengths, np.unique(np.concatenate(starts))
+        if lengths.nbytes + found[1].nbytes <= KEPT_BYTES:
+            self._surveyed = found
+        return found
+
+    def _survey_shard(self, shard: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        index = self.index(shard)
+        return index.tokens, index.counted_groups()
+
+    def lengths(self, numbers: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(B,) tokens of rows."""
+        if self._surveyed is not None:
+            return self._surveyed[0][numbers]
+        return self.locate(numbers).tokens.astype(np.int32)
+
+    def map_shards(self, work: Callable[[int], Any]) -> Iterator[Any]:
+        """`work` of each shard's number in order, several at once."""
+        return self.process.map(work, range(len(self.catalog)))
+
+    def read_column(self, name: str) -> pa.ChunkedArray:
+        """A column of all rows."""
+        chunks = [table[name] for table in self.map_shards(lambda shard: self._read_columns(shard, (name,)))]
+        kind = chunks[0].type
+        return pa.chunked_array([part for chunk in chunks for part in chunk.cast(kind).chunks], kind)
+
+    def read_values(self, name: str, numbers: NDArray[np.int64]) -> list[Any]:
+        """A column's values of some rows."""
+        found: list[Any] = [None] * len(numbers)
+        for shard, chosen, places in self.split(numbers):
+            values = self.columns(shard, (name,))[name].take(pa.array(places)).to_pylist()
+            for place, value in zip(chosen.tolist(), values, strict=True):
+                found[place] = value
+        return found
+
+
+INTEGERS = ("shards", "places", "file_rows", "groups", "starts", "sizes", "tokens")
+
+
+def check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> None:
+    """InputError unless a shard has these columns, which are not the embeddings themselves."""
+    for name in wanted:
+        if name not in present or name == BYTES:
+            others = ", ".join(other for other in present if other != BYTES)
+            raise InputError(f"{path}: columns: expected some of {others}, got {name!r}")

@@ -1,0 +1,166 @@
+"""Where the rows of a shard lie, found from its footer and a few small columns.
+
+R rows of a shard that count, G its row groups. The bytes of a row group's embeddings are one plain page that ends where
+the column chunk does: each value after its length in four bytes, and nothing for a row without one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from t5enc.dataset.shards.files import OpenShard, Stamp, check_stamp
+from t5enc.errors import OutputError
+from t5enc.storage import METADATA_KEY, PREFIX
+from t5enc.storage.codecs import find_codec
+
+BYTES = f"{PREFIX}bytes"
+SOURCE, ROW, CAPTION_INDEX = (f"{PREFIX}{name}" for name in ("source", "row", "caption_index"))
+TOKENS, ERROR, NUM_BYTES = (f"{PREFIX}{name}" for name in ("num_tokens", "error", "num_bytes"))
+LENGTH_BYTES = 4
+# A page's header, and how its levels may begin.
+HEADER_BYTES = 128
+ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardIndex:
+    """Rows that count in order: `starts` is where a value's length stands, -1 without embedding; `sizes` its bytes.
+
+    `file_rows` are their places in the file, None where all count. `group_starts` (G + 1,) are places in the file, and
+    `is_plain` (G,) whether byte ranges serve, as far as is known.
+    """
+
+    stamp: Stamp
+    num_rows: int
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    caption_indices: NDArray[np.int32]
+    file_rows: NDArray[np.int64] | None
+    group_starts: NDArray[np.int64]
+    is_plain: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        arrays = (self.starts, self.sizes, self.tokens, self.rows, self.caption_indices, self.file_rows)
+        return 1024 + sum(array.nbytes for array in arrays if array is not None)
+
+    def find_file_rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where rows stand in the file."""
+        return places if self.file_rows is None else self.file_rows[places]
+
+    def find_groups(self, file_rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row groups of places in the file."""
+        return np.searchsorted(self.group_starts, file_rows, "right") - 1
+
+    def counted_groups(self) -> NDArray[np.int64]:
+        """(G + 1,) where row groups begin, in rows that count."""
+        starts = self.group_starts
+        return starts if self.file_rows is None else np.searchsorted(self.file_rows, starts).astype(np.int64)
+
+
+def read_index(shard: OpenShard, *, storage: str, dim: int, skips_missing: bool) -> ShardIndex:
+    """The index of a shard; OutputError for one that is damaged, of another dtype or width, or changes meanwhile."""
+    try:
+        with shard.open_parquet() as file:
+            _check_form(shard.path, file.schema_arrow, storage, dim)
+            index = _make_index(shard, file, storage, dim, skips_missing)
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{shard.path}: expected a Parquet shard, got: {error}") from error
+    check_stamp(shard, index.stamp)
+    return index
+
+
+def _check_form(path: str, schema: pa.Schema, storage: str, dim: int) -> None:
+    """A shard that another tool wrote again may have lost what says how; then it is as its job says."""
+    for name in (BYTES, ROW, CAPTION_INDEX, TOKENS, ERROR):
+        if name not in schema.names:
+            raise OutputError(f"{path}: no column {name!r}; expected one of {', '.join(schema.names)}")
+    form = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    found = form.get("storage_dtype", storage), form.get("dim", dim)
+    if found != (storage, dim):
+        raise OutputError(f"{path}: expected {storage} of width {dim} as its job has it, got {found[0]} of {found[1]}")
+
+
+def _make_index(shard: OpenShard, file: pq.ParquetFile, storage: str, dim: int, skips_missing: bool) -> ShardIndex:
+    sizing = [NUM_BYTES] if NUM_BYTES in file.schema_arrow.names else []
+    table = file.read(columns=[ROW, CAPTION_INDEX, TOKENS, ERROR, *sizing], use_threads=False)
+    present = pc.is_null(table[ERROR]).to_numpy()
+    tokens = _to_numpy(table[TOKENS], np.int32)
+    sizes = _find_sizes(shard.path, table, tokens, storage, dim)
+    sizes = np.where(present, sizes, 0)
+    spans = np.where(present, sizes + LENGTH_BYTES, 0)
+    group_starts, ends, excess_of = _read_groups(file.metadata)
+    before = np.concatenate([[0], np.cumsum(spans)])
+    is_plain = _find_plain(excess_of, np.diff(before[group_starts]), np.diff(group_starts))
+    of_rows = np.repeat(np.arange(len(ends)), np.diff(group_starts))
+    starts = ends[of_rows] - (before[group_starts[1:]][of_rows] - before[:-1])
+    starts[~present] = -1
+    kept = np.flatnonzero(present) if skips_missing and not present.all() else None
+    chosen: Any = slice(None) if kept is None else kept
+    return ShardIndex(
+        stamp=shard.stamp,
+        num_rows=len(present),
+        starts=starts[chosen],
+        sizes=sizes[chosen],
+        tokens=tokens[chosen],
+        rows=_to_numpy(table[ROW], np.int64)[chosen],
+        caption_indices=_to_numpy(table[CAPTION_INDEX], np.int32)[chosen],
+        file_rows=kept,
+        group_starts=group_starts,
+        is_plain=is_plain,
+    )
+
+
+def _to_numpy(column: pa.ChunkedArray, dtype: Any) -> NDArray[Any]:
+    return np.asarray(column.to_numpy(), dtype)
+
+
+def _find_sizes(path: str, table: pa.Table, tokens: NDArray[np.int32], storage: str, dim: int) -> NDArray[np.int64]:
+    """Bytes of each row's value: tokens times those of one, or where they differ what a column says."""
+    token = find_codec(storage).token_bytes(dim)
+    if token is not None:
+        return tokens.astype(np.int64) * token
+    if NUM_BYTES not in table.column_names:
+        raise OutputError(f"{path}: expected a column {NUM_BYTES!r}, by which rows of {storage} are found, got none")
+    return _to_numpy(pc.fill_null(table[NUM_BYTES], 0), np.int64)
+
+
+def _read_groups(metadata: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """(G + 1,) first rows, (G,) ends of the column chunks of bytes, and their bytes: -1 where they are not plain."""
+    leaf = next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == BYTES)
+    counts, ends, sizes = [], [], []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunk = group.column(leaf)
+        plain = chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page
+        counts.append(group.num_rows)
+        ends.append(chunk.data_page_offset + chunk.total_compressed_size)
+        sizes.append(chunk.total_compressed_size if plain and ENCODINGS.issuperset(chunk.encodings) else -1)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return starts, np.array(ends, np.int64), np.array(sizes, np.int64)
+
+
+def _find_plain(sizes: NDArray[np.int64], expected: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a column chunk has room for its values and for the header and levels of one page, and for no more."""
+    excess = sizes - expected
+    found: NDArray[np.bool_] = (sizes >= 0) & (excess >= 0) & (excess <= HEADER_BYTES + rows // 4)
+    return found
+
+
+def name_row(path: str, file_row: int) -> str:
+    """A row of a shard for an error."""
+    return f"{path}: row {file_row}"
