@@ -21,7 +21,7 @@ from t5enc.dataset.shards.byte_ranges import Wanted, cut_runs, read_run
 from t5enc.dataset.shards.index import name_row
 from t5enc.dataset.shards.row_groups import copy_rows
 from t5enc.errors import OutputError
-from t5enc.storage.codecs import find_codec, from_bytes, token_bytes
+from t5enc.storage.codecs import count_tokens, decode_into, find_codec, token_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ def _make_buffers(
     rows: Rows, located: Located, is_wanted: NDArray[np.bool_], flat: NDArray[np.uint8]
 ) -> list[NDArray[np.uint8]]:
     """Where each row's bytes go: into the batch as they are, or beside it to be decoded."""
-    plain = [is_plain(output.storage) for output in rows.catalog.outputs]
+    plain = [find_codec(output.storage).is_plain for output in rows.catalog.outputs]
     of_output = rows.catalog.output_of[located.shards]
     return [
         flat[place, :size] if plain[output] or not wanted else np.empty(size, np.uint8)
@@ -99,11 +99,6 @@ def _make_buffers(
             zip(located.sizes.tolist(), of_output.tolist(), is_wanted.tolist(), strict=True)
         )
     ]
-
-
-def is_plain(storage: str) -> bool:
-    """Whether numbers lie in a shard as they do in memory."""
-    return find_codec(storage).working == storage
 
 
 def _share_ranges(filling: Filling, places: NDArray[np.int64]) -> Iterator[Callable[[], None]]:
@@ -166,11 +161,25 @@ def _finish(filling: Filling, places: Sequence[int] | NDArray[np.int64]) -> None
     width = filling.flat.shape[1] // filling.padded.shape[1]
     for place in np.asarray(places).tolist():
         tokens = int(located.tokens[place])
-        output = catalog.find_output(int(located.shards[place]))
-        if not is_plain(output.storage):
-            data = filling.buffers[place].reshape(tokens, token_bytes(output.storage, output.dim))
-            filling.padded[place, :tokens] = from_bytes(data, output.storage, output.dim)
+        if not find_codec(catalog.find_output(int(located.shards[place])).storage).is_plain:
+            _decode(filling, place, filling.padded[place, :tokens])
         filling.flat[place, tokens * width :] = 0
+
+
+def _decode(filling: Filling, place: int, out: Tensor) -> None:
+    """A row's bytes into its part of the batch; OutputError where they are of another number of tokens, or damaged."""
+    located, catalog = filling.located, filling.rows.catalog
+    shard, data = int(located.shards[place]), filling.buffers[place]
+    output = catalog.find_output(shard)
+    size = token_bytes(output.storage, output.dim)
+    try:
+        found = count_tokens(data, output.storage, output.dim)
+        if found != len(out):
+            raise OutputError(f"expected the embedding of {len(out)} tokens, got one of {found}")
+        decode_into(data if size is None else data.reshape(-1, size), output.storage, out)
+    except OutputError as error:
+        file_row = int(located.file_rows[place])
+        raise OutputError(f"{name_row(catalog.find_path(shard), file_row)}: {error}") from error
 
 
 def _fill_dropped(padded: Tensor, dropped: NDArray[np.bool_], null: Null | None) -> None:
