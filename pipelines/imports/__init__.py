@@ -1,0 +1,1 @@
+"""Outputs from caches that trainers wrote, so that nobody has to encode again."""
