@@ -121,7 +121,7 @@ class EmbeddingSampler:
         ConfigError for a state of other rows, of another seed, or of other options, which are named.
         """
         epoch, place = read_state(state, self._draws.seed, len(self._data), self._list_options())
-        self._epoch, self._place = self._open(epoch), place
+        self._epoch, self._place = self._epoch if epoch == self.epoch else self._open(epoch), place
 
     def _open(self, number: int) -> Epoch:
         return Epoch(self._data, number, self._draws, self._cut, self._captions)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from t5enc.dataset.sampling.keyed import draw_uniform
 from t5enc.errors import ConfigError
 
-Weights: TypeAlias = Mapping[int, float] | Sequence[float] | str | None
+Weighing: TypeAlias = Mapping[int, float] | Sequence[float] | str
+Weights: TypeAlias = Weighing | None
 # The columns that are the key of a caption; those of one row of the input have the first two in common.
 KEYS = ("text_embedding_source", "text_embedding_row")
 CAPTION_INDEX = "text_embedding_caption_index"
@@ -71,13 +72,13 @@ def group_captions(data: Columns, group_by: str, weights: Weights) -> Captions:
     return Captions(starts, rows, sums)
 
 
-def read_weights(data: Columns, weights: Weights) -> NDArray[np.float64]:
+def read_weights(data: Columns, weights: Weighing) -> NDArray[np.float64]:
     """The weight (N,) of each row: of its caption index, or what a numeric column says; ConfigError for one below 0."""
     if isinstance(weights, str):
         found = _read_numbers(data, weights)
     else:
         indices = data.read_column(CAPTION_INDEX).to_numpy()
-        table = dict(weights) if isinstance(weights, Mapping) else dict(enumerate(weights or ()))
+        table = dict(weights) if isinstance(weights, Mapping) else dict(enumerate(weights))
         _check_weighed(indices, table)
         found = np.zeros(len(indices), np.float64)
         for index, weight in table.items():

@@ -58,6 +58,7 @@ class DrawOptions:
     def list_values(self) -> dict[str, Any]:
         """All but the seed, as JSON has them."""
         values = {name: value for name, value in asdict(self).items() if name != "seed"}
+        values["dropout"] = float(self.dropout)
         if isinstance(self.weights, Mapping):
             values["weights"] = sorted((index, float(weight)) for index, weight in self.weights.items())
         elif self.weights is not None and not isinstance(self.weights, str):

@@ -290,6 +290,18 @@ def test_options_that_cannot_be_used_are_refused_by_name(options: Options, messa
         EmbeddingSampler(StandIn([1]), **({"batch_size": 1} | options))
 
 
+def test_what_is_known_of_an_epoch_is_kept_when_its_state_is_loaded() -> None:
+    data = StandIn([1] * 20)
+    asked: list[int] = []
+    measure = data.lengths
+    data.lengths = lambda rows=None: asked.append(len(rows)) or measure(rows)  # type: ignore[func-returns-value,method-assign]
+    sampler = EmbeddingSampler(data, batch_tokens=4, bucket_rows=10)
+    first = [batch for _, batch in zip(range(2), sampler, strict=False)]
+    sampler.load_state_dict(sampler.state_dict())
+    assert len([*first, *iter(sampler)]) == 6  # a list of the sampler itself would ask for its length, which is counted
+    assert asked == [10, 10]
+
+
 def test_an_epoch_below_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="epoch: expected a whole number of at least 0, got -1"):
         EmbeddingSampler(StandIn([1]), batch_size=1).set_epoch(-1)

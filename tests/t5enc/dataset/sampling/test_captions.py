@@ -55,6 +55,7 @@ def test_a_sample_has_the_same_draw_in_whatever_company(counts: list[int], weigh
     [
         (None, [1 / 3, 1 / 3, 1 / 3]),
         ([6, 3, 1], [0.6, 0.3, 0.1]),
+        (np.array([6, 3, 1]), [0.6, 0.3, 0.1]),
         ({0: 0.5, 1: 0, 2: 0.5}, [0.5, 0, 0.5]),
         ("score", [0, 1 / 3, 2 / 3]),
     ],

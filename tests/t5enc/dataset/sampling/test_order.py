@@ -152,3 +152,7 @@ def test_rows_within_a_window_of_row_groups_are_mixed() -> None:
     rows = order.take(np.arange(400))
     assert len(set((rows[:20] // 100).tolist())) > 1
     assert (np.diff(rows) == 1).sum() < 10
+
+
+def test_no_row_groups_have_no_rows() -> None:
+    assert GroupOrder(np.array([0]), 1, 4).take(np.arange(0)).tolist() == []
