@@ -71,6 +71,13 @@ def test_every_cleaning_is_timed_beside_the_tokenizer_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.long
+def test_every_way_to_order_is_timed_and_resumed(tmp_path: Path) -> None:
+    rows = run_quickly("order", tmp_path)["rows"]
+    assert len(rows) == 5
+    assert all(row["ms_mean"] > 0 and row["ms_resume"] > 0 and 0 < row["bytes_peak"] < 1e6 for row in rows)
+
+
+@pytest.mark.long
 def test_every_step_of_the_driver_is_measured(tmp_path: Path) -> None:
     rows = {row["step"]: row for row in run_quickly("driver", tmp_path)["rows"]}
     assert (rows["begin"]["left"], rows["resume"]["left"]) == (300, 150)
