@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -101,6 +102,16 @@ class EmbeddingDataset:
     def conditioning(self) -> Conditioning | None:
         """The recipe that the embeddings were made by, and the rows of its null prompt; None without one."""
         return self._rows.catalog.outputs[0].conditioning
+
+    @property
+    def null_tokens(self) -> int | None:
+        """Tokens of a dropped row; None where it has as many as before, or no row can be dropped."""
+        return None if self._null is None or self._null.rows is None else len(self._null.rows)
+
+    @cached_property
+    def numbering(self) -> str:
+        """Letters that tell which rows have which numbers: the same for all outputs of the same captions."""
+        return self._rows.digest_numbering()
 
     @overload
     def __getitem__(self, index: int | Draw) -> Sample: ...

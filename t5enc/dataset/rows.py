@@ -5,10 +5,13 @@ N rows, B asked ones, S shards, G row groups.
 
 from __future__ import annotations
 
+import hashlib
+import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -67,6 +70,14 @@ class Rows:
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
+
+    def digest_numbering(self) -> str:
+        """Letters that tell how many rows of which source come after each other, however shards are cut."""
+        digest = hashlib.sha256()
+        counts = zip(map(self.source, range(len(self.catalog))), np.diff(self.offsets).tolist(), strict=True)
+        for source, shards in groupby(counts, key=operator.itemgetter(0)):
+            digest.update(f"{source}\0{sum(count for _, count in shards)}\0".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]
 
     @property
     def process(self) -> Process:

@@ -12,7 +12,7 @@ from typing import Any
 
 from t5enc.dataset.draws import Draw
 from t5enc.dataset.sampling.batches import BatchOptions, Place
-from t5enc.dataset.sampling.captions import Weights, group_captions
+from t5enc.dataset.sampling.captions import Weights, open_captions
 from t5enc.dataset.sampling.epoch import DrawOptions, Epoch, Measured, OrderName
 from t5enc.dataset.sampling.ranks import find_rank
 from t5enc.dataset.sampling.states import read_state, write_state
@@ -68,7 +68,7 @@ class EmbeddingSampler:
             find_rank(rank, world_size)
         self._rank = rank, world_size
         self._data = data
-        self._captions = None if group_by is None else group_captions(data, group_by, weights)
+        self._captions = None if group_by is None else open_captions(data, group_by, weights)
         self._epoch, self._place = self._open(0), Place()
 
     @property
@@ -132,4 +132,5 @@ class EmbeddingSampler:
         return needed < batches.end
 
     def _list_options(self) -> dict[str, Any]:
-        return asdict(self._cut) | self._draws.list_values()
+        data = getattr(self._data, "numbering", None)
+        return asdict(self._cut) | self._draws.list_values() | {"data": data}

@@ -18,15 +18,26 @@ from t5enc.errors import ConfigError
 
 Weighing: TypeAlias = Mapping[int, float] | Sequence[float] | str
 Weights: TypeAlias = Weighing | None
-# The columns that are the key of a caption; those of one row of the input have the first two in common.
-KEYS = ("text_embedding_source", "text_embedding_row")
+Rows: TypeAlias = NDArray[np.int64]
 CAPTION_INDEX = "text_embedding_caption_index"
 
 
+class Grouped(Protocol):
+    """Rows that belong together: those of group k are `rows[offsets[k] : offsets[k + 1]]`."""
+
+    @property
+    def offsets(self) -> NDArray[np.int64]: ...
+    @property
+    def rows(self) -> NDArray[np.int64]: ...
+
+
 class Columns(Protocol):
-    """What captions are grouped by: columns over all rows of a data set."""
+    """A data set of which captions are grouped and weighed."""
 
     def __len__(self) -> int: ...
+
+    def groups(self, by: str) -> Grouped:
+        """Rows with the same value of a column; "row": the captions of one row of the input."""
 
     def read_column(self, name: str) -> pa.ChunkedArray:
         """One column over all rows."""
@@ -59,17 +70,26 @@ class Captions:
         return self.rows[np.maximum(np.searchsorted(self.sums, target, side="right"), starts)]
 
 
-def group_captions(data: Columns, group_by: str, weights: Weights) -> Captions:
+def open_captions(data: Columns, group_by: str, weights: Weights) -> Captions:
     """The samples of a data set, in the order of their first rows.
 
     `group_by` is "row" for the captions of one row of the input, or a column whose equal values are one sample.
-    ConfigError for a column with nulls, a caption without a weight, and a sample whose weights are all zero.
+    ConfigError for a caption without a weight, and for a sample whose weights are all zero.
     """
-    labels = _label_rows(data, group_by)
-    rows = np.argsort(labels, kind="stable").astype(np.int64)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(labels))]).astype(np.int64)
+    groups = data.groups(group_by)
+    starts, rows = sort_samples(groups.offsets, groups.rows)
     sums = None if weights is None else _sum_weights(read_weights(data, weights)[rows], starts, rows)
     return Captions(starts, rows, sums)
+
+
+def sort_samples(offsets: Rows, rows: Rows) -> tuple[Rows, Rows]:
+    """Groups of rows in the order of their first rows."""
+    order = np.argsort(rows[offsets[:-1]], kind="stable")
+    if (np.diff(order) > 0).all():
+        return offsets, rows
+    sizes = np.diff(offsets)[order]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return starts, rows[np.repeat(offsets[:-1][order] - starts[:-1], sizes) + np.arange(len(rows))]
 
 
 def read_weights(data: Columns, weights: Weighing) -> NDArray[np.float64]:
@@ -113,39 +133,3 @@ def _sum_weights(weights: NDArray[np.float64], starts: NDArray[np.int64], rows: 
         row = rows[starts[empty[0]]]
         raise ConfigError(f"weights: expected some above 0 for each sample, got zeros for the sample of row {row}")
     return sums
-
-
-def _label_rows(data: Columns, group_by: str) -> NDArray[np.int64]:
-    """The number (N,) of each row's sample, which are counted as they come."""
-    if group_by == "row":
-        source, row = (_encode(data, name) for name in KEYS)
-        return _count_up(source * (int(row.max(initial=0)) + 1) + row)
-    return _count_up(_encode(data, group_by))
-
-
-def _encode(data: Columns, name: str) -> NDArray[np.int64]:
-    """A whole number (N,) for each of a column's values."""
-    column = data.read_column(name)
-    if column.null_count:
-        raise ConfigError(f"group_by: expected a column without nulls, got {column.null_count} in {name}")
-    if not pa.types.is_dictionary(column.type):
-        column = _number_values(column, name)
-    chunks = column.unify_dictionaries().chunks
-    return np.concatenate([np.zeros(0, np.int64), *(chunk.indices.to_numpy() for chunk in chunks)])
-
-
-def _number_values(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """A column with its values once, and a number for each row."""
-    try:
-        return column.dictionary_encode()
-    except pa.ArrowNotImplementedError:
-        raise ConfigError(f"group_by: expected a column of values, got {name} of {column.type}") from None
-
-
-def _count_up(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels (N,) as numbers from 0, by first appearance."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    ranks = np.empty(len(first), np.int64)
-    ranks[np.argsort(first)] = np.arange(len(first))
-    counted: NDArray[np.int64] = ranks[inverse.reshape(-1)]
-    return counted

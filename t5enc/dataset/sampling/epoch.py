@@ -23,7 +23,10 @@ ORDER, BATCHES, CAPTIONS, DROPOUT = range(4)
 
 
 class Measured(Columns, Protocol):
-    """A data set of N rows, which is asked for no more than the options want."""
+    """A data set of N rows, which is asked for no more than the options want.
+
+    It may have `pad_to`, S of every batch, `null_tokens` of a dropped row, and a digest of its `numbering`.
+    """
 
     def lengths(self, rows: Rows | None = None) -> NDArray[np.int32]:
         """Tokens of these rows."""
@@ -100,10 +103,13 @@ class Epoch:
         return draw_uniform(self._keys[DROPOUT], samples) < self._dropout
 
     def _measure(self, start: int, stop: int) -> Rows:
-        """Tokens (K,) of what stands at these places of the order: those of the null prompt where it is read."""
+        """Tokens (K,) that what stands at these places of the order takes in a batch."""
         samples = self._order.take(np.arange(start, stop, dtype=np.int64))
-        lengths = self._data.lengths(self._choose(samples)).astype(np.int64)
-        null = find_null_tokens(self._data) if self._dropout else None
+        rows = self._choose(samples)
+        if (padded := getattr(self._data, "pad_to", None)) is not None:
+            return np.full(len(rows), padded, np.int64)
+        lengths = self._data.lengths(rows).astype(np.int64)
+        null = getattr(self._data, "null_tokens", None) if self._dropout else None
         return lengths if null is None else np.where(self._drop(samples), null, lengths)
 
 
@@ -117,9 +123,3 @@ def open_order(data: Measured, draws: DrawOptions, captions: Captions | None, ke
     if captions is not None:  # samples lie where their first row does
         offsets = np.searchsorted(captions.rows[captions.starts[:-1]], offsets).astype(np.int64)
     return GroupOrder(offsets, key, draws.group_window)
-
-
-def find_null_tokens(data: Any) -> int | None:
-    """Tokens of the null prompt that a data set puts in the place of dropped captions; None where it has no rows."""
-    null = getattr(getattr(data, "conditioning", None), "null", None)
-    return None if null is None else len(null)

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from t5enc.dataset.lookup import Groups
+
 BILLION = 10**9
 
 
@@ -35,6 +37,16 @@ class StandIn:
     def row_group_offsets(self) -> NDArray[np.int64]:
         return self._offsets
 
+    def groups(self, by: str) -> Groups:
+        """Rows by the values of a column; a null has a group of its own, which comes last."""
+        members: dict[Any, list[int]] = {}
+        for row, value in enumerate(self._columns[by]):
+            members.setdefault((value is None, row if value is None else value), []).append(row)
+        found = [rows for (is_null, _), rows in sorted(members.items(), key=lambda item: item[0][0])]
+        return Groups(
+            offsets=np.cumsum([0, *map(len, found)]), rows=np.array([row for rows in found for row in rows], np.int64)
+        )
+
     def read_column(self, name: str) -> pa.ChunkedArray:
         column = self._columns[name]
         middle = len(column) // 2
@@ -53,6 +65,9 @@ class Billion:
     def row_group_offsets(self) -> NDArray[np.int64]:
         raise AssertionError("the row groups of a billion rows were asked for")
 
+    def groups(self, by: str) -> Groups:
+        raise AssertionError(f"groups of a billion rows were asked for, by {by}")
+
     def read_column(self, name: str) -> pa.ChunkedArray:
         raise AssertionError(f"{name} of a billion rows was asked for")
 
@@ -63,8 +78,7 @@ def make_captions(counts: Sequence[int]) -> StandIn:
     indices = [index for count in counts for index in range(count)]
     return StandIn(
         [index + 1 for index in indices],
-        text_embedding_source=[f"{row % 2}.parquet" for row in rows],
-        text_embedding_row=np.array(rows, np.int64) // 2,
+        row=rows,
         text_embedding_caption_index=np.array(indices, np.int32),
         id=[f"id-{row}" for row in rows],
         score=[float(index) for index in indices],

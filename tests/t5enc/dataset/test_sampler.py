@@ -194,9 +194,15 @@ def test_dropped_captions_and_drawn_ones_have_nothing_in_common() -> None:
 
 def test_a_dropped_caption_is_as_long_as_the_null_prompt() -> None:
     data = StandIn([10] * 64)
-    data.conditioning = type("Conditioning", (), {"null": [0, 0]})  # type: ignore[attr-defined]
+    data.null_tokens = 2  # type: ignore[attr-defined]
     assert [len(batch) for batch in EmbeddingSampler(data, batch_tokens=20, dropout=1.0)][:3] == [10, 10, 10]
     assert {len(batch) for batch in EmbeddingSampler(data, batch_tokens=20)} == {2}
+
+
+def test_rows_that_are_padded_to_one_length_are_all_as_long() -> None:
+    data = StandIn([1, 2, 3, 4] * 5)
+    data.pad_to = 5  # type: ignore[attr-defined]
+    assert {len(batch) for batch in EmbeddingSampler(data, batch_tokens=20)} == {4}
 
 
 def test_no_batch_sequence_ever_changes() -> None:
@@ -251,6 +257,13 @@ def test_a_state_of_other_options_is_refused_by_name(changed: Options, message: 
     state = EmbeddingSampler(data, **options).state_dict()
     with pytest.raises(ConfigError, match=message):
         EmbeddingSampler(data, **(options | changed)).load_state_dict(state)
+
+
+def test_a_state_of_other_captions_in_equal_number_is_refused_by_name() -> None:
+    data, other = StandIn([1] * 5), StandIn([1] * 5)
+    data.numbering, other.numbering = "one", "another"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="expected one made with data='another'"):
+        EmbeddingSampler(other, batch_size=2).load_state_dict(EmbeddingSampler(data, batch_size=2).state_dict())
 
 
 def test_equal_weights_are_the_same_however_they_are_given() -> None:

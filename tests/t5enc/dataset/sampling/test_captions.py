@@ -6,12 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5enc.dataset.sampling.captions import Captions, group_captions
+from t5enc.dataset.sampling.captions import Captions, open_captions
 from t5enc.dataset.sampling.keyed import derive_key
 from t5enc.errors import ConfigError
 from tests.t5enc.dataset.stand_in import StandIn, make_captions
@@ -27,23 +26,23 @@ def list_samples(captions: Captions) -> list[list[int]]:
 def test_captions_of_a_row_are_a_sample_and_samples_are_in_order(counts: list[int], group_by: str) -> None:
     starts = np.cumsum([0, *counts]).tolist()
     expected = [list(range(a, b)) for a, b in pairwise(starts)]
-    assert list_samples(group_captions(make_captions(counts), group_by, None)) == expected
+    assert list_samples(open_captions(make_captions(counts), group_by, None)) == expected
 
 
 def test_rows_of_a_sample_need_not_stand_together() -> None:
     data = StandIn([1] * 5, image=["b", "a", "b", "c", "a"])
-    assert list_samples(group_captions(data, "image", None)) == [[0, 2], [1, 4], [3]]
+    assert list_samples(open_captions(data, "image", None)) == [[0, 2], [1, 4], [3]]
 
 
 def test_no_rows_have_no_samples() -> None:
     data = StandIn([], image=np.array([], np.int64), score=np.array([], np.float64))
-    assert len(group_captions(data, "image", "score")) == 0
+    assert len(open_captions(data, "image", "score")) == 0
 
 
 @given(COUNTS, st.sampled_from([None, [0.0, 1, 2, 3, 4], {4: 1, 3: 0, 2: 1, 1: 1, 0: 1}, "score"]), st.data())
 def test_a_sample_has_the_same_draw_in_whatever_company(counts: list[int], weights: Any, data: st.DataObject) -> None:
     counts = [max(count, 2) for count in counts]
-    captions = group_captions(make_captions(counts), "row", weights)
+    captions = open_captions(make_captions(counts), "row", weights)
     everyone = captions.draw(np.arange(len(counts)), 17)
     some = np.array(data.draw(st.lists(st.integers(0, len(counts) - 1), max_size=9)), np.int64)
     assert np.array_equal(captions.draw(some, 17), everyone[some])
@@ -62,7 +61,7 @@ def test_a_sample_has_the_same_draw_in_whatever_company(counts: list[int], weigh
 )
 def test_captions_are_drawn_as_often_as_their_weights_say(weights: Any, expected: list[float]) -> None:
     samples = 20_000
-    captions = group_captions(make_captions([3] * samples), "row", weights)
+    captions = open_captions(make_captions([3] * samples), "row", weights)
     drawn = np.bincount(captions.draw(np.arange(samples), derive_key(3)) % 3, minlength=3) / samples
     sigma = np.sqrt(np.array(expected) * (1 - np.array(expected)) / samples)
     assert (np.abs(drawn - expected) <= 3 * sigma).all()
@@ -73,7 +72,7 @@ def test_a_caption_of_weight_zero_is_never_drawn(weights: list[float], key: int)
     """Whatever rounding does between weights of very different sizes."""
     weights = [*weights, 1.0]
     data = StandIn([1] * len(weights) * 3, image=sorted([0, 1, 2] * len(weights)), weight=weights * 3)
-    rows = group_captions(data, "image", "weight").draw(np.arange(3), key)
+    rows = open_captions(data, "image", "weight").draw(np.arange(3), key)
     assert (rows // len(weights)).tolist() == [0, 1, 2]
 
 
@@ -89,22 +88,10 @@ def test_a_caption_of_weight_zero_is_never_drawn(weights: list[float], key: int)
 )
 def test_weights_that_cannot_be_used_are_refused_by_name(weights: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        group_captions(make_captions([2, 1]), "row", weights)
+        open_captions(make_captions([2, 1]), "row", weights)
 
 
-def test_a_column_with_nulls_makes_no_samples() -> None:
-    with pytest.raises(ConfigError, match="expected a column without nulls, got 1 in image"):
-        group_captions(StandIn([1, 1], image=["a", None]), "image", None)
-
-
-def test_a_column_of_lists_makes_no_samples() -> None:
-    with pytest.raises(ConfigError, match="expected a column of values, got image of list"):
-        group_captions(StandIn([1], image=[["a"]]), "image", None)
-
-
-def test_values_are_the_same_in_whatever_dictionary_they_stand() -> None:
-    """As Parquet readers give columns: each chunk with a dictionary of its own."""
-    data = StandIn([1] * 4)
-    chunks = [pa.array(values).dictionary_encode() for values in (["b", "a"], ["a", "c"])]
-    data.read_column = lambda name: pa.chunked_array(chunks)  # type: ignore[method-assign]
-    assert list_samples(group_captions(data, "image", None)) == [[0], [1, 2], [3]]
+def test_rows_without_a_value_are_samples_among_the_others() -> None:
+    """A data set names them last; in the order of samples they stand where they lie."""
+    data = StandIn([1] * 5, image=[None, "b", "a", None, "b"])
+    assert list_samples(open_captions(data, "image", None)) == [[0], [1, 4], [2], [3]]
