@@ -68,6 +68,19 @@ def test_files_are_the_librarys_bytes_of_padded_rows(tmp_path: Path) -> None:
         assert path.read_bytes() == save({"text_embed": padded})
 
 
+def test_nasty_captions_that_the_job_encoded_as_the_trainer_does_have_its_names_and_bytes(tmp_path: Path) -> None:
+    raw, paths = make_captions(), make_paths()
+    encoded = [caption_as_trainer(caption, "sks") for caption in raw]
+    made = write_output(tmp_path / "out", encoded, paths, more={"raw": raw}, rows_per_shard=300)
+    options = {**WAN, "trigger": "sks"}
+    export_embeddings("ai-toolkit", made.folder, tmp_path / "images", options=options, caption_column="raw")
+    for index, (path, caption) in enumerate(zip(paths, encoded, strict=True)):
+        padded = torch.zeros(1, 512, DIM, dtype=torch.bfloat16)
+        padded[0, : len(made.embeddings[index])] = made.embeddings[index]
+        found = (tmp_path / "images" / locate_as_trainer(path, caption, "wan21")).read_bytes()
+        assert found == save({"text_embed": padded})
+
+
 def test_blanks_are_the_rows_of_no_caption_for_each_image(tmp_path: Path) -> None:
     made = write_output(tmp_path / "out", CAPTIONS)
     export_embeddings("ai-toolkit", made.folder, tmp_path / "images", options=WAN)

@@ -6,11 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from t5enc.errors import OutputError
 from t5enc.trainers import export_embeddings
+from tests.t5enc.trainers.nasty import make_captions, make_paths
 from tests.t5enc.trainers.outputs import DIM, write_output
 
 CAPTIONS = ["a fox", " spaced \n", "", "ünï ⟨🦊⟩", 'quo"te \\ back', "tab\tand\x01control\x7f"]
@@ -38,11 +41,14 @@ def test_each_caption_has_its_rows_and_its_words(tmp_path: Path) -> None:
     ]
 
 
-def test_bytes_are_those_of_the_library_but_for_the_order_of_the_metadata(tmp_path: Path) -> None:
-    made = write_output(tmp_path / "out", CAPTIONS)
-    export_embeddings("musubi", made.folder, tmp_path / "cache")
-    for index, caption in enumerate(CAPTIONS):
-        ours = (tmp_path / "cache" / f"{index}_wan_te.safetensors").read_bytes()
+def test_nasty_names_and_their_bytes_are_the_librarys_but_for_the_order_of_the_metadata(tmp_path: Path) -> None:
+    raw = make_captions()
+    encoded = [caption.strip() for caption in raw]
+    made = write_output(tmp_path / "out", encoded, make_paths(), more={"raw": raw}, rows_per_shard=300)
+    assert export_embeddings("musubi", made.folder, tmp_path / "cache", caption_column="raw").files == len(raw)
+    for index, (caption, path) in enumerate(zip(made.captions, made.paths, strict=True)):
+        name = f"{os.path.splitext(os.path.basename(path))[0]}_wan_te.safetensors"
+        ours = (tmp_path / "cache" / name).read_bytes()
         metadata = {"architecture": "wan", "caption1": caption.strip(), "format_version": "1.0.1"}
         save_file({"varlen_t5_bfloat16": made.embeddings[index]}, tmp_path / "theirs", metadata)
         theirs = (tmp_path / "theirs").read_bytes()
@@ -51,6 +57,12 @@ def test_bytes_are_those_of_the_library_but_for_the_order_of_the_metadata(tmp_pa
         assert ours[:8] == theirs[:8]
         assert json.loads(ours[8 : 8 + size]) == json.loads(theirs[8 : 8 + size])
         assert ours[8 + size :] == theirs[8 + size :]
+
+
+def test_a_caption_that_is_another_once_it_is_stripped_is_refused(tmp_path: Path) -> None:
+    made = write_output(tmp_path / "out", ["\x85a fox"])  # which Wan's cleaning takes for an ellipsis
+    with pytest.raises(OutputError, match="the trainer encodes 'a fox'"):
+        export_embeddings("musubi", made.folder, tmp_path / "cache")
 
 
 def test_float8_is_what_torch_rounds_to(tmp_path: Path) -> None:
@@ -68,3 +80,12 @@ def test_stems_are_those_of_the_last_part(tmp_path: Path) -> None:
     export_embeddings("musubi", made.folder, tmp_path / "cache")
     names = {f"{os.path.splitext(os.path.basename(path))[0]}_wan_te.safetensors" for path in paths}
     assert {path.name for path in (tmp_path / "cache").iterdir() if path.is_file()} == names
+
+
+def test_lossless_codecs_give_the_same_files(tmp_path: Path) -> None:
+    for storage in ("bfloat16", "bf16z"):
+        made = write_output(tmp_path / storage, CAPTIONS, storage=storage)
+        assert export_embeddings("musubi", made.folder, tmp_path / f"{storage}_cache").note is None
+    for index in range(len(CAPTIONS)):
+        name = f"{index}_wan_te.safetensors"
+        assert (tmp_path / "bf16z_cache" / name).read_bytes() == (tmp_path / "bfloat16_cache" / name).read_bytes()

@@ -84,6 +84,18 @@ def test_files_are_torchs_own_bytes(tmp_path: Path, family: str) -> None:
         assert torch.equal(loaded["prompt_embeds"][0, : len(values)], values)
 
 
+def test_nasty_captions_have_the_trainers_names_and_bytes(tmp_path: Path) -> None:
+    captions = make_captions()
+    made = write_output(tmp_path / "out", captions, recipe="ltx", rows_per_shard=300)
+    options = {"family": "ltxvideo"}
+    report = export_embeddings("simpletuner", made.folder, tmp_path / "cache", options=options)
+    assert (report.files, report.shared) == (len({*captions, ""}) + 1, len(captions) - len(set(captions)))
+    rows = {caption: made.embeddings[index] for index, caption in reversed(list(enumerate(captions)))}
+    for caption, values in rows.items():
+        expected = save_as_trainer(make_tensors(values, "ltxvideo"), tmp_path / "theirs")
+        assert (tmp_path / "cache" / name_as_trainer(caption, "ltxvideo")).read_bytes() == expected
+
+
 def test_a_second_run_finds_all_files_whole(tmp_path: Path) -> None:
     made = write_family(tmp_path / "out", "pixart_sigma")
     options = {"family": "pixart_sigma"}
