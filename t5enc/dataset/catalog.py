@@ -121,14 +121,20 @@ def _check_alike(first: Output, other: Output) -> None:
     for what, here, there in (
         ("width", first.dim, other.dim),
         ("dtype", first.working, other.working),
-        ("recipe", _identify(first), _identify(other)),
+        ("recipe", _name_recipe(first), _name_recipe(other)),
     ):
         if here != there:
             raise OutputError(f"{other.shown}: expected the {what} of {first.shown}, {here}, got {there}")
+    if first.conditioning is not None and other.conditioning is not None:
+        here, there = first.conditioning.recipe.to_identity(), other.conditioning.recipe.to_identity()
+        if differ := [name for name in here if here[name] != there.get(name)]:
+            raise OutputError(f"{other.shown}: expected the recipe of {first.shown}, got one with another {differ[0]}")
 
 
-def _identify(output: Output) -> Any:
-    return None if output.conditioning is None else output.conditioning.recipe.to_identity()
+def _name_recipe(output: Output) -> str:
+    if output.conditioning is None:
+        return "none"
+    return f"{output.conditioning.recipe.name}, version {output.conditioning.recipe.version}"
 
 
 def _read_sources(folder: OutputFolder) -> list[str]:
