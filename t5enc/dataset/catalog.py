@@ -126,8 +126,8 @@ def _check_alike(first: Output, other: Output) -> None:
         if here != there:
             raise OutputError(f"{other.shown}: expected the {what} of {first.shown}, {here}, got {there}")
     if first.conditioning is not None and other.conditioning is not None:
-        here, there = first.conditioning.recipe.to_identity(), other.conditioning.recipe.to_identity()
-        if differ := [name for name in here if here[name] != there.get(name)]:
+        mine, theirs = first.conditioning.recipe.to_identity(), other.conditioning.recipe.to_identity()
+        if differ := [name for name in mine if mine[name] != theirs.get(name)]:
             raise OutputError(f"{other.shown}: expected the recipe of {first.shown}, got one with another {differ[0]}")
 
 

@@ -178,8 +178,8 @@ class EmbeddingDataset:
         found: list[Key] = [Key("", 0, 0)] * len(numbers)
         for shard, chosen, places in self._rows.split(numbers):
             index, source = self._rows.index(shard), self._rows.source(shard)
-            rows, captions = index.rows[places].tolist(), index.caption_indices[places].tolist()
-            for place, row, caption in zip(chosen.tolist(), rows, captions, strict=True):
+            rows, captions = index.find_keys(places)
+            for place, row, caption in zip(chosen.tolist(), rows.tolist(), captions.tolist(), strict=True):
                 found[place] = Key(source, row, caption)
         return found
 

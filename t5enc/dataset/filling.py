@@ -64,13 +64,13 @@ def read_padded(
 def _check_missing(rows: Rows, located: Located, dropped: NDArray[np.bool_]) -> None:
     if rows.missing != "error":
         return
-    for place in np.flatnonzero((located.starts < 0) & ~dropped).tolist():
+    for place in np.flatnonzero(~located.is_there & ~dropped).tolist():
         path = rows.catalog.find_path(int(located.shards[place]))
         raise OutputError(f"{name_row(path, int(located.file_rows[place]))}: expected an embedding, got none")
 
 
 def _fill(rows: Rows, located: Located, dropped: NDArray[np.bool_], padded: Tensor, flat: NDArray[np.uint8]) -> None:
-    is_wanted = (located.starts >= 0) & ~dropped
+    is_wanted = located.is_there & ~dropped
     filling = Filling(
         rows=rows,
         located=located,

@@ -78,9 +78,8 @@ class Lookup:
         if place < 0:
             return []
         shard = int(shards[place])
-        index = self.rows.index(shard)
-        here = np.flatnonzero((index.rows == row) & (index.caption_indices == caption_index))
-        return (self.rows.offsets[shard] + here).tolist()  # type: ignore[no-any-return]
+        found = self.rows.index(shard).find_place(row, caption_index)
+        return [] if found is None else [int(self.rows.offsets[shard]) + found]
 
     def _find_starts(self) -> dict[tuple[int, str], tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """The shards of each output's sources, and their first rows, in order."""
@@ -140,7 +139,7 @@ def _list_starts(rows: Rows) -> dict[tuple[int, str], tuple[NDArray[np.int64], N
         if first_row == UNKNOWN or not catalog.sources[shard]:
             if not len(rows.index(shard)):
                 continue
-            first_row = int(rows.index(shard).rows[0])
+            first_row = int(rows.index(shard).find_keys(np.zeros(1, np.int64))[0][0])
         key = int(catalog.output_of[shard]), rows.source(shard)
         starts.setdefault(key, []).append((first_row, shard))
     found = {key: np.array(sorted(entries), np.int64) for key, entries in starts.items()}
@@ -202,7 +201,8 @@ def _group_captions(rows: Rows) -> Groups:
 
 def _find_firsts(rows: Rows, shard: int) -> NDArray[np.int64]:
     """The rows of a shard at which those of another row of the input begin."""
-    numbers = rows.index(shard).rows
+    index = rows.index(shard)
+    numbers, _ = index.find_keys(np.arange(len(index)))
     return int(rows.offsets[shard]) + np.flatnonzero(np.diff(numbers, prepend=-1) != 0)
 
 

@@ -40,6 +40,7 @@ class Located:
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
     tokens: NDArray[np.int64]
+    is_there: NDArray[np.bool_]
     is_plain: NDArray[np.bool_]
 
 
@@ -96,7 +97,7 @@ class Rows:
 
     def _count_rows(self, shard: int) -> tuple[int, int]:
         index = self.process.indexes.get(shard, partial(self._read_index, shard))
-        missing = index.num_rows - len(index) if self.missing == "skip" else int((index.starts < 0).sum())
+        missing = index.num_rows - len(index) if self.missing == "skip" else int((index.ends == 0).sum())
         return index.num_rows, missing
 
     def open(self, shard: int) -> OpenShard:
@@ -182,13 +183,15 @@ class Rows:
     def locate(self, numbers: NDArray[np.int64]) -> Located:
         """Where rows lie."""
         count = len(numbers)
-        found = Located(**{name: np.zeros(count, np.int64) for name in INTEGERS}, is_plain=np.zeros(count, np.bool_))
+        arrays: dict[str, Any] = {name: np.zeros(count, np.int64) for name in INTEGERS}
+        found = Located(**arrays, is_there=np.zeros(count, np.bool_), is_plain=np.zeros(count, np.bool_))
         for (shard, chosen, places), index in self._with_indexes(numbers):
             file_rows = index.find_file_rows(places)
             groups = index.find_groups(file_rows)
             found.shards[chosen], found.places[chosen] = shard, places
             found.file_rows[chosen], found.groups[chosen] = file_rows, groups
-            found.starts[chosen], found.sizes[chosen] = index.starts[places], index.sizes[places]
+            found.starts[chosen], found.sizes[chosen] = index.find_starts(places), index.find_sizes(places)
+            found.is_there[chosen] = index.are_there(places)
             found.tokens[chosen], found.is_plain[chosen] = index.tokens[places], index.is_plain[groups]
         return found
 

@@ -32,19 +32,20 @@ ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardIndex:
-    """Rows that count in order: `starts` is where a value's length stands, -1 without embedding; `sizes` its bytes.
+    """Rows that count, in order: 8 bytes each where a row has one caption, and tokens are of one size.
 
-    `file_rows` are their places in the file, None where all count. `group_starts` (G + 1,) are places in the file, and
-    `is_plain` (G,) whether byte ranges serve, as far as is known.
+    `ends` is where a value's bytes end, 0 for none. `file_rows` are the rows' places in the file, None where all count.
+    `group_starts` (G + 1,) are places in the file, and `is_plain` (G,) says whether byte ranges serve, as far as known.
     """
 
     stamp: Stamp
     num_rows: int
-    starts: NDArray[np.int64]
-    sizes: NDArray[np.int64]
     tokens: NDArray[np.int32]
-    rows: NDArray[np.int64]
-    caption_indices: NDArray[np.int32]
+    ends: NDArray[np.unsignedinteger[Any]]
+    token_bytes: int | None
+    num_bytes: NDArray[np.int64] | None
+    key_rows: NDArray[np.int64] | int
+    key_captions: NDArray[np.int32] | None
     file_rows: NDArray[np.int64] | None
     group_starts: NDArray[np.int64]
     is_plain: NDArray[np.bool_]
@@ -55,8 +56,36 @@ class ShardIndex:
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
-        arrays = (self.starts, self.sizes, self.tokens, self.rows, self.caption_indices, self.file_rows)
-        return 1024 + sum(array.nbytes for array in arrays if array is not None)
+        arrays = (self.ends, self.num_bytes, self.tokens, self.key_rows, self.key_captions, self.file_rows)
+        return 1024 + self.group_starts.nbytes + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+    def find_sizes(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bytes of rows' values."""
+        if self.num_bytes is not None:
+            return self.num_bytes[places]
+        assert self.token_bytes is not None
+        return self.tokens[places].astype(np.int64) * self.token_bytes
+
+    def find_starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the lengths before rows' values stand in the file, of rows with an embedding in plain groups."""
+        return self.ends[places].astype(np.int64) - self.find_sizes(places) - LENGTH_BYTES
+
+    def are_there(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows have an embedding."""
+        found: NDArray[np.bool_] = self.ends[places] != 0
+        return found
+
+    def find_keys(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The rows of the input that rows are of, and which of their captions."""
+        captions = np.zeros(len(places), np.int32) if self.key_captions is None else self.key_captions[places]
+        rows = places + self.key_rows if isinstance(self.key_rows, int) else self.key_rows[places]
+        return rows, captions
+
+    def find_place(self, row: int, caption_index: int) -> int | None:
+        """The place of a caption of the input; None where it is not here."""
+        rows, captions = self.find_keys(np.arange(len(self)))
+        here = np.flatnonzero((rows == row) & (captions == caption_index))
+        return int(here[0]) if len(here) else None
 
     def find_file_rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where rows stand in the file."""
@@ -99,44 +128,62 @@ def _make_index(shard: OpenShard, file: pq.ParquetFile, storage: str, dim: int, 
     sizing = [NUM_BYTES] if NUM_BYTES in file.schema_arrow.names else []
     table = file.read(columns=[ROW, CAPTION_INDEX, TOKENS, ERROR, *sizing], use_threads=False)
     present = pc.is_null(table[ERROR]).to_numpy()
-    tokens = _to_numpy(table[TOKENS], np.int32)
-    sizes = _find_sizes(shard.path, table, tokens, storage, dim)
-    sizes = np.where(present, sizes, 0)
-    spans = np.where(present, sizes + LENGTH_BYTES, 0)
-    group_starts, ends, excess_of = _read_groups(file.metadata)
-    before = np.concatenate([[0], np.cumsum(spans)])
-    is_plain = _find_plain(excess_of, np.diff(before[group_starts]), np.diff(group_starts))
-    of_rows = np.repeat(np.arange(len(ends)), np.diff(group_starts))
-    starts = ends[of_rows] - (before[group_starts[1:]][of_rows] - before[:-1])
-    starts[~present] = -1
+    tokens = np.where(present, _to_numpy(table[TOKENS], np.int32), 0).astype(np.int32)
+    token_bytes = find_codec(storage).token_bytes(dim)
+    num_bytes = None if token_bytes is not None else _read_sizes(shard.path, table, storage)
+    sizes = tokens.astype(np.int64) * (token_bytes or 0) if num_bytes is None else num_bytes
+    ends, group_starts, is_plain = _find_ends(file.metadata, np.where(present, sizes + LENGTH_BYTES, 0))
+    # Those of pages that are no plain bytes are never used, and may lie before the file.
+    ends = np.where(present, np.maximum(ends, 1), 0)
     kept = np.flatnonzero(present) if skips_missing and not present.all() else None
     chosen: Any = slice(None) if kept is None else kept
     return ShardIndex(
         stamp=shard.stamp,
         num_rows=len(present),
-        starts=starts[chosen],
-        sizes=sizes[chosen],
         tokens=tokens[chosen],
-        rows=_to_numpy(table[ROW], np.int64)[chosen],
-        caption_indices=_to_numpy(table[CAPTION_INDEX], np.int32)[chosen],
+        ends=ends[chosen].astype(np.uint32 if ends.max(initial=0) < 1 << 32 else np.uint64),
+        token_bytes=token_bytes,
+        num_bytes=None if num_bytes is None else num_bytes[chosen],
+        key_rows=_shorten_rows(_to_numpy(table[ROW], np.int64)[chosen]),
+        key_captions=_shorten_captions(_to_numpy(table[CAPTION_INDEX], np.int32)[chosen]),
         file_rows=kept,
         group_starts=group_starts,
         is_plain=is_plain,
     )
 
 
+def _shorten_rows(rows: NDArray[np.int64]) -> NDArray[np.int64] | int:
+    """Rows of the input, or the first of them where each is the next one."""
+    is_next = len(rows) and (np.diff(rows) == 1).all()
+    return int(rows[0]) if is_next else rows
+
+
+def _shorten_captions(captions: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """Which caption of its row each is; None where each is the first."""
+    return captions if captions.any() else None
+
+
 def _to_numpy(column: pa.ChunkedArray, dtype: Any) -> NDArray[Any]:
     return np.asarray(column.to_numpy(), dtype)
 
 
-def _find_sizes(path: str, table: pa.Table, tokens: NDArray[np.int32], storage: str, dim: int) -> NDArray[np.int64]:
-    """Bytes of each row's value: tokens times those of one, or where they differ what a column says."""
-    token = find_codec(storage).token_bytes(dim)
-    if token is not None:
-        return tokens.astype(np.int64) * token
+def _read_sizes(path: str, table: pa.Table, storage: str) -> NDArray[np.int64]:
+    """Bytes of each row's value where tokens differ in size: as a column says."""
     if NUM_BYTES not in table.column_names:
         raise OutputError(f"{path}: expected a column {NUM_BYTES!r}, by which rows of {storage} are found, got none")
     return _to_numpy(pc.fill_null(table[NUM_BYTES], 0), np.int64)
+
+
+def _find_ends(
+    metadata: Any, spans: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """(rows,) where each value ends, of `spans` bytes with its length; (G + 1,) first rows, and (G,) what is plain."""
+    group_starts, chunk_ends, chunk_sizes = _read_groups(metadata)
+    before = np.concatenate([[0], np.cumsum(spans)])
+    of_groups = np.diff(before[group_starts])
+    rest = np.repeat(before[group_starts[1:]], np.diff(group_starts)) - before[1:]
+    ends = np.repeat(chunk_ends, np.diff(group_starts)) - rest
+    return ends, group_starts, _find_plain(chunk_sizes, of_groups, np.diff(group_starts))
 
 
 def _read_groups(metadata: Any) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

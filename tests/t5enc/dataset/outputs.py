@@ -43,6 +43,8 @@ class Shard:
     source: str = "a.parquet"
     first_row: int = 0
     rows: Sequence[int] = field(default=())
+    number: float | None = None
+    """What all of its embeddings consist of, where they are not drawn by chance."""
 
     @property
     def caption_rows(self) -> list[int]:
@@ -125,6 +127,8 @@ def _write_shard(shard: Shard, job: FrozenJob, seed: int) -> tuple[UnitRecord, b
     )
     lengths = [length or 0 for length in shard.lengths]
     values = torch.randn(sum(lengths), job.dim, generator=torch.Generator().manual_seed(seed))
+    if shard.number is not None:
+        values.fill_(shard.number)
     embeddings = Embeddings.from_lengths(values.to(working_dtype(job.storage_dtype)), lengths)
     return make_shard(prepared, EncodedTexts(embeddings), job)
 

@@ -98,6 +98,15 @@ def test_shards_that_another_tool_wrote_again_have_the_same_rows(
     assert_equal(data, [*range(EMBEDDED), *reversed(range(EMBEDDED))], rows)
 
 
+@pytest.mark.parametrize("missing", ["skip", "zeros"])
+def test_embeddings_that_are_compressed_to_next_to_nothing_are_read(tmp_path: Path, missing: str) -> None:
+    """Their row group ends long before all of its bytes would."""
+    (name,) = write_output(tmp_path, [Shard(lengths=[4000, 4000, None, 4000], number=1.5)], group_bytes=8 << 20)
+    rewrite(tmp_path / name, compression="zstd")
+    data = EmbeddingDataset(tmp_path, missing=missing)  # type: ignore[arg-type]
+    assert_equal(data, range(len(data)), read_rows([tmp_path], missing=missing))
+
+
 def test_one_row_is_a_sample(folder: Path) -> None:
     data, rows = EmbeddingDataset(folder, columns=["id"]), read_rows([folder])
     for index in (0, 4, -1, EMBEDDED - 1):
