@@ -167,12 +167,18 @@ class EmbeddingDataset:
 
     def _number(self, indices: Iterable[int | Draw]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(B,) row numbers from 0, and which are dropped; IndexError for one that is out of range."""
+        if isinstance(indices, np.ndarray) and indices.dtype.kind in "iu":
+            return self._check_range(indices.astype(np.int64)), np.zeros(len(indices), np.bool_)
         draws = [index if isinstance(index, tuple) else (index, False) for index in indices]
         numbers = np.array([operator.index(row) for row, _ in draws], np.int64)
+        return self._check_range(numbers), np.array([bool(is_dropped) for _, is_dropped in draws], np.bool_)
+
+    def _check_range(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row numbers from 0; IndexError for one that is out of range."""
         for number in numbers[(numbers < -len(self)) | (numbers >= len(self))].tolist():
             raise IndexError(f"row {number} of {len(self)}")
         numbers[numbers < 0] += len(self)
-        return numbers, np.array([bool(is_dropped) for _, is_dropped in draws], np.bool_)
+        return numbers
 
     def _read_keys(self, numbers: NDArray[np.int64]) -> list[Key]:
         found: list[Key] = [Key("", 0, 0)] * len(numbers)
