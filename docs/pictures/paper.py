@@ -29,7 +29,12 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-se
 .head { fill: var(--line) }
 .own { fill: var(--own) }
 .peer { fill: var(--peer) }
-.bound { fill: var(--bound) }"""
+.bound { fill: var(--bound) }
+.grid { stroke: var(--bound) }
+.curve { fill: none; stroke-width: 1.2; stroke-linejoin: round }
+.stored { stroke: var(--own); stroke-width: 6; opacity: 0.4 }
+.live { stroke: var(--ink) }
+.blind { stroke: var(--peer); stroke-dasharray: 5 3 }"""
 
 
 def draw_svg(width: int, height: int, title: str, elements: Iterable[str]) -> str:
