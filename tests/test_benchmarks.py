@@ -86,6 +86,18 @@ def test_every_step_of_the_driver_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_every_reader_reads_all_rows_and_goals_stand_beside_the_figures(tmp_path: Path) -> None:
+    figures = run_quickly("reading", tmp_path)
+    [rows] = {one["rows"] for row in figures["rows"] for one in row["passes"]}
+    assert len({one["bytes"] for row in figures["rows"] for one in row["passes"]}) == 1
+    assert rows > 20
+    assert figures["rows"][0]["name"] == "t5enc, random"
+    assert all(row["warm_cpu_ms_a_row"] > 0 for row in figures["rows"])
+    assert figures["parts"]["order"]["rows"] == 10**9
+    assert all("met" in goal["goal"] for goal in figures["goals"])
+
+
+@pytest.mark.long
 @pytest.mark.xdist_group("ray")
 def test_actors_that_only_wait_are_counted_and_a_thousand_gpus_are_worked_out(tmp_path: Path) -> None:
     figures = run_quickly("scaling", tmp_path)

@@ -1,0 +1,1 @@
+"""Readers of stored embeddings side by side, and what they read."""
