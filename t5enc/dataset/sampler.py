@@ -12,8 +12,8 @@ from typing import Any
 
 from t5enc.dataset.draws import Draw
 from t5enc.dataset.sampling.batches import BatchOptions, Place
-from t5enc.dataset.sampling.captions import Weights, open_captions
-from t5enc.dataset.sampling.epoch import DrawOptions, Epoch, Measured, OrderName
+from t5enc.dataset.sampling.captions import Weights
+from t5enc.dataset.sampling.epoch import DrawOptions, Epoch, Measured, OrderName, open_samples
 from t5enc.dataset.sampling.ranks import find_rank
 from t5enc.dataset.sampling.states import read_state, write_state
 from t5enc.errors import ConfigError
@@ -68,7 +68,8 @@ class EmbeddingSampler:
             find_rank(rank, world_size)
         self._rank = rank, world_size
         self._data = data
-        self._captions = None if group_by is None else open_captions(data, group_by, weights)
+        self._samples = open_samples(data, self._draws)
+        self._options = self._list_options()
         self._epoch, self._place = self._open(0), Place()
 
     @property
@@ -113,18 +114,18 @@ class EmbeddingSampler:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the whole world stands after the last batch: the same on all ranks, less than 200 bytes of JSON."""
-        return write_state(self._draws.seed, self.epoch, self._place, len(self._data), self._list_options())
+        return write_state(self._draws.seed, self.epoch, self._place, len(self._data), self._options)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a sampler of the same data and options stood, whatever its world size was.
 
         ConfigError for a state of other rows, of another seed, or of other options, which are named.
         """
-        epoch, place = read_state(state, self._draws.seed, len(self._data), self._list_options())
+        epoch, place = read_state(state, self._draws.seed, len(self._data), self._options)
         self._epoch, self._place = self._epoch if epoch == self.epoch else self._open(epoch), place
 
     def _open(self, number: int) -> Epoch:
-        return Epoch(self._data, number, self._draws, self._cut, self._captions)
+        return Epoch(self._data, self._samples, number, self._draws, self._cut)
 
     def _has_step(self, world_size: int) -> bool:
         batches = self._epoch.batches
@@ -132,5 +133,6 @@ class EmbeddingSampler:
         return needed < batches.end
 
     def _list_options(self) -> dict[str, Any]:
-        data = getattr(self._data, "numbering", None)
-        return asdict(self._cut) | self._draws.list_values() | {"data": data}
+        """All that the sequence of batches depends on but the seed."""
+        data = {"data": getattr(self._data, "numbering", None), "row_groups": self._samples.digest()}
+        return asdict(self._cut) | self._draws.list_values() | data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from t5enc.dataset.draws import Draw
 from t5enc.dataset.sampling.batches import BatchOptions, cut_batches
-from t5enc.dataset.sampling.captions import Captions, Columns, Weights
+from t5enc.dataset.sampling.captions import Captions, Columns, Weights, open_captions
 from t5enc.dataset.sampling.keyed import derive_key, draw_uniform
 from t5enc.dataset.sampling.order import GroupOrder, Order, RowOrder, SequentialOrder
 from t5enc.errors import ConfigError
@@ -69,20 +70,44 @@ class DrawOptions:
         return values
 
 
-class Epoch:
-    """Epoch `number` of a data set. Its samples are its rows, or the groups of `captions`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """What an epoch has in some order: so many rows, or groups of rows.
 
-    def __init__(
-        self, data: Measured, number: int, draws: DrawOptions, cut: BatchOptions, captions: Captions | None
-    ) -> None:
+    `offsets` (G + 1,) is where those of each row group begin; None where no order asks for it.
+    """
+
+    count: int
+    captions: Captions | None = None
+    offsets: Rows | None = None
+
+    def digest(self) -> str | None:
+        """Letters of what an order of whole row groups depends on; None for another order."""
+        return None if self.offsets is None else hashlib.sha256(self.offsets.tobytes()).hexdigest()[:16]
+
+
+def open_samples(data: Measured, draws: DrawOptions) -> Samples:
+    """The samples of a data set, all that is kept of it from epoch to epoch."""
+    captions = None if draws.group_by is None else open_captions(data, draws.group_by, draws.weights)
+    offsets = data.row_group_offsets() if draws.order == "row_groups" else None
+    if captions is None:
+        return Samples(len(data), None, offsets)
+    if offsets is not None:  # a sample lies where its first row does
+        offsets = np.searchsorted(captions.rows[captions.starts[:-1]], offsets).astype(np.int64)
+    return Samples(len(captions), captions, offsets)
+
+
+class Epoch:
+    """Epoch `number` of the samples of a data set."""
+
+    def __init__(self, data: Measured, samples: Samples, number: int, draws: DrawOptions, cut: BatchOptions) -> None:
         self.number = number
         self._data = data
-        self._captions = captions
+        self._captions = samples.captions
         self._dropout = draws.dropout
         self._keys = [derive_key(draws.seed, number, purpose) for purpose in (ORDER, BATCHES, CAPTIONS, DROPOUT)]
-        self._order = open_order(data, draws, captions, self._keys[ORDER])
-        samples = len(data if captions is None else captions)
-        self.batches = cut_batches(samples, cut, self._measure, self._keys[BATCHES])
+        self._order = open_order(samples, draws, self._keys[ORDER])
+        self.batches = cut_batches(samples.count, cut, self._measure, self._keys[BATCHES])
 
     def draw(self, places: Rows) -> list[int] | list[Draw]:
         """What stands at these places (K,) of the order: rows, or, where captions are dropped, draws."""
@@ -113,13 +138,10 @@ class Epoch:
         return lengths if null is None else np.where(self._drop(samples), null, lengths)
 
 
-def open_order(data: Measured, draws: DrawOptions, captions: Captions | None, key: int) -> Order:
+def open_order(samples: Samples, draws: DrawOptions, key: int) -> Order:
     """The order of an epoch's samples."""
     if draws.order == "sequential":
         return SequentialOrder()
-    if draws.order == "rows":
-        return RowOrder(len(data if captions is None else captions), key)
-    offsets = data.row_group_offsets()
-    if captions is not None:  # samples lie where their first row does
-        offsets = np.searchsorted(captions.rows[captions.starts[:-1]], offsets).astype(np.int64)
-    return GroupOrder(offsets, key, draws.group_window)
+    if samples.offsets is None:
+        return RowOrder(samples.count, key)
+    return GroupOrder(samples.offsets, key, draws.group_window)

@@ -42,6 +42,16 @@ def test_a_state_of_other_captions_in_equal_number_is_refused_by_name() -> None:
         EmbeddingSampler(other, batch_size=2).load_state_dict(EmbeddingSampler(data, batch_size=2).state_dict())
 
 
+def test_a_state_of_an_order_of_other_row_groups_is_refused_by_name() -> None:
+    first, other = (
+        [EmbeddingSampler(StandIn([1] * 5, groups), batch_size=2, order=order) for order in ("row_groups", "rows")]
+        for groups in ([2, 3], [4, 1])
+    )
+    other[1].load_state_dict(first[1].state_dict())
+    with pytest.raises(ConfigError, match="expected one made with row_groups="):
+        other[0].load_state_dict(first[0].state_dict())
+
+
 def test_equal_weights_are_the_same_however_they_are_given() -> None:
     data = make_captions([3] * 5)
     state = EmbeddingSampler(data, batch_size=2, group_by="row", weights=[1, 2, 3]).state_dict()
