@@ -50,6 +50,8 @@ class EmbeddingLoader:
         self._pin_memory = pin_memory
         self._state = sampler.state_dict()
         self._run = object()
+        # Whether somebody has said where the next iteration is to begin, which then may have nothing left.
+        self._is_set = True
 
     @property
     def epoch(self) -> int:
@@ -65,7 +67,7 @@ class EmbeddingLoader:
 
         Iterations that were begun before, or before a state was loaded, end.
         """
-        self._goto(self._state)
+        self._begin()
         run = self._run
         with closing(self._read_ahead() if self._prefetch else self._read()) as batches:
             for state, batch in batches:
@@ -74,13 +76,14 @@ class EmbeddingLoader:
                 self._state = state
                 yield batch
         if self._run is run:
-            self._state = self.sampler.state_dict()
+            self._state, self._is_set = self.sampler.state_dict(), True
 
     def set_epoch(self, epoch: int) -> None:
         """Begin this epoch; one that is being read goes on after the last batch that was given."""
         if epoch != self.epoch:
             self.sampler.set_epoch(epoch)
             self._goto(self.sampler.state_dict())
+        self._is_set = True
 
     def state_dict(self) -> State:
         """The sampler's state after the last batch that was given: the same on all ranks."""
@@ -89,6 +92,15 @@ class EmbeddingLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the batch where another loader's or a sampler's state was taken, at any world size."""
         self._goto(state)
+        self._is_set = True
+
+    def _begin(self) -> None:
+        """Go back to the last batch that was given, or on to the next epoch where that was the last of its own."""
+        self._goto(self._state)
+        if not self._is_set and self.sampler.is_over:
+            self.sampler.set_epoch(self.epoch + 1)
+            self._goto(self.sampler.state_dict())
+        self._is_set = False
 
     def _goto(self, state: Mapping[str, Any]) -> None:
         self.sampler.load_state_dict(state)

@@ -71,6 +71,8 @@ class EmbeddingSampler:
         self._samples = open_samples(data, self._draws)
         self._options = self._list_options()
         self._epoch, self._place = self._open(0), Place()
+        # Whether somebody has said where the next iteration is to begin, which then may have nothing left.
+        self._is_set = True
 
     @property
     def epoch(self) -> int:
@@ -87,6 +89,11 @@ class EmbeddingSampler:
         """Whether what does not fill a batch or a step is left out."""
         return self._cut.drop_last
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left of the epoch."""
+        return not self._has_step(find_rank(*self._rank)[1])
+
     def __len__(self) -> int:
         """This rank's steps in a whole epoch. By tokens, all lengths are looked at to count them."""
         world_size = find_rank(*self._rank)[1]
@@ -94,23 +101,29 @@ class EmbeddingSampler:
         return batches // world_size if self.drop_last else -(-batches // world_size)
 
     def __iter__(self) -> Iterator[list[int] | list[Draw]]:
-        """This rank's batches from where the epoch stands to its end; then the next epoch is begun."""
+        """This rank's batches from where the epoch stands to its end; then the next epoch is begun.
+
+        So it is where all steps of an epoch were taken, but not the end of the iteration, as loops that count do.
+        """
         rank, world_size = find_rank(*self._rank)
-        epoch = self._epoch
+        if not self._is_set and not self._has_step(world_size):
+            self._begin(self.epoch + 1)
+        self._is_set, epoch = False, self._epoch
         while self._epoch is epoch and self._has_step(world_size):
             mine = epoch.batches.skip(self._place, rank)
             batch = epoch.draw(epoch.batches.take(mine))
             self._place = epoch.batches.skip(self._place, world_size)
             yield batch
         if self._epoch is epoch:
-            self._epoch, self._place = self._open(epoch.number + 1), Place()
+            self._begin(epoch.number + 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Begin this epoch; one that is being read goes on where it stands. ConfigError for one below 0."""
         if epoch < 0:
             raise ConfigError(f"epoch: expected a whole number of at least 0, got {epoch}")
         if epoch != self.epoch:
-            self._epoch, self._place = self._open(epoch), Place()
+            self._begin(epoch)
+        self._is_set = True
 
     def state_dict(self) -> dict[str, Any]:
         """Where the whole world stands after the last batch: the same on all ranks, less than 200 bytes of JSON."""
@@ -123,6 +136,10 @@ class EmbeddingSampler:
         """
         epoch, place = read_state(state, self._draws.seed, len(self._data), self._options)
         self._epoch, self._place = self._epoch if epoch == self.epoch else self._open(epoch), place
+        self._is_set = True
+
+    def _begin(self, epoch: int) -> None:
+        self._epoch, self._place, self._is_set = self._open(epoch), Place(), True
 
     def _open(self, number: int) -> Epoch:
         return Epoch(self._data, self._samples, number, self._draws, self._cut)

@@ -82,6 +82,24 @@ def test_epochs_follow_each_other() -> None:
         assert list(loader) == list(sampler)
 
 
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_a_loop_that_counts_its_steps_goes_on_with_the_next_epoch(prefetch: int) -> None:
+    loader, counted = open_loader(), open_loader(prefetch=prefetch)
+    expected = [*loader, *loader, *loader]
+    assert [batch for _ in range(3) for _, batch in zip(range(10), counted, strict=False)] == expected
+    counted.load_state_dict(counted.state_dict())
+    assert list(counted) == []
+    assert list(counted) == list(loader)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_epochs_without_a_step_are_counted_one_by_one(prefetch: int) -> None:
+    loader = open_loader(0, prefetch)
+    for epoch in range(3):
+        assert loader.epoch == epoch
+        assert list(loader) == []
+
+
 def test_the_same_epoch_goes_on_and_another_begins() -> None:
     loader = open_loader()
     first = next(iter(loader))

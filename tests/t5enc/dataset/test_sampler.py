@@ -155,6 +155,17 @@ def test_a_state_at_the_end_of_an_epoch_has_nothing_left_of_it() -> None:
     assert resumed.epoch == 1
 
 
+def test_a_loop_that_counts_its_steps_goes_on_with_the_next_epoch() -> None:
+    """It never asks for what comes after the last batch, and so never sees that the iteration ends."""
+    sampler, counted = (EmbeddingSampler(StandIn([1] * 6), batch_size=2) for _ in range(2))
+    expected = [*iter(sampler), *iter(sampler), *iter(sampler)]
+    seen = [batch for _ in range(3) for _, batch in zip(range(3), counted, strict=False)]
+    assert seen == expected
+    assert counted.is_over
+    counted.set_epoch(2)
+    assert [*iter(counted)] == []
+
+
 def test_epochs_differ() -> None:
     sampler = EmbeddingSampler(StandIn([1] * 50), batch_size=50)
     orders = [tuple(batch) for _ in range(20) for batch in sampler]
