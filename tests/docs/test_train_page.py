@@ -21,11 +21,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "train.md"
 def test_the_blocks_of_the_page_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("grain", reason="needs grain")
     monkeypatch.chdir(tmp_path)
-    columns = {"id": [*range(9)], "image_id": [*range(9)], "quality": [0.5] * 9}
-    captions = pa.array([[f"a red bird, {row}", "a bird", "red"] for row in range(9)])
-    pq.write_table(pa.table({"caption": captions, **columns}), "captions.parquet")
+    columns = {"id": [*range(20)], "image_id": [*range(20)], "quality": [0.5] * 20}
+    captions = pa.array(["a small red ring at the top", *(f"a bird, {row}" for row in range(1, 20))])
+    pq.write_table(pa.table({"caption": captions, **columns}), "shapes.parquet")
     encode_in_process(
-        EncodeJob(inputs=["captions.parquet"], output="embeddings", model="builtin:tiny", keep_columns=[*columns])
+        EncodeJob(
+            inputs=["shapes.parquet"], output="embeddings", model="builtin:tiny", keep_columns=["caption", *columns]
+        )
     )
     known: dict[str, Any] = {"model": torch.nn.Linear(1, 1), "torch": torch}
     for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
