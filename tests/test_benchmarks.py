@@ -78,6 +78,13 @@ def test_every_way_to_order_is_timed_and_resumed(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_caches_are_imported_and_exported_beside_plain_files(tmp_path: Path) -> None:
+    rows = {row["name"]: row for row in run_quickly("exporting", tmp_path)["rows"]}
+    assert {"import musubi", "export musubi", "export ai-toolkit", "export simpletuner"} <= set(rows)
+    assert rows["export ai-toolkit"]["bytes"] > rows["export musubi"]["bytes"] > 0
+
+
+@pytest.mark.long
 def test_every_step_of_the_driver_is_measured(tmp_path: Path) -> None:
     rows = {row["step"]: row for row in run_quickly("driver", tmp_path)["rows"]}
     assert (rows["begin"]["left"], rows["resume"]["left"]) == (300, 150)

@@ -41,14 +41,15 @@ def view_bytes(values: Tensor) -> memoryview:
 
 
 @lru_cache(maxsize=4)
-def _zeros(size: int) -> memoryview:
+def view_zeros(size: int) -> memoryview:
+    """So many zero bytes, which are shared."""
     return memoryview(bytes(size))
 
 
 def pad_bytes(values: Tensor, length: int) -> list[memoryview]:
     """Rows (L, M), and zeros for as many as are missing to S: the pieces of (S, M)."""
     row = values.shape[1] * values.element_size()
-    return [view_bytes(values), _zeros(length * row)[: (length - len(values)) * row]]
+    return [view_bytes(values), view_zeros(length * row)[: (length - len(values)) * row]]
 
 
 def make_header(

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -23,7 +22,9 @@ from t5enc.errors import ConfigError
 from t5enc.recipes.families import LTX, RECIPES, WAN
 from t5enc.recipes.recipe import Recipe
 from t5enc.trainers.acceptance import check_text, find_blank
+from t5enc.trainers.contents.torch_file import Numbers, TorchFile, open_layout, save
 from t5enc.trainers.format import Caption, Given, Pieces
+from t5enc.trainers.tensors import pad_bytes, view_bytes, view_zeros
 
 DIFFUSERS = "diffusers"
 
@@ -109,10 +110,22 @@ class SimpleTuner:
         return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}-{self.family}.pt"
 
     def _save(self, values: Tensor, given: Given) -> Pieces:
-        tensors = self.make_tensors(values, given)
-        stream = io.BytesIO()
-        torch.save(tensors, stream)
-        return [gzip.compress(stream.getbuffer(), mtime=0) if self.compress else stream.getbuffer()]
+        layout = _open_layout(self.family, self.negative, given.dim, given.recipe.max_length)
+        if layout is None:
+            pieces: Pieces = [save(self.make_tensors(values, given))]
+        else:
+            pieces = layout.fill(list(self._list_numbers(values, given)))
+        return [gzip.compress(b"".join(pieces), mtime=0)] if self.compress else pieces
+
+    def _list_numbers(self, values: Tensor, given: Given) -> Iterator[Numbers]:
+        """The bytes of `make_tensors`, in order."""
+        family, length = FAMILIES[self.family], given.recipe.max_length
+        yield Numbers(*pad_bytes(values.to(torch.bfloat16), length))
+        if family.mask:
+            mask = (torch.arange(length) < len(values)).to(family.mask_dtype)
+            yield Numbers(view_bytes(mask), view_zeros(0))
+        if self.negative:
+            yield Numbers(*pad_bytes(find_blank(given).to(torch.bfloat16), length))
 
     def make_tensors(self, values: Tensor, given: Given) -> dict[str, Tensor]:
         """What is in the file of a caption with these rows (L, M)."""
@@ -134,16 +147,26 @@ def _pad(values: Tensor, length: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+def _open_layout(family: str, negative: bool, dim: int, length: int) -> TorchFile | None:
+    made = SimpleTuner(family=family, negative=negative, text_path=DIFFUSERS)
+    return open_layout(made.make_tensors(torch.zeros(1, dim), _make_given(family, dim, length)))
+
+
+@lru_cache(maxsize=8)
 def _measure(format_: SimpleTuner, dim: int, length: int) -> int:
     """Bytes of a file: sizes of tensors depend on no caption."""
-    family = FAMILIES[format_.family]
-    given = Given(
+    pieces = format_._save(torch.zeros(1, dim), _make_given(format_.family, dim, length))
+    return sum(len(piece) for piece in pieces)
+
+
+def _make_given(family: str, dim: int, length: int) -> Given:
+    """An output of that form, which is not there."""
+    return Given(
         root="",
         fingerprint="",
-        recipe=replace(family.recipe, max_length=length),
+        recipe=replace(FAMILIES[family].recipe, max_length=length),
         dim=dim,
         storage="bfloat16",
         compute="bfloat16",
         null=torch.zeros(1, dim),
     )
-    return sum(len(piece) for piece in format_._save(torch.zeros(1, dim), given))

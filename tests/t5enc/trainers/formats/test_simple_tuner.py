@@ -13,6 +13,7 @@ import torch
 from t5enc.errors import ConfigError, OutputError
 from t5enc.trainers import build_format, export_embeddings
 from t5enc.trainers.format import Caption
+from t5enc.trainers.formats import simple_tuner
 from t5enc.trainers.formats.simple_tuner import SimpleTuner
 from tests.t5enc.trainers.nasty import make_captions
 from tests.t5enc.trainers.outputs import DIM, Written, write_output
@@ -101,6 +102,15 @@ def test_a_second_run_finds_all_files_whole(tmp_path: Path) -> None:
     options = {"family": "pixart_sigma"}
     export_embeddings("simpletuner", made.folder, tmp_path / "cache", options=options)
     assert export_embeddings("simpletuner", made.folder, tmp_path / "cache", options=options).files == 0
+
+
+def test_a_pytorch_with_files_of_its_own_kind_saves_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simple_tuner, "_open_layout", lambda *_: None)
+    simple_tuner._measure.cache_clear()
+    made = write_family(tmp_path / "out", "auraflow")
+    export_embeddings("simpletuner", made.folder, tmp_path / "cache", options={"family": "auraflow"})
+    expected = save_as_trainer(make_tensors(made.embeddings[0], "auraflow"), tmp_path / "theirs")
+    assert (tmp_path / "cache" / name_as_trainer("a fox", "auraflow")).read_bytes() == expected
 
 
 def test_compressed_files_hold_the_same(tmp_path: Path) -> None:
