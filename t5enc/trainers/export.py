@@ -13,12 +13,14 @@ from t5enc.output import OutputFolder, open_output
 from t5enc.trainers.acceptance import check_recipe, check_storage, read_given
 from t5enc.trainers.caption_files import export_captions
 from t5enc.trainers.format import CaptionFormat, Format, Given, ShardFormat
+from t5enc.trainers.formats.webdataset import WebDataset
 from t5enc.trainers.progress import ExportReport, Ticks
 from t5enc.trainers.record import hold, open_record
 from t5enc.trainers.registry import build_format
 from t5enc.trainers.rows import Columns
 from t5enc.trainers.run import Run, count_threads
 from t5enc.trainers.shard_files import export_shards
+from t5enc.trainers.tar_sets.export import export_like
 from t5enc.trainers.target import Target
 
 CAPTION, PATH = "caption", "image_path"
@@ -66,7 +68,12 @@ def export_embeddings(
             jobs=jobs or count_threads(),
             link=link,
         )
-        report = export_shards(run, made) if isinstance(made, ShardFormat) else export_captions(run, made)
+        if isinstance(made, WebDataset) and made.like:
+            report = export_like(run, made, output)
+        elif isinstance(made, ShardFormat):
+            report = export_shards(run, made)
+        else:
+            report = export_captions(run, made)
     return replace(report, note="; ".join(filter(None, (note, report.note))) or None)
 
 

@@ -31,13 +31,16 @@ class WebDataset:
 
     `member`: npy, safetensors, pickle or pth (a tensor). `dtype`: that of the numbers, as they are stored unless it is
     given. `pad_to`: rows of a sample, zeros after its own; 0 for none. `extension`: what comes after the key's dot,
-    `member` unless it is given.
+    `member` unless it is given. `like`: a folder with tars, which are followed: tars of the same names, with the same
+    keys in the same order; `missing`: whether a sample of theirs without a row is an error, or left out (skip).
     """
 
     member: str = "npy"
     dtype: str = ""
     pad_to: int = 0
     extension: str = ""
+    like: str = ""
+    missing: str = "error"
 
     name: ClassVar[str] = "webdataset"
     recipes: ClassVar[tuple[Recipe, ...]] = ()
@@ -48,6 +51,8 @@ class WebDataset:
         check_member(self.member, self.dtype or DTYPES[0])
         if self.pad_to < 0:
             raise ConfigError(f"pad_to: expected at least 0, got {self.pad_to}")
+        if self.missing not in ("error", "skip"):
+            raise ConfigError(f"missing: expected error or skip, got {self.missing!r}")
         if "/" in self.suffix or not self.suffix.isprintable():
             raise ConfigError(f"extension: expected one such as t5.npy, got {self.extension!r}")
 
@@ -66,7 +71,7 @@ class WebDataset:
 
     def make_extras(self, given: Given) -> Iterable[tuple[str, Pieces]]:
         """None; ConfigError here, before the first file, where numpy has not the dtype."""
-        check_member(self.member, self._name_dtype(given))
+        check_member(self.member, self.name_dtype(given))
         return ()
 
     def name_shard(self, shard: ShardRows) -> str:
@@ -79,7 +84,7 @@ class WebDataset:
 
     def make_shard(self, shard: ShardRows, rows: Iterator[tuple[Caption, Tensor]], given: Given) -> Iterator[Pieces]:
         """A sample a row; OutputError for two rows with one key."""
-        dtype, size = getattr(torch, self._name_dtype(given)), 0
+        dtype, size = getattr(torch, self.name_dtype(given)), 0
         seen: dict[str, int] = {}
         for caption, values in rows:
             key = make_key(caption.path)
@@ -100,5 +105,6 @@ class WebDataset:
         """The tars by name, and how many samples each has."""
         yield INDEX, [make_index((self.name_shard(shard), samples) for shard, samples in counts)]
 
-    def _name_dtype(self, given: Given) -> str:
+    def name_dtype(self, given: Given) -> str:
+        """That of the numbers."""
         return self.dtype or find_codec(given.storage).working
