@@ -11,7 +11,7 @@ from t5enc.commands.export import split_pair
 
 
 def import_cache(
-    format: Annotated[str, typer.Argument(help="musubi, ai-toolkit or simpletuner.")],
+    format: Annotated[str, typer.Argument(help="musubi, ai-toolkit, simpletuner or fastvideo.")],
     folder: Annotated[str, typer.Argument(help="The cache's folder; for ai-toolkit that of the images.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder or URI to write to.")],
     captions: Annotated[

@@ -46,7 +46,7 @@ class AiToolkitCache:
                 found.entries.append(Entry(file=file, text=text, stem=stem))
         return found
 
-    def read(self, path: Path) -> Tensor:
+    def read(self, path: Path, place: int = 0) -> Tensor:
         """(1, 512, M) without its pads."""
         return cut_zeros(read_tensor(path, "text_embed")[0])
 

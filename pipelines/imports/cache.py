@@ -20,11 +20,14 @@ from t5enc.recipes.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file of a cache: its path below the cache's folder, the caption that it is of, and the stem of its image."""
+    """A file of a cache, or a row of one: its path below the cache's folder and its place there, the caption that it is
+    of, and the stem of its image.
+    """
 
     file: str
     text: str
     stem: str
+    place: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,8 +52,8 @@ class CacheReader(Protocol):
     def find(self, folder: Path) -> Found:
         """All files of the cache, and their captions."""
 
-    def read(self, path: Path) -> Tensor:
-        """The rows (L, M) of a file; ValueError where it is damaged."""
+    def read(self, path: Path, place: int = 0) -> Tensor:
+        """The rows (L, M) of a file, or of what is at a place of it; ValueError where it is damaged."""
 
 
 def list_files(folder: Path, suffix: str) -> Iterator[str]:

@@ -75,11 +75,13 @@ def import_cache(
 
 def plan_source(folder: Path, entries: Sequence[Entry]) -> PlannedFile:
     """The cache as one source, in the order of its files; its digest is of their names, captions, sizes and times."""
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    stats = {name: (folder / name).stat() for name in dict.fromkeys(entry.file for entry in entries)}
+    size = sum(found.st_size for found in stats.values())
     for entry in entries:
-        found = (folder / entry.file).stat()
-        size += found.st_size
-        digest.update(json.dumps([entry.file, entry.text, found.st_size, found.st_mtime_ns]).encode())
+        found = stats[entry.file]
+        place = [entry.place] if entry.place else []
+        digest.update(json.dumps([entry.file, entry.text, found.st_size, found.st_mtime_ns, *place]).encode())
     file = SourceFile(source=folder.resolve().name or "cache", path=str(folder), size=size, partitions=())
     return PlannedFile(file=file, num_rows=len(entries), largest_group=len(entries), digest=digest.hexdigest())
 
@@ -89,7 +91,7 @@ def make_job(
 ) -> tuple[FrozenJob, Tensor | None]:
     """The job as it is frozen, and the rows of "", if the cache has them."""
     first = read_first(reader, folder, entries)
-    null = next((reader.read(folder / entry.file) for entry in entries if entry.text == ""), None)
+    null = next((reader.read(folder / entry.file, entry.place) for entry in entries if entry.text == ""), None)
     recipe = reader.recipe if null is not None else replace(reader.recipe, null="none")
     identity = {
         "weights": UNKNOWN,
@@ -117,7 +119,7 @@ def read_first(reader: CacheReader, folder: Path, entries: Sequence[Entry]) -> T
     reasons = []
     for entry in entries:
         try:
-            rows = reader.read(folder / entry.file)
+            rows = reader.read(folder / entry.file, entry.place)
         except ValueError as error:
             reasons.append(f"{entry.file}: {error}")
             continue

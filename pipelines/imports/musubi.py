@@ -40,7 +40,7 @@ class MusubiCache:
                 found.entries.append(Entry(file=file, text=metadata[CAPTION], stem=stem))
         return found
 
-    def read(self, path: Path) -> Tensor:
+    def read(self, path: Path, place: int = 0) -> Tensor:
         """The one tensor whose name begins like those of T5's rows."""
         tensor = read_tensor(path, KEY)
         return tensor.to(torch.bfloat16) if tensor.element_size() == 1 else tensor

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipelines.imports.ai_toolkit import AiToolkitCache
 from pipelines.imports.cache import CacheReader
+from pipelines.imports.fastvideo import FastVideoCache
 from pipelines.imports.musubi import MusubiCache
 from pipelines.imports.simple_tuner import SimpleTunerCache
 from t5enc.errors import ConfigError
@@ -16,6 +17,7 @@ READERS: Mapping[str, Callable[..., CacheReader]] = {
     "musubi": MusubiCache,
     "ai-toolkit": AiToolkitCache,
     "simpletuner": SimpleTunerCache,
+    "fastvideo": FastVideoCache,
 }
 CAPTIONS = "captions"
 

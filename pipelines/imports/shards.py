@@ -34,7 +34,7 @@ def commit_unit(
     """Write the shard of a unit; a file that cannot be read is a row with the reason."""
     rows, errors = [], []
     for entry in entries:
-        values, error = read_rows(reader, folder / entry.file, job)
+        values, error = read_rows(reader, folder / entry.file, job, entry.place)
         rows.append(values)
         errors.append(error)
     kept = pa.table({name: [getattr(entry, _FIELDS[name]) for entry in entries] for name in _FIELDS}, job.kept_schema)
@@ -59,12 +59,12 @@ def commit_unit(
 _FIELDS = {"caption": "text", "stem": "stem", "file": "file"}
 
 
-def read_rows(reader: CacheReader, path: Path, job: FrozenJob) -> tuple[Tensor, str | None]:
+def read_rows(reader: CacheReader, path: Path, job: FrozenJob, place: int = 0) -> tuple[Tensor, str | None]:
     """The rows (L, M) of a file, or none and the reason."""
     dtype, longest = working_dtype(job.storage_dtype), job.identity["max_length"]
     empty = torch.empty(0, job.dim, dtype=dtype)
     try:
-        values = reader.read(path)
+        values = reader.read(path, place)
     except (ValueError, OSError) as error:
         return empty, f"the cache's file cannot be read: {error}"
     if values.dtype != dtype or values.shape[1] != job.dim or not 0 < len(values) <= longest:

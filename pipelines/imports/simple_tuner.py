@@ -60,7 +60,7 @@ class SimpleTunerCache:
                 break
         return found
 
-    def read(self, path: Path) -> Tensor:
+    def read(self, path: Path, place: int = 0) -> Tensor:
         """(1, S, M) without its pads, which the mask tells, or for Wan zeros."""
         tensors = load(path)
         rows: Tensor = tensors["prompt_embeds"].flatten(0, -2)
