@@ -37,7 +37,7 @@ RecipeOption = Annotated[
 REPEATED = {"cast": "cast", "resource": "resources", "label": "label_selector"}
 CAST = re.compile(r"(.+)=(\w+(?:[\[(].*[\])])?)", re.DOTALL)
 # Options of `plan` that are none of a job's.
-PLAN_ALONE = ("tokens_per_second", "devices", "hour_price", "storage_price", "config", "place")
+PLAN_ALONE = ("codecs", "tokens_per_second", "devices", "hour_price", "storage_price", "config", "place")
 
 
 def register(app: typer.Typer) -> None:
@@ -136,6 +136,9 @@ def plan(
     devices: Annotated[int, typer.Option(help="Devices that work at once.")] = 1,
     hour_price: Annotated[float, typer.Option(help="Price of a device-hour.")] = 2.5,
     storage_price: Annotated[float, typer.Option(help="Price of a TB a month.")] = 23.0,
+    codecs: Annotated[
+        bool, typer.Option("--codecs", help="Encode a few captions, and say what each --storage-dtype takes and loses.")
+    ] = False,
     config: Annotated[Text, typer.Option(help="YAML file with any of the options of encode.")] = None,
     *,
     place: dict[str, Any],
@@ -147,7 +150,7 @@ def plan(
 
     job = EncodeJob.from_mapping(merge_job_options(given | {"output": "-"}, config))
     prices = Prices(hour=hour_price, terabyte_month=storage_price, devices=devices)
-    raise typer.Exit(print_estimate(job, prices, tokens_per_second))
+    raise typer.Exit(print_estimate(job, prices, tokens_per_second, codecs=codecs))
 
 
 def fsck(

@@ -28,6 +28,7 @@ from pipelines.nodes.shares import Cluster
 from pipelines.plan.units import Span, Unit
 from pipelines.progress.ledger import start_ledger
 from pipelines.progress.report import EncodeReport, describe_job, write_report
+from pipelines.progress.storage_error import add_errors
 from pipelines.progress.tracing import Tracing
 from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.suspects import encode_suspect
@@ -235,6 +236,7 @@ def _make_report(run: RunState, is_complete: bool, is_running: bool = False) -> 
         wall_seconds=time.perf_counter() - run.started,
         driver_cpu_seconds=time.process_time() - run.started_cpu,
         spans=run.spans,
+        storage_error=add_errors(run.earlier_error, run.details.findings.storage),
         is_finished=is_complete,
         is_running=is_running,
     )

@@ -14,6 +14,7 @@ from typing import Unpack
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from t5enc.checkpoint.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ from t5enc.pooling import Pooler
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
 from t5enc.text.id_checks import check_ids, check_prompt
-from t5enc.text.placement import PlacedDocument, group_identical, place_documents, scatter
+from t5enc.text.placement import PlacedDocument, find_kept, group_identical, place_documents, scatter
 from t5enc.text.preparer import PreparedTexts, Preparer, open_preparer
 from t5enc.text.prompts import Document, Prompt, TokenIds, count_tokens
 from t5enc.text.streams import EncoderCounters, StreamEncoder
@@ -201,10 +202,12 @@ class TextEncoder:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         on_stream: Callable[[list[int]], None] | None = None,
+        on_rows: Callable[[Tensor, NDArray[np.int64]], None] | None = None,
     ) -> EncodedTexts:
         """Embeddings of N prompts or token lists in `dtype` on `device`; texts that fail are reported, not raised.
 
-        What is identical is encoded once. `on_stream` is told the texts of each stream before it is computed.
+        What is identical is encoded once. `on_stream` is told the texts of each stream before it is computed, and
+        `on_rows` given its rows before they are rounded to `dtype`, with the numbers of those that are kept.
         """
         checked = self._check_prompts(prompts)
         lengths = np.array([prompt.rows for prompt in checked], dtype=np.int64)
@@ -216,7 +219,8 @@ class TextEncoder:
             groups = [copies[place] for place in stream]
             if on_stream is not None:
                 on_stream(list(dict.fromkeys(placed.text for group in groups for placed in group)))
-            hidden, bad = self.streams.encode([group[0].document for group in groups], values.dtype)
+            on_hidden = None if on_rows is None else functools.partial(_tell_rows, on_rows, groups)
+            hidden, bad = self.streams.encode([group[0].document for group in groups], values.dtype, on_hidden)
             failed |= {placed.text: bad[place] for place in bad for placed in groups[place]}
             scatter(hidden, groups, values)
         self._count(checked, copies)
@@ -252,6 +256,12 @@ class TextEncoder:
         self.counters.texts += len(prompts)
         self.counters.tokens += count_tokens(prompts)
         self.counters.computed_texts += len(copies)
+
+
+def _tell_rows(
+    on_rows: Callable[[Tensor, NDArray[np.int64]], None], groups: Sequence[Sequence[PlacedDocument]], hidden: Tensor
+) -> None:
+    on_rows(hidden, find_kept(groups))
 
 
 def _open_cache(options: EncoderOptions, device: torch.device) -> CompileCache | None:

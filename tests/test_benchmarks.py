@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from t5enc.recipes.cleaning import CLEANERS
+from t5enc.storage import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = re.findall(r"^python -m (benchmarks\.\w+)", (ROOT / "benchmarks" / "README.md").read_text(), re.MULTILINE)
@@ -58,6 +59,16 @@ def test_one_text_at_a_time_is_timed_with_and_without_pads(tmp_path: Path) -> No
     ran = {(row["name"], row["real"]): row for row in rows if "ms" in row}
     assert {("transformers SDPA", 32), ("t5enc SDPA", 32), ("t5enc SDPA", 1), ("t5enc SDPA, no pads", 1)} <= set(ran)
     assert all(row["error"] < 1e-5 and row["flops_per_second"] > 0 for row in ran.values())
+
+
+@pytest.mark.long
+def test_every_codec_is_measured_on_every_kind_of_numbers(tmp_path: Path) -> None:
+    rows = {row["codec"]: row for row in run_quickly("codecs", tmp_path)["rows"]}
+    assert set(rows) == set(CODECS)
+    assert all(row["encode_gb_a_second"] > 0 and row["decode_gb_a_second"] > 0 for row in rows.values())
+    assert set(rows["float32"]["errors"].values()) == {0.0}
+    assert len(rows["float32"]["errors"]) == 6
+    assert all(rows["int8g32"]["errors"][name] < error for name, error in rows["fp8"]["errors"].items())
 
 
 @pytest.mark.long

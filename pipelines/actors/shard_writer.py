@@ -15,6 +15,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from pipelines.actors.shards import DIED, PreparedUnit
+from pipelines.actors.storage_probe import StorageProbe
 from pipelines.commit.counts import Counts
 from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import GROUP_ROWS, ContentHash, ShardFile, cut_by_size
@@ -42,6 +43,7 @@ class ShardWriter:
         self.pieces = list(cut_by_size(np.asarray(lengths, np.int64) * token, PIECE_BYTES))
         self.errors: list[str | None] = []
         self.counts = Counts(input_rows=prepared.unit.num_rows)
+        self.probe = StorageProbe(prepared.unit, int(np.sum(lengths)))
         self._kept_sizes = prepared.batch.kept_sizes()
         self._file = ShardFile(prepared.batch.columns.schema, job, in_memory=len(self.pieces) <= 1)
         self._hash = ContentHash(build_keys(self._keys(slice(None))))

@@ -83,11 +83,18 @@ def tokenize_captions(prepared: PreparedUnit, preparer: Prepares, captions: list
         prepared.prompts[index] = prompt
 
 
-def encode_unit(encoder: TextEncoder, prepared: PreparedUnit, dtype: torch.dtype, captions: slice) -> EncodedTexts:
-    """Embeddings of these captions of a unit; one without a text has no tokens."""
+def encode_unit(
+    encoder: TextEncoder,
+    prepared: PreparedUnit,
+    dtype: torch.dtype,
+    captions: slice,
+    on_rows: Callable[[torch.Tensor, NDArray[np.int64]], None] | None = None,
+) -> EncodedTexts:
+    """Embeddings of these captions of a unit; one without a text has no tokens. `on_rows` as in `encode_ragged`."""
     prompts = prepared.prompts[captions]
     places = [place for place, prompt in enumerate(prompts) if prompt is not None]
-    encoded = encoder.encode_ragged([_prompt(prompts, place) for place in places], dtype=dtype, device="cpu")
+    asked = [_prompt(prompts, place) for place in places]
+    encoded = encoder.encode_ragged(asked, dtype=dtype, device="cpu", on_rows=on_rows)
     lengths = np.zeros(len(prompts), dtype=np.int64)
     lengths[places] = encoded.embeddings.lengths.numpy()
     failed = {places[place]: reason for place, reason in encoded.failed.items()}

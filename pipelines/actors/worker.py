@@ -193,7 +193,7 @@ class SpanWorker:
         shard = ShardWriter(prepared, self.job, prepared.rows)
         with trace_unit("encode", prepared.unit):
             for piece in shard.pieces:
-                shard.add(piece, actor.submit(encode_unit, prepared, self._dtype, piece).result())
+                shard.add(piece, actor.submit(encode_unit, prepared, self._dtype, piece, shard.probe.take).result())
         cost = Cost(waiting_seconds=waited, computing_seconds=self._lap())
         return shard, cost + (read_throughput(actor) - before)
 
@@ -221,7 +221,7 @@ class SpanWorker:
         with trace_unit("write", prepared.unit):
             record = commit_shard(store, record, data)
         cost += Cost(writing_seconds=time.perf_counter() - start, store_retries=self._count_retries())
-        self.attempts.end(prepared.unit, record, cost, self._find(prepared, shard.errors))
+        self.attempts.end(prepared.unit, record, cost, self._find(shard))
         return record
 
     def _count_retries(self) -> int:
@@ -230,9 +230,10 @@ class SpanWorker:
             before, self._retries = self._retries, count_retries()
             return self._retries - before
 
-    def _find(self, prepared: PreparedUnit, errors: Sequence[str | None]) -> Findings:
-        """What the captions of a unit were like."""
-        findings, batch = Findings(), prepared.batch
+    def _find(self, shard: ShardWriter) -> Findings:
+        """What the captions of a unit were like, and what storing them cost."""
+        prepared, errors = shard.prepared, shard.errors
+        findings, batch = Findings(storage=shard.probe.measure(self.job.storage_dtype)), prepared.batch
         findings.count_lengths(prepared.lengths.tolist(), self.job.identity["max_length"])
         places = zip(batch.rows.tolist(), batch.caption_indices.tolist(), strict=True)
         find_reasons(findings, prepared.unit.source, places, errors)

@@ -54,6 +54,7 @@ class Estimate:
     read: int
     beside: int
     bytes: int
+    embedding_bytes: int
     flops_per_token: float
     device_hours: float
 
@@ -92,14 +93,20 @@ def estimate(resolved: ResolvedJob, tokens_per_second: float | None = None) -> E
         shards=len(Units.of(resolved.files, resolved.frozen)),
         read=int(pc.sum(resolved.files.table["size"]).as_py() or 0),
         beside=beside,
+        embedding_bytes=kept * size,
         bytes=kept * size + captions * ROW_BYTES + beside,
         flops_per_token=flops_per_token(config),
         device_hours=seconds / 3600,
     )
 
 
-def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | None) -> ExitCode:
-    """Resolve the job, estimate, print, inputs that cannot be read last; what the command ends with for them."""
+def print_estimate(
+    job: EncodeJob, prices: Prices, tokens_per_second: float | None, *, codecs: bool = False
+) -> ExitCode:
+    """Resolve the job, estimate, print, inputs that cannot be read last; what the command ends with for them.
+
+    With `codecs`, a few captions are encoded to compare the ways to store them.
+    """
     if tokens_per_second is not None and tokens_per_second <= 0:
         raise ConfigError(f"tokens_per_second: expected more than 0, got {tokens_per_second:g}")
     resolved = resolve_job(job, device_to_plan(job.encoder.device))
@@ -124,6 +131,10 @@ def print_estimate(job: EncodeJob, prices: Prices, tokens_per_second: float | No
         table.add_row(name, escape(value))
     console = Console()
     console.print(table)
+    if codecs:
+        from pipelines.commands.codecs import compare_codecs
+
+        console.print(compare_codecs(resolved, tokens=found.kept, beside=found.bytes - found.embedding_bytes))
     for reason in resolved.unreadable.values():
         console.print(f"not read: {show_invisible(reason)}", markup=False, highlight=False, soft_wrap=True)
     return ExitCode.INPUTS_UNREADABLE if resolved.unreadable else ExitCode.DONE

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from pipelines.progress.storage_error import StorageError
+
 # Bars of the length histogram up to where captions are cut; longer ones fall into as many again, the last is open.
 BARS = 32
 MOST_REASONS = 40
@@ -22,10 +24,11 @@ class Reason:
 
 @dataclass(slots=True)
 class Findings:
-    """Captions by length in tokens before they were cut (bar number -> captions), and reasons."""
+    """Captions by length in tokens before they were cut (bar number -> captions), reasons, and the cost of storing."""
 
     lengths: dict[int, int] = field(default_factory=dict)
     reasons: dict[str, Reason] = field(default_factory=dict)
+    storage: StorageError = field(default_factory=StorageError)
 
     def count_lengths(self, lengths: Iterable[int], max_length: int) -> None:
         """Sort lengths into bars; captions that were not tokenized have none."""
@@ -46,6 +49,7 @@ class Findings:
 
     def add(self, other: Findings) -> None:
         """Add what was found elsewhere."""
+        self.storage.add(other.storage)
         for bar, count in other.lengths.items():
             self._count_bar(bar, count)
         for reason, found in other.reasons.items():

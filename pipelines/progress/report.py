@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.job import FrozenJob
 from pipelines.progress.findings import Reason
 from pipelines.progress.ledger import Details, Progress
+from pipelines.progress.storage_error import StorageError
 from pipelines.stores.store import Store
 from t5enc.errors import ExitCode, show_invisible
 from t5enc.storage.layout import PAGE, REPORT
@@ -46,6 +47,7 @@ class EncodeReport:
     wall_seconds: float = 0.0
     driver_cpu_seconds: float = 0.0
     spans: int = 0
+    storage_error: StorageError = field(default_factory=StorageError)
     is_finished: bool = False
     is_running: bool = False
 
@@ -69,6 +71,7 @@ class EncodeReport:
     def to_json(self) -> str:
         """The report as it is written into the output."""
         content = asdict(self)
+        content["storage_error"] = self.storage_error.to_json()
         content["progress"] = _flatten(content["progress"])
         content["details"]["places"] = [_flatten(place) for place in content["details"]["places"]]
         content |= {
@@ -107,6 +110,8 @@ class EncodeReport:
         lines += self._tell_reasons()
         if mended := totals.get("mended"):
             lines.append(f"  {mended:,} texts of kept columns were not UTF-8: their bad bytes are U+FFFD in the output")
+        if self.storage_error.tokens:
+            lines.append(f"  stored as {self.job.get('storage_dtype')}: {self.storage_error}")
         if self.recipe is not None:
             lines.append(f"  recipe {self.recipe}")
         if self.progress.cost.units:
@@ -162,6 +167,16 @@ def read_runs(store: Store, fingerprint: str) -> list[dict[str, Any]]:
         return [*last["earlier_runs"], {name: last[name] for name in names} | counts][-MOST_RUNS:]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return []
+
+
+def read_storage_error(store: Store, fingerprint: str) -> StorageError:
+    """What earlier runs of this job have sampled; nothing where no report tells it."""
+    try:
+        last = json.loads(store.read(REPORT))
+        is_ours = last["job"]["fingerprint"] == fingerprint
+        return StorageError.from_json(last["storage_error"]) if is_ours else StorageError()
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return StorageError()
 
 
 def describe_job(frozen: FrozenJob) -> dict[str, Any]:

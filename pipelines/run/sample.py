@@ -19,6 +19,8 @@ from t5enc.text.preparer import Preparer
 # Captions of a shard, and of a sample, at the most.
 MOST_CAPTIONS = 8192
 SAMPLE = 1000
+# Captions of a sample that are held as texts.
+TEXTS = 32
 # Rows that are read at a time for it.
 SAMPLED_ROWS = 50
 # More of a caption is longer than any limit of tokens; the driver must not fall ill of it before an actor has it.
@@ -32,7 +34,7 @@ class Sample:
     """Captions in some `rows` of the input: the rows that each keeps, and the tokens that are computed for each.
 
     `longest` is that of the longest one before it is cut. `reasons` counts those without a text, and `kept_bytes` what
-    is kept beside all of them.
+    is kept beside all of them. `texts` are a few of the captions, from the first to the last.
     """
 
     lengths: tuple[int, ...]
@@ -42,6 +44,7 @@ class Sample:
     rows: int
     reasons: Mapping[str, int] = field(default_factory=dict)
     kept_bytes: int = 0
+    texts: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -91,6 +94,7 @@ def take_sample(
         rows=rows,
         reasons=dict(reasons),
         kept_bytes=kept_bytes,
+        texts=tuple(texts[:: max(1, -(-len(texts) // TEXTS))]),
     )
 
 

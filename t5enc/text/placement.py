@@ -56,6 +56,17 @@ def scatter(hidden: Tensor, groups: Sequence[Sequence[PlacedDocument]], values: 
         start += len(group[0].document.ids)
 
 
+def find_kept(groups: Sequence[Sequence[PlacedDocument]]) -> NDArray[np.int64]:
+    """Those of the T rows of a stream that are some text's."""
+    kept: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    start = 0
+    for group in groups:
+        document = group[0].document
+        kept.append(np.arange(start, start + document.kept))
+        start += len(document.ids)
+    return np.concatenate(kept)
+
+
 def finish_rows(
     documents: Sequence[Document], hidden: Tensor, embedded: Tensor, projection: tuple[Tensor, Tensor] | None
 ) -> Tensor:

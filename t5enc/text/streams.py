@@ -5,7 +5,7 @@ T tokens in a stream, M model dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,11 +68,20 @@ class StreamEncoder:
         pack = pack_full if self._attention == "flex" else pack_sorted
         return pack(lengths, self._budget)
 
-    def encode(self, documents: Sequence[Document], dtype: torch.dtype) -> tuple[Tensor, dict[int, str]]:
-        """(T, M) of documents end to end in `dtype`, and the places of those that failed with the reason."""
-        hidden = self._forward(documents, self._plan(documents)).to(dtype)
+    def encode(
+        self, documents: Sequence[Document], dtype: torch.dtype, on_hidden: Callable[[Tensor], None] | None = None
+    ) -> tuple[Tensor, dict[int, str]]:
+        """(T, M) of documents end to end in `dtype`, and the places of those that failed with the reason.
+
+        `on_hidden` is given what is rounded to `dtype`, where none of it failed.
+        """
+        exact = self._forward(documents, self._plan(documents))
+        hidden = exact.to(dtype)
         if torch.isfinite(hidden).all():
+            if on_hidden is not None:
+                on_hidden(exact)
             return hidden, {}
+        del exact
         self.counters.retried_streams += 1
         parts = [self._forward([document], self._plan_sdpa([document])) for document in documents]
         reasons = {place: self._find_overflow(part, dtype) for place, part in enumerate(parts)}

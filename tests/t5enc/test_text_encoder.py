@@ -125,6 +125,18 @@ def test_no_stream_is_larger_than_the_budget_and_each_is_announced(tiny: TextEnc
     assert tiny.counters.streams == len(streams)
 
 
+def test_rows_are_told_before_they_are_rounded_and_which_are_kept(tiny: TextEncoder) -> None:
+    ids = tiny.tokenize(sample_captions()[:20]).ids
+    told: list[torch.Tensor] = []
+
+    def keep(hidden: torch.Tensor, kept: np.ndarray) -> None:
+        told.append(hidden[torch.from_numpy(kept)])
+
+    rounded = tiny.encode_ragged(ids, dtype=torch.bfloat16, on_rows=keep).embeddings.values
+    assert all(part.dtype == torch.float32 for part in told)
+    assert sorted(torch.cat(told).bfloat16().float().sum(1).tolist()) == sorted(rounded.float().sum(1).tolist())
+
+
 def test_the_fill_of_padded_streams_counts_their_padding(flex: TextEncoder) -> None:
     flex.counters = EncoderCounters()
     assert flex.counters.fill == 1.0

@@ -28,7 +28,7 @@ CODECS: Mapping[str, Codec] = {
     "int8g32": GROUPS,
     "fp8": FLOAT8,
     "bf16z": make_planes("bfloat16", 11),
-    "fp16z": make_planes("float16", 13.5),
+    "fp16z": make_planes("float16", 14),
 }
 # What is asked for by another name than it is stored by.
 ALIASES = {"int8": "int8g32"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from t5enc.embeddings import Embeddings
 from t5enc.text.preparer import PreparedTexts
@@ -54,6 +55,7 @@ class FakeEncoder:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         on_stream: Callable[[list[int]], None] | None = None,
+        on_rows: Callable[[torch.Tensor, NDArray[np.int64]], None] | None = None,
     ) -> EncodedTexts:
         """Streams of three texts in order."""
         failed: dict[int, str] = {}
@@ -69,6 +71,8 @@ class FakeEncoder:
             failed |= {place: TOO_LARGE for place, text in zip(places, texts, strict=True) if text in self.failing}
         flat = np.concatenate([np.empty(0, np.int32), *ids])
         values = torch.from_numpy(flat).to(dtype)[:, None].repeat(1, DIM)
+        if on_rows is not None:
+            on_rows(values.float(), np.arange(len(flat)))
         self.counters.useful_tokens += len(flat)
         return EncodedTexts(Embeddings.from_lengths(values, [len(text) for text in ids]), failed)
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipelines.commands.codecs import compare_codecs
 from pipelines.commands.estimate import Estimate, Prices, advise, estimate, print_estimate
 from pipelines.job import EncodeJob
 from pipelines.plan.plan import Units
@@ -17,6 +18,7 @@ from pipelines.run.resolved_job import MOST_CAPTIONS, SHARD_BYTES, flops_per_tok
 from t5enc.checkpoint.builtin import sample_captions
 from t5enc.config import EncoderConfig
 from t5enc.errors import ExitCode
+from t5enc.storage import STORAGE_DTYPES
 from tests.pipelines.conftest import WriteCaptions
 
 XXL = EncoderConfig(
@@ -68,6 +70,7 @@ def test_shards_are_those_that_a_run_cuts(tmp_path: Path) -> None:
 def make_estimate(*, gigabytes: float, hours: float) -> Estimate:
     size = round(gigabytes * 1e9)
     names = ("files", "rows", "captions", "tokens", "kept", "truncated", "longest", "shards", "read", "beside")
+    names += ("embedding_bytes",)
     counts = dict.fromkeys(names, 1)
     return Estimate(**counts, bytes=size, flops_per_token=1.0, device_hours=hours)
 
@@ -96,3 +99,31 @@ def test_a_plan_says_which_inputs_a_run_will_not_read(
     said = capsys.readouterr().out
     assert "not read: b.parquet: expected a Parquet file, got an empty file" in said
     assert "not read: c.parquet: expected a file or a folder, got a link to nowhere, where there is nothing" in said
+
+
+def test_a_plan_compares_the_ways_to_store_by_a_few_captions(
+    write_captions: WriteCaptions, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resolved = resolve_job(
+        EncodeJob(inputs=[str(write_captions())], output="-", model="builtin:tiny"), torch.device("cpu")
+    )
+    assert (len(resolved.sample.texts), resolved.sample.texts[0]) == (31, sample_captions()[0])
+    found = estimate(resolved)
+    table = compare_codecs(resolved, tokens=found.kept, beside=found.bytes - found.embedding_bytes)
+    columns = {str(column.header): list(column.cells) for column in table.columns}
+    assert columns["stored as"] == list(STORAGE_DTYPES)
+    plain = dict(zip(STORAGE_DTYPES, columns["bits a number"], strict=True))
+    assert [plain[name] for name in ("float16", "float32", "int8g32", "fp8")] == ["16", "32", "8.5", "8"]
+    assert float(plain["bf16z"]) < 12 < float(plain["fp16z"]) < 14
+    errors = dict(zip(STORAGE_DTYPES, columns["median error"], strict=True))
+    assert errors["float32"] == "0 %"
+    assert errors["fp16z"] == errors["float16"]
+    job = EncodeJob(inputs=[str(write_captions())], output="-", model="builtin:tiny")
+    assert print_estimate(job, PRICES, None, codecs=True) == ExitCode.DONE
+    assert "31 captions of the sample" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_input_without_captions_compares_nothing(write_captions: WriteCaptions) -> None:
+    job = EncodeJob(inputs=[str(write_captions([None]))], output="-", model="builtin:tiny")
+    table = compare_codecs(resolve_job(job, torch.device("cpu")), tokens=0, beside=0)
+    assert table.row_count == len(STORAGE_DTYPES)

@@ -28,14 +28,20 @@ from tests.pipelines.small_jobs import DIM, make_job
 ROWS = 50
 
 
-def build(rows: int = ROWS, *, kept: pa.Table | None = None, errors: dict[int, str] | None = None) -> pa.Table:
+def build(
+    rows: int = ROWS,
+    *,
+    kept: pa.Table | None = None,
+    errors: dict[int, str] | None = None,
+    storage: str = "float16",
+) -> pa.Table:
     lengths = torch.arange(1, rows + 1)
     values = torch.arange(int(lengths.sum()) * DIM, dtype=torch.float16).reshape(-1, DIM) / 64
     return build_table(
         pa.table({"id": np.arange(rows), "caption": [f"text {row}" for row in range(rows)]}) if kept is None else kept,
         CaptionKeys(source="a.parquet", rows=np.arange(rows), caption_indices=np.zeros(rows, np.int32)),
         Embeddings.from_lengths(values, lengths),
-        storage="float16",
+        storage=storage,
         truncated=np.zeros(rows, bool),
         errors=[(errors or {}).get(row) for row in range(rows)],
     )
@@ -54,7 +60,7 @@ def describe(table: pa.Table, **changes: Any) -> UnitRecord:
 
 def serialize(table: pa.Table, groups: int = 1, job: FrozenJob | None = None, **changes: Any) -> bytes:
     """A shard of so many row groups."""
-    kept = pa.schema([field for field in table.schema if field.name not in SCHEMA.names])
+    kept = pa.schema([field for field in table.schema if not field.name.startswith("text_embedding_")])
     file, rows = ShardFile(kept, job or make_job()), -(-len(table) // groups)
     for start in range(0, max(1, len(table)), max(1, rows)):
         file.write(table.slice(start, rows).columns)
@@ -191,6 +197,14 @@ def test_the_hash_changes_with_every_column_of_the_embedding(name: str) -> None:
     }
     changed = table.set_column(table.column_names.index(name), name, others.get(name, reverse))
     assert hash_content(changed) != hash_content(table)
+
+
+def test_the_hash_changes_with_the_sizes_of_values_too() -> None:
+    table = build(4, storage="fp16z")
+    name = "text_embedding_num_bytes"
+    changed = table.set_column(table.column_names.index(name), name, table[name].take([3, 2, 1, 0]))
+    assert hash_content(changed) != hash_content(table)
+    assert hash_content(read(serialize(table, groups=3, job=make_job(storage_dtype="fp16z")))) == hash_content(table)
 
 
 def test_the_hash_does_not_cover_what_is_kept_of_the_input() -> None:

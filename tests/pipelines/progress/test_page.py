@@ -21,6 +21,7 @@ from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.page import describe_lengths, describe_rates, render_page
 from pipelines.progress.places import PlaceSums
 from pipelines.progress.report import PAGE, REPORT, EncodeReport, read_runs, write_report
+from pipelines.progress.storage_error import StorageError
 from pipelines.stores.store import LocalStore
 from tests.pipelines.run.test_suspects import make_record
 
@@ -31,7 +32,8 @@ SHOWN = (
     "wall_seconds", "tokens_per_second", "fill", "progress.waiting_seconds", "progress.computing_seconds",
     "progress.writing_seconds", "progress.actors_lost", "progress.unit_retries", "progress.store_retries",
     "progress.useful_tokens", "progress.stream_tokens", "progress.truncated", "cores_used_while_encoding",
-    "details.findings.reasons.null caption.count",
+    "details.findings.reasons.null caption.count", "storage_error.tokens", "storage_error.median", "storage_error.p99",
+    "storage_error.worst",
 )  # fmt: skip
 
 
@@ -64,10 +66,17 @@ def make_report(**changes: Any) -> EncodeReport:
         "max_length": 512,
         "progress": progress,
         "details": make_details(),
-        "job": {"model": "google/t5-v1_1-xxl", "inputs": ["in"], "more_inputs": 3, "fingerprint": "f00d"},
+        "job": {
+            "model": "google/t5-v1_1-xxl",
+            "inputs": ["in"],
+            "more_inputs": 3,
+            "storage_dtype": "int8g32",
+            "fingerprint": "f00d",
+        },
         "began": "2026-11-27T01:00:00+00:00",
         "unreadable": {NASTY: "torn & short"},
         "wall_seconds": 110.5,
+        "storage_error": StorageError(worst=0.0123, bars={-240: 90, -210: 10}),
         "is_finished": True,
     }
     return EncodeReport(**(usual | changes))
