@@ -48,7 +48,7 @@ class EmbeddingLoader:
         self._prefetch = prefetch
         self._collate = collate
         self._pin_memory = pin_memory
-        self._state = sampler.state_dict()
+        self._state, self._moves = sampler.state_dict(), sampler.moves
         self._run = object()
         # Whether somebody has said where the next iteration is to begin, which then may have nothing left.
         self._is_set = True
@@ -95,7 +95,12 @@ class EmbeddingLoader:
         self._is_set = True
 
     def _begin(self) -> None:
-        """Go back to the last batch that was given, or on to the next epoch where that was the last of its own."""
+        """Go back to the last batch that was given, or on to the next epoch where that was the last of its own.
+
+        Or to where somebody has sent the sampler itself meanwhile.
+        """
+        if self.sampler.moves != self._moves:
+            self._state, self._is_set = self.sampler.state_dict(), True
         self._goto(self._state)
         if not self._is_set and self.sampler.is_over:
             self.sampler.set_epoch(self.epoch + 1)
@@ -104,7 +109,7 @@ class EmbeddingLoader:
 
     def _goto(self, state: Mapping[str, Any]) -> None:
         self.sampler.load_state_dict(state)
-        self._state = self.sampler.state_dict()
+        self._state, self._moves = self.sampler.state_dict(), self.sampler.moves
         self._run = object()
 
     def _read(self) -> Generator[tuple[State, Any], None, None]:

@@ -73,6 +73,12 @@ class EmbeddingSampler:
         self._epoch, self._place = self._open(0), Place()
         # Whether somebody has said where the next iteration is to begin, which then may have nothing left.
         self._is_set = True
+        self._moves = 0
+
+    @property
+    def moves(self) -> int:
+        """How often it was sent to another epoch or state, by which a loader knows that it was."""
+        return self._moves
 
     @property
     def epoch(self) -> int:
@@ -123,6 +129,7 @@ class EmbeddingSampler:
             raise ConfigError(f"epoch: expected a whole number of at least 0, got {epoch}")
         if epoch != self.epoch:
             self._begin(epoch)
+            self._moves += 1
         self._is_set = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,6 +144,7 @@ class EmbeddingSampler:
         epoch, place = read_state(state, self._draws.seed, len(self._data), self._options)
         self._epoch, self._place = self._epoch if epoch == self.epoch else self._open(epoch), place
         self._is_set = True
+        self._moves += 1
 
     def _begin(self, epoch: int) -> None:
         self._epoch, self._place, self._is_set = self._open(epoch), Place(), True

@@ -111,6 +111,19 @@ def test_the_same_epoch_goes_on_and_another_begins() -> None:
     assert list(loader) == list(chosen)
 
 
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_who_sends_the_sampler_elsewhere_sends_the_loader(prefetch: int) -> None:
+    whole, loader = list(open_loader()), open_loader(prefetch=prefetch)
+    state = loader.state_dict()
+    assert [batch for _, batch in zip(range(4), loader, strict=False)] == whole[:4]
+    loader.sampler.load_state_dict(state)
+    assert [batch for _, batch in zip(range(2), loader, strict=False)] == whole[:2]
+    loader.sampler.set_epoch(0)  # the same: it goes on
+    assert list(loader) == whole[2:]
+    loader.sampler.set_epoch(0)
+    assert list(loader) == whole
+
+
 def test_an_epoch_may_be_named_while_it_is_read() -> None:
     loader, seen = open_loader(), []
     for batch in loader:
