@@ -21,6 +21,7 @@ from pipelines.job import FrozenJob
 from t5enc.errors import OutputError
 from t5enc.storage import METADATA_KEY, NUM_BYTES, PREFIX, SCHEMA, list_columns
 from t5enc.storage.layout import FORMAT_VERSION
+from t5enc.storage.row_index import ROWS_KEY, copy_rows, pack_rows
 
 BYTES = f"{PREFIX}bytes"
 # Rows of a row group at most: Arrow writes no more of them in one page.
@@ -45,6 +46,8 @@ class ShardFile:
             "fingerprint": job.fingerprint,
         }
         self.schema = pa.schema([*kept, *list_columns(job.storage_dtype)], metadata={METADATA_KEY: json.dumps(form)})
+        self._rows: list[pa.Table] = []
+        self._ends: list[int] = []
         with _explained():
             self._file: Any = io.BytesIO() if in_memory else tempfile.TemporaryFile()  # noqa: SIM115
         self._writer = pq.ParquetWriter(self._file, self.schema, data_page_size=PAGE_BYTES, **_options(self.schema))
@@ -54,10 +57,15 @@ class ShardFile:
         table = pa.Table.from_arrays(columns, schema=self.schema)
         with _explained():
             self._writer.write_table(table, row_group_size=max(1, len(table)))
+        if len(table):
+            self._rows.append(copy_rows(table))
+            self._ends.append(self._file.tell())
 
     def finish(self, record: UnitRecord) -> Any:
         """The bytes, whose footer holds the record and the job; OutputError where the record tells of other rows."""
         self._writer.add_key_value_metadata({RECORD_KEY: record.to_json()})
+        if self._rows:
+            self._writer.add_key_value_metadata({ROWS_KEY: pack_rows(self._rows, self._ends)})
         with _explained():
             self._writer.close()
             self._file.flush()

@@ -20,6 +20,7 @@ from t5enc.dataset.shards.files import OpenShard, Stamp, check_stamp
 from t5enc.errors import OutputError
 from t5enc.storage import METADATA_KEY, PREFIX
 from t5enc.storage.codecs import find_codec
+from t5enc.storage.row_index import MISSING, copy_rows, unpack_rows
 
 BYTES = f"{PREFIX}bytes"
 SOURCE, ROW, CAPTION_INDEX = (f"{PREFIX}{name}" for name in ("source", "row", "caption_index"))
@@ -125,9 +126,11 @@ def _check_form(path: str, schema: pa.Schema, storage: str, dim: int) -> None:
 
 
 def _make_index(shard: OpenShard, file: pq.ParquetFile, storage: str, dim: int, skips_missing: bool) -> ShardIndex:
-    sizing = [NUM_BYTES] if NUM_BYTES in file.schema_arrow.names else []
-    table = file.read(columns=[ROW, CAPTION_INDEX, TOKENS, ERROR, *sizing], use_threads=False)
-    present = pc.is_null(table[ERROR]).to_numpy()
+    table = unpack_rows(file.metadata)
+    if table is None:
+        sizing = [NUM_BYTES] if NUM_BYTES in file.schema_arrow.names else []
+        table = copy_rows(file.read(columns=[ROW, CAPTION_INDEX, TOKENS, ERROR, *sizing], use_threads=False))
+    present = ~table[MISSING].to_numpy()
     tokens = np.where(present, _to_numpy(table[TOKENS], np.int32), 0).astype(np.int32)
     token_bytes = find_codec(storage).token_bytes(dim)
     num_bytes = None if token_bytes is not None else _read_sizes(shard.path, table, storage)

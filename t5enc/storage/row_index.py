@@ -1,0 +1,63 @@
+"""What a shard's footer says of all of its rows, so that each is found without reading a column.
+
+It is a copy of small columns. A footer may go along when another tool writes the rows again, in another order or not
+all of them; so it says where row groups end in the file, and is passed over where they end elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from t5enc.storage.schema import NUM_BYTES, PREFIX
+
+ROWS_KEY = b"t5enc.rows"
+ENDS = b"ends"
+MISSING = "is_missing"
+COPIED = tuple(f"{PREFIX}{name}" for name in ("row", "caption_index", "num_tokens"))
+
+
+def copy_rows(columns: pa.Table) -> pa.Table:
+    """Of a row group: keys, tokens, which rows have no embedding, and bytes where tokens differ in size."""
+    names = [name for name in (*COPIED, NUM_BYTES.name) if name in columns.column_names]
+    is_missing = pa.compute.is_valid(columns[f"{PREFIX}error"])
+    return columns.select(names).replace_schema_metadata(None).append_column(MISSING, is_missing)
+
+
+def pack_rows(groups: Sequence[pa.Table], ends: Sequence[int]) -> bytes:
+    """What `copy_rows` gave of each row group, and where each ends in the file, as text of a footer."""
+    rows = pa.concat_tables(groups).combine_chunks()
+    sink = pa.BufferOutputStream()
+    schema = rows.schema.with_metadata({ENDS: json.dumps(list(ends))})
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+        stream.write_table(rows.cast(schema))
+    return base64.b64encode(sink.getvalue())
+
+
+def unpack_rows(metadata: Any) -> pa.Table | None:
+    """The rows of a Parquet footer, None where it has none, or is of another file."""
+    packed = (metadata.metadata or {}).get(ROWS_KEY)
+    if packed is None:
+        return None
+    try:
+        rows = pa.ipc.open_stream(base64.b64decode(packed)).read_all()
+        ends = json.loads((rows.schema.metadata or {})[ENDS])
+    except (pa.ArrowException, binascii.Error, KeyError, ValueError, OSError):
+        return None
+    return rows if len(rows) == metadata.num_rows and ends == list_ends(metadata) else None
+
+
+def list_ends(metadata: Any) -> list[int]:
+    """Where each row group ends in the file."""
+    last = metadata.num_columns - 1
+    return [_find_end(metadata.row_group(group).column(last)) for group in range(metadata.num_row_groups)]
+
+
+def _find_end(chunk: Any) -> int:
+    start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+    return int(start + chunk.total_compressed_size)
