@@ -21,6 +21,7 @@ from t5enc.trainers.rows import Columns, Shard, read_captions
 from t5enc.trainers.target import Target
 
 SHOWN = 3
+OWN_OR_NONE = "expected no file, or one of this export (--overwrite replaces what is there)"
 # What is remembered of a row that has a file: 32 bytes.
 DIGEST = np.dtype([("name", "<u8", 2), ("text", "<u8"), ("row", "<i8")])
 
@@ -62,6 +63,46 @@ class _Refusals:
             raise OutputError(f"{where}: {self.what}, got {self.count:,} others: {'; '.join(self.shown)}")
 
 
+@dataclass(slots=True, kw_only=True)
+class _Naming:
+    """A plan while it is made, and what is wrong with the rows so far."""
+
+    columns: Columns
+    format_: CaptionFormat
+    given: Given
+    target: Target
+    plan: Plan = field(default_factory=Plan)
+    digests: bytearray = field(default_factory=bytearray)
+    names: _Refusals = field(default_factory=lambda: _Refusals("expected names that files can have"))
+    texts: _Refusals = field(default_factory=lambda: _Refusals("expected captions that the trainer encodes as stored"))
+    foreign: _Refusals = field(default_factory=lambda: _Refusals(OWN_OR_NONE))
+
+    def take(self, shard: Shard) -> None:
+        """Name the rows of a shard."""
+        rows = [self._name(caption) for caption in read_captions(shard, self.columns)]
+        self.plan.shards.append((shard, np.array(rows, dtype=bool)))
+
+    def _name(self, caption: Caption | str) -> bool:
+        """Whether a row's file is to be written."""
+        if isinstance(caption, str):
+            self.plan.without[caption] += 1
+            return False
+        name = self.format_.name_file(caption)
+        if name is None:
+            self.plan.without[f"{self.format_.name} keeps none of it"] += 1
+            return False
+        if (wrong := check_name(name)) is not None:
+            self.names.add(f"row {caption.row}, {name!r}: {wrong}")
+            return False
+        if (reason := self.format_.check_caption(caption, self.given)) is not None:
+            self.texts.add(f"row {caption.row}, {caption.text[:80]!r}: {reason}")
+        self.digests += _digest(name, caption.text, caption.row)
+        state = self.target.look(name, self.format_.measure_file(caption, self.given))
+        if state == "foreign" and not self.target.overwrite:
+            self.foreign.add(name)
+        return state != "whole"
+
+
 def make_plan(
     shards: Iterable[Shard],
     columns: Columns,
@@ -73,37 +114,15 @@ def make_plan(
     """Name all rows. OutputError, before anything is written, for names that two captions share, that no disk takes
     or that somebody else's file has, and for captions that the trainer would encode as another text.
     """
-    plan, digests = Plan(), bytearray()
-    names = _Refusals("expected names that files can have")
-    texts = _Refusals("expected captions that the trainer encodes as they are stored")
-    foreign = _Refusals("expected no file, or one of this export (--overwrite replaces what is there)")
+    naming = _Naming(columns=columns, format_=format_, given=given, target=target)
     for shard in shards:
-        todo = np.zeros(shard.num_rows, dtype=bool)
-        for place, caption in enumerate(read_captions(shard, columns)):
-            if isinstance(caption, str):
-                plan.without[caption] += 1
-                continue
-            name = format_.name_file(caption)
-            if name is None:
-                plan.without[f"{format_.name} keeps none of it"] += 1
-                continue
-            if (wrong := check_name(name)) is not None:
-                names.add(f"row {caption.row}, {name!r}: {wrong}")
-                continue
-            if (reason := format_.check_caption(caption, given)) is not None:
-                texts.add(f"row {caption.row}, {caption.text[:80]!r}: {reason}")
-            digests += _digest(name, caption.text, caption.row)
-            state = target.look(name, format_.measure_file(caption, given))
-            if state == "foreign" and not target.overwrite:
-                foreign.add(name)
-            todo[place] = state != "whole"
-        plan.shards.append((shard, todo))
+        naming.take(shard)
         tell(shard.num_rows)
-    for refusals in (names, texts):
-        refusals.check(given.root)
-    _share(plan, np.frombuffer(digests, DIGEST), columns, format_, given)
-    foreign.check(target.folder)
-    return plan
+    naming.names.check(given.root)
+    naming.texts.check(given.root)
+    _share(naming.plan, np.frombuffer(naming.digests, DIGEST), columns, format_, given)
+    naming.foreign.check(target.folder)
+    return naming.plan
 
 
 def _digest(name: str, text: str, row: int) -> bytes:

@@ -23,17 +23,22 @@ def count_real_tokens(caption: Caption, given: Given, tokenizer: str, mask: Tens
     if recipe.rows == "real":
         return caption.num_tokens
     if tokenizer:
-        texts = make_texts(recipe, caption.text)
-        loaded = _load(tokenizer, recipe.max_length)
-        if given.tokenizer not in ("", loaded.fingerprint):
-            raise ConfigError(f"tokenizer: expected that of the job, {given.tokenizer[:16]}, got {tokenizer}")
-        return sum(len(ids) for ids in loaded.encode(texts).ids)
+        texts = make_texts(recipe, caption.text if caption.encoded is None else caption.encoded)
+        return sum(len(ids) for ids in open_tokenizer(tokenizer, given).encode(texts).ids)
     if mask is not None and mask.shape == (recipe.max_length,):
         return int(mask.sum())
     raise ConfigError(
         f"tokenizer: expected a model by whose tokenizer the mask of a caption is found: rows of {recipe.name} hold "
         f"its pads, too, and do not say where they begin"
     )
+
+
+def open_tokenizer(name: str, given: Given) -> Tokenizer:
+    """The tokenizer of a folder, a hub id or a built-in model; ConfigError where it is not the job's."""
+    loaded = _load(name, given.recipe.max_length)
+    if given.tokenizer not in ("", loaded.fingerprint):
+        raise ConfigError(f"tokenizer: expected that of the job, {given.tokenizer[:16]}, got {name}")
+    return loaded
 
 
 @lru_cache(maxsize=2)

@@ -16,7 +16,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -25,8 +25,8 @@ from torch import Tensor
 from t5enc.errors import ConfigError
 from t5enc.recipes.families import FLUX, WAN
 from t5enc.recipes.recipe import Recipe
-from t5enc.text.tokenizer import Tokenizer, load_tokenizer
 from t5enc.trainers.acceptance import check_text, find_blank
+from t5enc.trainers.contents.padded_mask import count_real_tokens, open_tokenizer
 from t5enc.trainers.format import Caption, Given, Pieces
 from t5enc.trainers.tensors import make_header, pad_bytes, view_bytes
 
@@ -37,7 +37,7 @@ PLACEHOLDERS = re.compile(r"\[(?:name|trigger)\]")
 FOLDER = "_t_e_cache"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AiToolkit:
     """Options: `arch` of the model, `trigger` word, `image_root` that paths lie in, `strip_tags`, `write`, `tokenizer`.
 
@@ -50,7 +50,7 @@ class AiToolkit:
     image_root: str = ""
     strip_tags: bool = False
     write: str = "captions"
-    tokenizer: str | None = None
+    tokenizer: str = ""
 
     name: ClassVar[str] = "ai-toolkit"
     needs_path: ClassVar[bool] = True
@@ -63,7 +63,7 @@ class AiToolkit:
             raise ConfigError(f"write: expected captions or blanks, got {self.write!r}")
         if self.write == "blanks" and (self.trigger.strip() or self.arch == CHROMA):
             raise ConfigError('write: blanks are the rows of "", which stand neither for a trigger nor for Chroma\'s')
-        if self.arch == CHROMA and self.tokenizer is None:
+        if self.arch == CHROMA and not self.tokenizer:
             raise ConfigError(
                 "tokenizer: Chroma's masks need the job's tokenizer (--option tokenizer=FOLDER), got none"
             )
@@ -77,8 +77,8 @@ class AiToolkit:
         """Commas get a space after them, and a trigger word is put in front."""
         if self.write == "blanks":
             return None
-        if self.arch == CHROMA and self._tokenizer.fingerprint != given.tokenizer:
-            raise ConfigError(f"tokenizer: expected that of the job, {given.tokenizer[:16]}, got {self.tokenizer}")
+        if self.arch == CHROMA:
+            open_tokenizer(self.tokenizer, given)
         return check_text(self.make_text(caption.text), caption, given)
 
     def make_extras(self, given: Given) -> Iterable[tuple[str, Pieces]]:
@@ -115,22 +115,13 @@ class AiToolkit:
         numbers = pad_bytes(rows.to(torch.bfloat16), LENGTH)
         if self.arch != CHROMA:
             return [head, *numbers]
-        return [head, *self._make_mask(caption), *numbers]
+        mask = torch.arange(LENGTH) < count_real_tokens(caption, given, self.tokenizer, None)
+        return [head, view_bytes(mask.long()), *numbers]
 
     def measure_file(self, caption: Caption, given: Given) -> int:
         """The same for all captions."""
         mask = LENGTH * torch.int64.itemsize if self.arch == CHROMA else 0
         return len(_make_head(self.arch, given.dim)) + mask + LENGTH * given.dim * torch.bfloat16.itemsize
-
-    def _make_mask(self, caption: Caption) -> Pieces:
-        encoded = caption.text if caption.encoded is None else caption.encoded
-        count = len(self._tokenizer.encode([encoded]).ids[0])
-        return [view_bytes((torch.arange(LENGTH) < count).long())]
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        assert self.tokenizer is not None
-        return load_tokenizer(self.tokenizer, max_length=LENGTH)
 
 
 def hash_caption(text: str, arch: str) -> str:
