@@ -71,12 +71,11 @@ class EmbeddingLoader:
         run = self._run
         with closing(self._read_ahead() if self._prefetch else self._read()) as batches:
             for state, batch in batches:
-                if self._run is not run:
-                    return
                 self._state = state
                 yield batch
-        if self._run is run:
-            self._state, self._is_set = self.sampler.state_dict(), True
+                if self._run is not run:
+                    return
+        self._state, self._is_set = self.sampler.state_dict(), True
 
     def set_epoch(self, epoch: int) -> None:
         """Begin this epoch; one that is being read goes on after the last batch that was given."""

@@ -133,6 +133,17 @@ def test_an_epoch_may_be_named_while_it_is_read() -> None:
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_an_iteration_that_was_left_takes_no_batch_from_the_next(prefetch: int) -> None:
+    loader = open_loader(prefetch=prefetch)
+    left, seen = iter(loader), []
+    seen.append(next(left))
+    for batch in loader:
+        assert next(left, None) is None
+        seen.append(batch)
+    assert seen == list(open_loader())
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
 def test_an_iteration_ends_where_another_begins_or_a_state_is_loaded(prefetch: int) -> None:
     loader = open_loader(prefetch=prefetch)
     state = loader.state_dict()
