@@ -97,9 +97,8 @@ def join_processes() -> tuple[int, int]:
 def repeat_epochs(loader: EmbeddingLoader) -> Iterator[tuple[int, Batch]]:
     """Batches without end, each with its epoch, from where the loader stands."""
     while True:
-        epoch = loader.epoch
         for batch in loader:
-            yield epoch, batch
+            yield loader.epoch, batch
 
 
 def choose_embed(data: EmbeddingDataset, model: str | None) -> Embed:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        """InputError: it is what torch's own collate function asks for first."""
+        raise InputError("Batch: expected DataLoader(..., collate_fn=data.collate), got none: a batch is whole already")
 
     @property
     def ragged(self) -> Embeddings:

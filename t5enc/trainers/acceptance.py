@@ -63,7 +63,8 @@ def check_recipe(format_: Format, given: Given) -> None:
     if not format_.recipes:
         return
     if given.recipe.name == NO_RECIPE:
-        raise OutputError(f"{given.root}: expected embeddings made by a recipe, got a job with --recipe none")
+        named = " or ".join(dict.fromkeys(recipe.name for recipe in format_.recipes))
+        raise OutputError(f"{given.root}: {format_.name}: expected recipe {named}, got a job with --recipe none")
     if not any(not find_differences(wanted, given.recipe) for wanted in format_.recipes):
         raise OutputError(explain(format_.name, format_.recipes, given))
 

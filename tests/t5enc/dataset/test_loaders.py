@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from t5enc import EmbeddingDataset, load_embeddings
 from t5enc.dataset.draws import Draw
+from t5enc.errors import InputError
 from tests.t5enc.dataset.outputs import Shard, write_output
 
 SHARDS = [Shard(lengths=[3, 1, 9, 2], source=f"{name}.parquet") for name in "abc"]
@@ -50,6 +51,11 @@ def test_torch_gives_batches_of_single_rows_too(data: EmbeddingDataset) -> None:
     rows: Any = [data[index] for index in range(len(data))]
     (batch,) = DataLoader(rows, batch_size=12, collate_fn=data.collate)
     assert torch.equal(batch.embeddings, data[:].embeddings)
+
+
+def test_a_loader_without_our_collate_function_is_told_of_it(data: EmbeddingDataset) -> None:
+    with pytest.raises(InputError, match=r"expected DataLoader\(\.\.\., collate_fn=data\.collate\)"):
+        next(iter(DataLoader(data, batch_size=4)))  # type: ignore[arg-type]
 
 
 def give_rows(data: EmbeddingDataset) -> Iterator[Mapping[str, Any]]:
