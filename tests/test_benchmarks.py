@@ -92,6 +92,7 @@ def test_every_way_to_order_is_timed_and_resumed(tmp_path: Path) -> None:
 def test_caches_are_imported_and_exported_beside_plain_files(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in run_quickly("exporting", tmp_path)["rows"]}
     assert {"import musubi", "export musubi", "export ai-toolkit", "export simpletuner"} <= set(rows)
+    assert {"export webdataset", "export fastvideo", "export pixart", "export cosmos"} <= set(rows)
     assert rows["export ai-toolkit"]["bytes"] > rows["export musubi"]["bytes"] > 0
 
 

@@ -55,6 +55,18 @@ def find_extras(run: Run, extras: Iterable[tuple[str, Pieces]]) -> list[tuple[st
     return missing
 
 
+def find_index(run: Run, index: Iterable[tuple[str, Pieces]], *, is_stale: bool) -> list[tuple[str, Pieces]]:
+    """The files about all others that are still to be written, all of them where others are; OutputError as above."""
+    missing = []
+    for name, pieces in index:
+        state = run.target.look(name, None)
+        if state == "foreign" and not run.target.overwrite:
+            raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
+        if is_stale or state != "whole":
+            missing.append((name, pieces))
+    return missing
+
+
 def write_extras(run: Run, extras: Iterable[tuple[str, Pieces]]) -> tuple[int, int]:
     """Files and bytes."""
     sizes = [write_file(run.target.folder / name, [pieces]) for name, pieces in extras]

@@ -14,7 +14,7 @@ from t5enc.trainers.files import check_name, link_file, write_file
 from t5enc.trainers.format import Caption, Pieces, ShardFormat, ShardRows
 from t5enc.trainers.progress import ExportReport
 from t5enc.trainers.rows import Shard, open_shards, read_captions, read_rows
-from t5enc.trainers.run import Run, find_extras, map_bounded, write_extras
+from t5enc.trainers.run import Run, find_extras, find_index, map_bounded, write_extras
 
 NO_LINK = "{} shards were copied: the disk of the folder has no hard links to them"
 
@@ -23,7 +23,8 @@ def export_shards(run: Run, format_: ShardFormat) -> ExportReport:
     """Write what is missing. OutputError, before the first file, for what cannot be written."""
     shards = list(open_shards(run.folder, run.columns))
     without, counts, todo = _look(run, format_, shards)
-    extras = find_extras(run, [*format_.make_extras(run.given), *format_.make_index(counts)])
+    extras = find_extras(run, format_.make_extras(run.given))
+    extras += find_index(run, format_.make_index(counts), is_stale=bool(todo))
     run.begin(len(todo) + len(extras))
     files, size = write_extras(run, extras)
     sizes = [written for _, written in map_bounded(partial(_make, run, format_), iter(todo), run.jobs)]
@@ -74,7 +75,9 @@ def _is_missing(run: Run, format_: ShardFormat, shard: Shard) -> bool:
     state = run.target.look(name, None)
     if state == "foreign" and not run.target.overwrite:
         raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
-    return state != "whole"
+    if state == "whole":  # but of the shard as it was before captions in it were tried again
+        return run.target.is_older(name, shard.filesystem.get_file_info(shard.path).mtime_ns)
+    return True
 
 
 def _make(run: Run, format_: ShardFormat, shard: Shard) -> tuple[int, int]:

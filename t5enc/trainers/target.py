@@ -33,6 +33,10 @@ class Target:
             return "unsure"
         return "whole" if size in (None, found.st_size) else "foreign"
 
+    def is_older(self, name: str, other: int | None) -> bool:
+        """Whether a file that is there was written before `other`, in nanoseconds; None: nobody knows."""
+        return other is not None and os.stat(self.folder / name).st_mtime_ns < other
+
     def is_linked(self, name: str, path: str) -> bool:
         """Whether a file is that other one."""
         try:

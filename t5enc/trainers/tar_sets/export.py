@@ -17,7 +17,7 @@ from t5enc.trainers.format import Pieces
 from t5enc.trainers.formats.webdataset import INDEX, WebDataset
 from t5enc.trainers.progress import ExportReport
 from t5enc.trainers.rows import open_shards
-from t5enc.trainers.run import Run, find_extras, map_bounded, write_extras
+from t5enc.trainers.run import Run, find_extras, find_index, map_bounded, write_extras
 from t5enc.trainers.tar_sets.keys import NONE, FollowedTar, follow_tars, index_rows
 
 # Rows that are read at a time: they lie anywhere in an output.
@@ -31,7 +31,8 @@ def export_like(run: Run, format_: WebDataset, output: str | os.PathLike[str]) -
     tars = _plan(run, format_)
     todo = [tar for tar in tars if _is_missing(run, tar)]
     counts = [(tar.name, int((tar.rows != NONE).sum())) for tar in tars]
-    extras = find_extras(run, [*format_.make_extras(run.given), (INDEX, [make_index(counts)])])
+    extras = find_extras(run, format_.make_extras(run.given))
+    extras += find_index(run, [(INDEX, [make_index(counts)])], is_stale=bool(todo))
     data = EmbeddingDataset(output, missing="zeros")
     run.begin(len(todo) + len(extras))
     files, size = write_extras(run, extras)

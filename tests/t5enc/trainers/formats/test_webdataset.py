@@ -126,6 +126,20 @@ def test_an_export_that_broke_off_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert export_embeddings("webdataset", made.folder, broken).files == 0
 
 
+def test_a_shard_that_was_written_anew_has_a_new_tar(tmp_path: Path) -> None:
+    """As `--retry-errors` does, whose rows are those of the same job."""
+    made = write_output(tmp_path / "out", CAPTIONS, PATHS, failed=[9], storage="float16")
+    export_embeddings("webdataset", made.folder, tmp_path / "tars")
+    again = write_output(tmp_path / "again", CAPTIONS, PATHS, storage="float16")
+    old, new = (sorted(output.folder.rglob("*.parquet"))[1] for output in (made, again))
+    old.write_bytes(new.read_bytes())
+    report = export_embeddings("webdataset", made.folder, tmp_path / "tars")
+    assert (report.files, report.whole) == (2, 2)
+    assert len(read_samples(tmp_path / "tars")) == 20
+    shards = json.loads((tmp_path / "tars" / "index.json").read_text())["shardlist"]
+    assert [shard["nsamples"] for shard in shards] == [7, 7, 6]
+
+
 def test_an_output_without_a_recipe_is_taken(tmp_path: Path) -> None:
     made = write_output(tmp_path / "out", CAPTIONS, PATHS)
     job = made.folder / "_t5enc" / "job.json"
