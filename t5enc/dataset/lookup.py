@@ -178,7 +178,10 @@ def group_rows(rows: Rows, by: str) -> Groups:
 
 def _number_values(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """A number from 0 for each value, in the order in which they come first; a null has its own."""
-    encoded = column.dictionary_encode().unify_dictionaries()
+    try:
+        encoded = column.dictionary_encode().unify_dictionaries()
+    except pa.ArrowException as error:
+        raise InputError(f"groups: expected a column of single values, got {column.type}") from error
     count = len(encoded.chunk(0).dictionary) if encoded.num_chunks else 0
     codes = np.concatenate(
         [np.empty(0, np.int64), *(_read_codes(chunk.indices) for chunk in encoded.chunks)],

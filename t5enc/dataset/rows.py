@@ -238,10 +238,11 @@ class Rows:
         return self.process.map(work, range(len(self.catalog)))
 
     def read_column(self, name: str) -> pa.ChunkedArray:
-        """A column of all rows."""
+        """A column of all rows, in the type that it has in the first shard; OutputError where others do not fit it."""
         chunks = [table[name] for table in self.map_shards(lambda shard: self._read_columns(shard, (name,)))]
         kind = chunks[0].type
-        return pa.chunked_array([part for chunk in chunks for part in chunk.cast(kind).chunks], kind)
+        parts = (_cast(chunk, kind, self.catalog.find_path(shard)) for shard, chunk in enumerate(chunks))
+        return pa.chunked_array([part for chunk in parts for part in chunk.chunks], kind)
 
     def read_values(self, name: str, numbers: NDArray[np.int64]) -> list[Any]:
         """A column's values of some rows."""
@@ -251,6 +252,13 @@ class Rows:
             for place, value in zip(chosen.tolist(), values, strict=True):
                 found[place] = value
         return found
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType, path: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(kind)
+    except pa.ArrowException as error:
+        raise OutputError(f"{path}: expected a column of {kind} as in the first shard, got {column.type}") from error
 
 
 INTEGERS = ("shards", "places", "file_rows", "groups", "starts", "sizes", "tokens")

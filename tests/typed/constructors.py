@@ -8,7 +8,7 @@ import torch
 
 from pipelines import EncodeJob
 from serve_app.config import ServeConfig
-from t5enc import EncoderOptions, TextEncoder
+from t5enc import EmbeddingDataset, EncoderOptions, TextEncoder
 
 EncoderOptions(model=Path("m"), dtype=torch.bfloat16, device=torch.device("cpu"), token=True, local_files_only=None)
 EncoderOptions(model="m", lenght=8)  # type: ignore[call-arg]
@@ -26,3 +26,7 @@ ServeConfig(model="m", port="80")  # type: ignore[arg-type]
 TextEncoder.from_pretrained("m", recipe="flux", num_threads=2)
 TextEncoder.from_pretrained("m", flash=True)  # type: ignore[call-arg]
 TextEncoder.from_pretrained("m", attention="flash")  # type: ignore[arg-type]
+
+EmbeddingDataset(["a", Path("b")], columns=["id"], missing="zeros", null="zeros").__getitems__([1])
+EmbeddingDataset("a", missing="none")  # type: ignore[arg-type]
+EmbeddingDataset("a", null=0.0)  # type: ignore[arg-type]

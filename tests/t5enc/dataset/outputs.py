@@ -58,6 +58,9 @@ class Shard:
         return [rows[: place + 1].count(row) - 1 for place, row in enumerate(rows)]
 
 
+PLACE = pa.struct({"x": pa.int16(), "y": pa.string()})
+
+
 def write_output(
     folder: Path,
     shards: Sequence[Shard],
@@ -69,7 +72,7 @@ def write_output(
     is_finished: bool = True,
     seed: int = 0,
 ) -> list[str]:
-    """A folder as a job leaves it, and the names of its shards; kept are `caption`, `id`, `tags` and `picture`."""
+    """A folder as a job leaves it, and the names of its shards; kept are columns of many kinds."""
     identity: dict[str, Any] = {"storage_dtype": storage}
     if conditioning is not None:
         identity["recipe"] = conditioning.recipe.to_mapping()
@@ -106,6 +109,8 @@ def _write_shard(shard: Shard, job: FrozenJob, seed: int) -> tuple[UnitRecord, b
             "caption": pa.array(texts, pa.string()),
             "id": pa.array([1000 * seed + place for place in range(count)], pa.int64()),
             "tags": pa.array([["x"] * (place % 3) or None for place in range(count)], pa.list_(pa.string())),
+            "place": pa.array([{"x": place, "y": str(place)} for place in range(count)], PLACE),
+            "moment": pa.array([place * 10**9 if place % 2 else None for place in range(count)], pa.timestamp("us")),
             "picture": pa.array([bytes([place % 256]) * (place % 5) for place in range(count)], pa.binary()),
         }
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +27,7 @@ SHARDS = [
     Shard(lengths=[1, 5, 6, 2, None, 9, 4], source="c/d.parquet", rows=[0, 0, 1, 2, 2, 2, 5]),
 ]
 EMBEDDED = 13
+KEPT = ["id", "tags", "place", "moment", "picture"]
 
 
 def read_rows(paths: Sequence[Path], *, missing: str = "skip") -> list[tuple[dict[str, Any], torch.Tensor]]:
@@ -75,7 +78,7 @@ def test_any_rows_in_any_order_are_those_that_are_loaded(
     if other := data.draw(st.sampled_from([None, *OTHERS])):
         rewrite(folder / data.draw(st.sampled_from(names)), **OTHERS[other])
     missing = data.draw(st.sampled_from(["skip", "zeros"]))
-    opened = EmbeddingDataset(folder, columns=["id", "tags"], missing=missing, threads=data.draw(st.integers(1, 3)))
+    opened = EmbeddingDataset(folder, columns=KEPT, missing=missing, threads=data.draw(st.integers(1, 3)))
     rows = read_rows([folder], missing=missing)
     assert len(opened) == len(rows)
     for _ in range(2):
@@ -149,6 +152,18 @@ def test_outputs_of_another_width_or_dtype_are_refused(tmp_path: Path) -> None:
         EmbeddingDataset([tmp_path / "one", tmp_path / "two"])
     with pytest.raises(OutputError, match=r"three: expected the dtype of .*one, float16, got bfloat16"):
         EmbeddingDataset([tmp_path / "one", tmp_path / "three"])
+
+
+def test_columns_of_two_outputs_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        names = write_output(tmp_path / name, SHARDS)
+    table = pq.read_table(tmp_path / "two" / names[0])
+    words = pa.array([f"word {place}" for place in range(len(table))])
+    pq.write_table(table.set_column(table.column_names.index("id"), "id", words), tmp_path / "two" / names[0])
+    data = EmbeddingDataset([tmp_path / "one", tmp_path / "two"], columns=["id"])
+    assert data.__getitems__([0, EMBEDDED]).columns == {"id": [0, "word 0"]}
+    with pytest.raises(OutputError, match=r"two/.*: expected a column of int64 as in the first shard, got string"):
+        data.read_column("id")
 
 
 def test_an_output_that_is_not_finished_is_read_as_it_is_where_asked_for(tmp_path: Path) -> None:

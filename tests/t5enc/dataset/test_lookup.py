@@ -74,6 +74,8 @@ def test_two_values_of_one_hash_are_told_apart(folder: Path, monkeypatch: pytest
 def test_values_that_are_lists_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="tags: expected single values"):
         EmbeddingDataset(folder).find_by("tags", ["x"])
+    with pytest.raises(InputError, match="groups: expected a column of single values, got list"):
+        EmbeddingDataset(folder).groups("tags")
 
 
 def test_all_rows_of_a_caption_are_found(folder: Path) -> None:

@@ -122,7 +122,9 @@ def test_damaged_pages_are_an_error_by_row_group(tmp_path: Path, shard: Path) ->
     pq.write_table(table, shard, compression="zstd")
     data = EmbeddingDataset(tmp_path)
     assert data.lengths([0]) == [3]
-    chunk = pq.read_metadata(shard).row_group(0).column(table.column_names.index(f"{PREFIX}bytes"))
+    group = pq.read_metadata(shard).row_group(0)
+    chunks = [group.column(leaf) for leaf in range(group.num_columns)]
+    (chunk,) = [chunk for chunk in chunks if chunk.path_in_schema == f"{PREFIX}bytes"]
     content = bytearray(shard.read_bytes())
     start = chunk.dictionary_page_offset or chunk.data_page_offset
     content[start : start + chunk.total_compressed_size] = bytes(chunk.total_compressed_size)
