@@ -8,6 +8,9 @@ import typer
 
 from t5enc.errors import ConfigError
 
+# Those of `t5enc.trainers.registry`, which loads torch.
+NAMES = "musubi, ai-toolkit, simpletuner, pixart, cosmos, sd-scripts-flux, sd-scripts-sd3, fastvideo or webdataset"
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -15,13 +18,16 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    format: Annotated[str, typer.Argument(help="The trainer's cache, as `musubi`; docs/export.md has all.")],
+    format: Annotated[str, typer.Argument(help=f"The trainer's cache: {NAMES}.")],
     output: Annotated[str, typer.Argument(help="Output folder or URI of `t5enc encode`.")],
     to: Annotated[str, typer.Option(help="Folder to write to.")],
     stem_column: Annotated[
         str, typer.Option(help="Column of names or paths of images or videos, after which files are called.")
     ] = "image_path",
     caption_column: Annotated[str | None, typer.Option(help="Column of captions (default: the job's).")] = None,
+    caption_index: Annotated[
+        int | None, typer.Option(min=0, help="Of several captions a row the one at this place (default: all).")
+    ] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", help="NAME=VALUE of the format; may be given again.")
     ] = None,
@@ -45,6 +51,7 @@ def export(
             options=options,
             caption_column=caption_column,
             stem_column=stem_column,
+            caption_index=caption_index,
             jobs=jobs,
             link=link,
             overwrite=overwrite,

@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import LocalFileSystem
+
 from t5enc.errors import ConfigError
 from t5enc.output import OutputFolder, open_output
 from t5enc.trainers.acceptance import check_recipe, check_storage, read_given
@@ -34,6 +36,7 @@ def export_embeddings(
     options: Mapping[str, str] | None = None,
     caption_column: str | None = None,
     stem_column: str = PATH,
+    caption_index: int | None = None,
     jobs: int | None = None,
     link: bool = False,
     overwrite: bool = False,
@@ -43,11 +46,11 @@ def export_embeddings(
     """Write the cache of a trainer into the folder `to`: `format_` is one of FORMATS, or one that was built.
 
     `caption_column` is that of the job unless it is given, and has what the trainer will read; `stem_column` has the
-    names or paths of images or videos where files are called after them. Run again, what is there and whole is left
-    as it is. `jobs` threads read, make and write, each a row group of about 8 MB at a time. `link` makes hard links of
-    shards where the format can. Raises ConfigError or OutputError before the first file for what cannot be exported:
-    another recipe, lossy numbers (but with `allow_lossy`), names that two captions share, files of somebody else's
-    (but with `overwrite`).
+    names or paths of images or videos where files are called after them. `caption_index` chooses of several captions a
+    row, the first being 0. Run again, what is there and whole is left as it is. `jobs` threads read, make and write,
+    each a row group of about 8 MB at a time. `link` makes hard links of shards where the format can. Raises ConfigError
+    or OutputError before the first file for what cannot be exported: another recipe, lossy numbers (but with
+    `allow_lossy`), names that two captions share, files of somebody else's (but with `overwrite`).
     """
     made = build_format(format_, options) if isinstance(format_, str) else format_
     folder, target = open_output(output), Path(to).expanduser()
@@ -55,8 +58,12 @@ def export_embeddings(
     check_recipe(made, given)
     note = check_storage(made, given, allow_lossy=allow_lossy)
     columns = choose_columns(folder, made, caption_column, None if link else stem_column)
+    columns = replace(columns, index=caption_index)
     if link and not isinstance(made, ShardFormat):
         raise ConfigError(f"--link: expected a format whose files may be our shards, got {made.name}")
+    if link and caption_index is not None:
+        raise ConfigError("--link, --caption-index: expected one of them: a shard has all captions of its rows")
+    check_apart(folder, target)
     with hold(target):
         record = open_record(target, describe_export(made, given, columns))
         run = Run(
@@ -75,6 +82,13 @@ def export_embeddings(
         else:
             report = export_captions(run, made)
     return replace(report, note="; ".join(filter(None, (note, report.note))) or None)
+
+
+def check_apart(folder: OutputFolder, target: Path) -> None:
+    """ConfigError where files would be written into the output."""
+    root, wanted = Path(folder.root).resolve(), target.resolve()
+    if isinstance(folder.filesystem, LocalFileSystem) and (root == wanted or root in wanted.parents):
+        raise ConfigError(f"to: expected a folder outside the output, got {target}, which {folder.root} holds")
 
 
 def choose_columns(folder: OutputFolder, format_: Format, caption: str | None, path: str | None) -> Columns:

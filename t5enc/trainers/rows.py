@@ -19,24 +19,28 @@ from t5enc.storage import PREFIX, column_format, read_column
 from t5enc.trainers.format import Caption, ShardRows
 
 BYTES, TOKENS, ERROR = f"{PREFIX}bytes", f"{PREFIX}num_tokens", f"{PREFIX}error"
+PLACE = f"{PREFIX}caption_index"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """Which columns captions, stems (None: not asked for) and the rest are read from.
 
-    `encoded` is that which the job encoded, where captions are those of another.
+    `encoded` is that which the job encoded, where captions are those of another. With an `index` the caption of this
+    place counts alone, where a row of the input had several.
     """
 
     caption: str
     path: str | None = None
     more: tuple[str, ...] = ()
     encoded: str | None = None
+    index: int | None = None
 
     @property
     def names(self) -> list[str]:
         """Each once."""
-        return list(dict.fromkeys(name for name in (self.caption, self.path, self.encoded, *self.more) if name))
+        place = None if self.index is None else PLACE
+        return list(dict.fromkeys(name for name in (self.caption, self.path, self.encoded, place, *self.more) if name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +111,11 @@ def make_captions(table: pa.Table, columns: Columns, first: int) -> Iterator[Cap
     encoded = [None] * len(table) if columns.encoded is None else _read_texts(table, columns.encoded)
     more = [table[name].to_pylist() for name in columns.more]
     tokens, errors = table[TOKENS].to_pylist(), table[ERROR].to_pylist()
+    indices = [None] * len(table) if columns.index is None else table[PLACE].to_pylist()
     for place, (text, path, count, error) in enumerate(zip(texts, paths, tokens, errors, strict=True)):
-        if error is not None:
+        if indices[place] != columns.index:
+            yield f"not caption {columns.index} of its row"
+        elif error is not None:
             yield error
         elif text is None or path is None:
             yield f"null in {columns.caption if text is None else columns.path}"

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from t5enc.cli import build_app
 from t5enc.commands import export_progress
-from t5enc.commands.export import split_pair
+from t5enc.commands.export import NAMES, split_pair
 from t5enc.commands.export_progress import format_bytes, show_ticks
 from t5enc.errors import ConfigError, OutputError
+from t5enc.trainers import FORMATS
 from tests.t5enc.trainers.outputs import write_output
 
 CAPTIONS = ["a", "b", "c"]
@@ -33,6 +34,10 @@ def test_an_option_is_a_name_and_a_text_as_it_stands() -> None:
     for pair in ("trigger", "=a"):
         with pytest.raises(ConfigError, match="option: expected NAME=VALUE"):
             split_pair(pair)
+
+
+def test_the_help_names_all_formats() -> None:
+    assert NAMES.replace(" or ", ", ").split(", ") == list(FORMATS)
 
 
 def test_all_that_happened_is_told(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def write_output(
     rows_per_shard: int = 7,
     more: dict[str, Sequence[str]] | None = None,
     identity: dict[str, Any] | None = None,
+    captions_per_row: int = 1,
 ) -> Written:
     """A finished output in which a caption of n characters has 1 + n % 5 rows, if `lengths` does not say otherwise."""
     paths = [f"images/{index}.jpg" for index in range(len(captions))] if paths is None else paths
@@ -67,7 +68,7 @@ def write_output(
         names.append(f"data/a_/{index:012d}-{index:016x}.parquet")
         kept = {"caption": captions, "image_path": paths, **(more or {})}
         kept = pa.table({name: pa.array(values[rows], pa.string()) for name, values in kept.items()})
-        table = _make_table(kept, embeddings[rows], start, storage, failed)
+        table = _make_table(kept, embeddings[rows], start, storage, failed, captions_per_row)
         (folder / names[-1]).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, folder / names[-1], row_group_size=3, **OPTIONS)
     _write_job(folder, made.to_identity() | {"max_length": length}, storage, compute, identity or {})
@@ -83,13 +84,14 @@ def _draw(tokens: int, seed: int) -> torch.Tensor:
     return torch.randn(tokens, DIM, generator=torch.Generator().manual_seed(seed))
 
 
-def _make_table(kept: pa.Table, embeddings: Embeddings, first: int, storage: str, failed: Sequence[int]) -> pa.Table:
+def _make_table(
+    kept: pa.Table, embeddings: Embeddings, first: int, storage: str, failed: Sequence[int], captions_per_row: int
+) -> pa.Table:
     count = len(kept)
+    rows, indices = np.divmod(np.arange(first, first + count), captions_per_row)
     table = build_table(
         kept,
-        CaptionKeys(
-            source="a.parquet", rows=np.arange(first, first + count), caption_indices=np.zeros(count, np.int32)
-        ),
+        CaptionKeys(source="a.parquet", rows=rows, caption_indices=indices.astype(np.int32)),
         embeddings,
         storage=storage,
         truncated=np.zeros(count, dtype=bool),

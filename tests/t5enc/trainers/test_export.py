@@ -70,6 +70,23 @@ def test_one_name_of_two_captions_is_refused_and_of_one_caption_written_once(tmp
     assert list_files(tmp_path / "other") == {}
 
 
+def test_of_several_captions_an_image_one_may_be_chosen(tmp_path: Path) -> None:
+    paths = [f"{index // 2}.jpg" for index in range(10)]
+    made = write_output(tmp_path / "out", CAPTIONS, paths, captions_per_row=2)
+    with pytest.raises(OutputError, match="expected one caption a file, got 5 others"):
+        export_embeddings("musubi", made.folder, tmp_path / "cache")
+    report = export_embeddings("musubi", made.folder, tmp_path / "cache", caption_index=1)
+    assert (report.files, report.without) == (5, {"not caption 1 of its row": 5})
+    assert b"caption 3" in list_files(tmp_path / "cache")["1_wan_te.safetensors"]
+
+
+def test_an_output_is_no_place_to_write_to(tmp_path: Path) -> None:
+    made = write_output(tmp_path / "out", CAPTIONS)
+    for folder in (made.folder, made.folder / "data" / "cache"):
+        with pytest.raises(ConfigError, match="to: expected a folder outside the output"):
+            export_embeddings("musubi", made.folder, folder)
+
+
 def test_a_second_run_writes_what_is_missing_alone(tmp_path: Path) -> None:
     made = write_output(tmp_path / "out", CAPTIONS)
     export_embeddings("musubi", made.folder, tmp_path / "cache")
