@@ -24,15 +24,16 @@ def export_shards(run: Run, format_: ShardFormat) -> ExportReport:
     shards = list(open_shards(run.folder, run.columns))
     without, counts, todo = _look(run, format_, shards)
     extras = find_extras(run, format_.make_extras(run.given))
-    extras += find_index(run, format_.make_index(counts), is_stale=bool(todo))
-    run.begin(len(todo) + len(extras))
+    index = find_index(run, format_.make_index(counts), is_stale=bool(todo))
+    run.begin(len(todo) + len(extras) + len(index))
     files, size = write_extras(run, extras)
     sizes = [written for _, written in map_bounded(partial(_make, run, format_), iter(todo), run.jobs)]
+    indexed = write_extras(run, index)
     run.end()
     linked = sizes.count(0) if run.link else 0
     return ExportReport(
-        files=files + len(sizes),
-        bytes=size + sum(sizes),
+        files=files + len(sizes) + indexed[0],
+        bytes=size + sum(sizes) + indexed[1],
         linked=linked,
         whole=len(shards) - len(todo),
         without=dict(without),

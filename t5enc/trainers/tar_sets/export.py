@@ -32,16 +32,20 @@ def export_like(run: Run, format_: WebDataset, output: str | os.PathLike[str]) -
     todo = [tar for tar in tars if _is_missing(run, tar)]
     counts = [(tar.name, int((tar.rows != NONE).sum())) for tar in tars]
     extras = find_extras(run, format_.make_extras(run.given))
-    extras += find_index(run, [(INDEX, [make_index(counts)])], is_stale=bool(todo))
+    index = find_index(run, [(INDEX, [make_index(counts)])], is_stale=bool(todo))
     data = EmbeddingDataset(output, missing="zeros")
-    run.begin(len(todo) + len(extras))
+    run.begin(len(todo) + len(extras) + len(index))
     files, size = write_extras(run, extras)
     for written in map_bounded(partial(_write, run, format_, data), iter(todo), run.jobs):
         files, size = files + written[0], size + written[1]
+    indexed = write_extras(run, index)
     run.end()
     absent = sum(len(tar.rows) for tar in tars) - sum(count for _, count in counts)
     return ExportReport(
-        files=files, bytes=size, whole=len(tars) - len(todo), note=ABSENT.format(absent) if absent else None
+        files=files + indexed[0],
+        bytes=size + indexed[1],
+        whole=len(tars) - len(todo),
+        note=ABSENT.format(absent) if absent else None,
     )
 
 

@@ -19,18 +19,39 @@ from tests.t5enc.trainers.test_export import list_files
 CAPTIONS = [f"caption {index}" for index in range(600)]
 
 
+def kill(name: str, ending: str, output: Path, to: Path, kills: int, most: int) -> list[int]:
+    """How many files there were after each of so many killed runs."""
+    words = map(str, (name, ending, output, to, kills, most))
+    command = [sys.executable, "-m", "tests.t5enc.trainers.killing", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return [int(count) for count in done.stdout.split()]
+
+
 @pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.long)])
 def test_killed_at_any_moment_and_run_again_it_is_complete(tmp_path: Path, kills: int) -> None:
     made = write_output(tmp_path / "out", CAPTIONS, rows_per_shard=50)
     export_embeddings("musubi", made.folder, tmp_path / "whole")
     whole, cache = list_files(tmp_path / "whole"), tmp_path / "cache"
-    command = [sys.executable, "-m", "tests.t5enc.trainers.killing", str(made.folder), str(cache), str(kills)]
-    counts = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.split()
+    counts = kill("musubi", "_wan_te.safetensors", made.folder, cache, kills, 40)
     there = {name: data for name, data in list_files(cache).items() if not name.endswith(".t5enc-tmp")}
     assert there.items() <= whole.items()
-    assert 0 < int(counts[0]) < len(CAPTIONS)
+    assert 0 < counts[0] < len(CAPTIONS)
     report = export_embeddings("musubi", made.folder, cache)
     assert (report.whole, report.files) == (len(there), len(CAPTIONS) - len(there))
+    assert list_files(cache) == whole
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.long)])
+def test_tars_are_whole_after_any_kill_and_complete_with_their_index(tmp_path: Path, kills: int) -> None:
+    made = write_output(tmp_path / "out", CAPTIONS, rows_per_shard=6, storage="float16")
+    export_embeddings("webdataset", made.folder, tmp_path / "whole")
+    whole, cache = list_files(tmp_path / "whole"), tmp_path / "cache"
+    counts = kill("webdataset", ".tar", made.folder, cache, kills, 10)
+    there = {name: data for name, data in list_files(cache).items() if not name.endswith(".t5enc-tmp")}
+    assert there.items() <= whole.items()
+    assert 0 < counts[0] < 100
+    assert ("index.json" in there) <= (counts[-1] == 100)
+    export_embeddings("webdataset", made.folder, cache)
     assert list_files(cache) == whole
 
 
