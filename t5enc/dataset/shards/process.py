@@ -20,7 +20,7 @@ from t5enc.dataset.shards.index import ShardIndex
 from t5enc.dataset.shards.row_groups import DecodedGroup
 
 # Of local files at a time; those of stores are but names.
-OPEN_FILES, OPEN_OBJECTS = 128, 4096
+OPEN_FILES, OPEN_OBJECTS = 128, 1 << 14
 INDEX_BYTES = 256 << 20
 GROUP_BYTES = 256 << 20
 COLUMN_BYTES = 256 << 20

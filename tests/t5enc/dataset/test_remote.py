@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,21 @@ def test_an_object_that_is_gone_is_an_error_by_name(uri: str, server: str) -> No
         data[0]
 
 
+def test_an_object_that_was_replaced_is_known_by_its_tag(
+    uri: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t5enc.dataset.shards.process.OPEN_OBJECTS", 1)
+    data = EmbeddingDataset(uri)
+    assert data[0].num_tokens == 3
+    client, bucket = connect(server), uri.removeprefix("s3://").partition("/")[0]
+    name = data._rows.catalog.names[0]
+    content = client.get_object(Bucket=bucket, Key=name)["Body"].read()
+    client.put_object(Bucket=bucket, Key=name, Body=content[:-1] + b"2")
+    assert data[14].num_tokens == 8, "which forgets the other object"
+    with pytest.raises(OutputError, match=f"{name}: changed since it was opened"):
+        data[0]
+
+
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_worker_processes_have_connections_of_their_own(folder: Path, uri: str, context: str) -> None:
     data, local = EmbeddingDataset(uri), EmbeddingDataset(folder)
@@ -104,7 +120,9 @@ def test_a_store_of_fsspec_is_read_by_ranges_too(folder: Path) -> None:
         if path.is_file():
             memory.pipe_file(f"/dataset/{path.relative_to(folder).as_posix()}", path.read_bytes())
     data, local = EmbeddingDataset("memory://dataset", columns=["id"]), EmbeddingDataset(folder, columns=["id"])
-    batch, expected = data.__getitems__([14, 3, 7, 0]), local.__getitems__([14, 3, 7, 0])
-    assert torch.equal(batch.embeddings, expected.embeddings)
-    assert (batch.columns, batch.keys) == (expected.columns, expected.keys)
+    expected = local.__getitems__([14, 3, 7, 0])
+    for opened in (data, pickle.loads(pickle.dumps(data))):
+        batch = opened.__getitems__([14, 3, 7, 0])
+        assert torch.equal(batch.embeddings, expected.embeddings)
+        assert (batch.columns, batch.keys) == (expected.columns, expected.keys)
     memory.rm("/dataset", recursive=True)
