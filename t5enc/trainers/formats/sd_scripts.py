@@ -1,6 +1,6 @@
 """sd-scripts, Flux and SD3: `<image>_flux_te.npz` and `<image>_sd3_te.npz`, T5's rows padded, and CLIP's beside them.
 
-CLIP's numbers are not made here. They are those of files that the trainer wrote before, or for Flux of a column.
+CLIP's numbers are those of files that the trainer wrote before; for Flux also of a column, or of CLIP-L.
 L tokens of a caption, S padded length, M model dim.
 """
 
@@ -18,7 +18,7 @@ from t5enc.errors import ConfigError
 from t5enc.recipes.families import FLUX, RECIPES
 from t5enc.recipes.recipe import Recipe
 from t5enc.trainers.acceptance import check_text
-from t5enc.trainers.contents.clip import CLIP_L, SD3_ARRAYS, SD3_FLAG, read_column, read_npz
+from t5enc.trainers.contents.clip import CLIP_L, SD3_ARRAYS, SD3_FLAG, encode_pooled, read_column, read_npz
 from t5enc.trainers.contents.npz import Array, make_npz, measure_npz
 from t5enc.trainers.contents.padded_mask import count_real_tokens
 from t5enc.trainers.format import Caption, Given, Pieces
@@ -32,13 +32,15 @@ class Flux:
     """Options.
 
     `clip_from`: a folder with `_flux_te.npz` files of the trainer's own, whose `l_pooled` is taken; or `clip_column`: a
-    column with those 768 numbers. `max_length`: the trainer's --t5xxl_max_token_length. `apply_mask`: its
-    --apply_t5_attn_mask, under which T5 does not attend to pads. `dtype`: the trainer writes float32, and reads float16
-    of half the size. `tokenizer`: a model or folder by whose tokenizer a caption's mask is found.
+    column with those 768 numbers; or `clip`: CLIP-L, a folder or a hub id, in float32. `max_length`: the trainer's
+    --t5xxl_max_token_length. `apply_mask`: its --apply_t5_attn_mask, under which T5 does not attend to pads. `dtype`: the
+    trainer writes float32, and reads float16 of half the size. `tokenizer`: a model or folder by whose tokenizer a
+    caption's mask is found.
     """
 
     clip_from: str = ""
     clip_column: str = ""
+    clip: str = ""
     max_length: int = 512
     apply_mask: bool = False
     dtype: str = "float32"
@@ -50,8 +52,8 @@ class Flux:
 
     def __post_init__(self) -> None:
         find_dtype(self.dtype, DTYPES)
-        if bool(self.clip_from) == bool(self.clip_column):
-            raise ConfigError(f"{self.name}: expected CLIP's vectors from one of clip_from and clip_column")
+        if sum(map(bool, (self.clip_from, self.clip_column, self.clip))) != 1:
+            raise ConfigError(f"{self.name}: expected CLIP's vectors from one of clip_from, clip_column and clip")
 
     @property
     def more_columns(self) -> tuple[str, ...]:
@@ -79,6 +81,8 @@ class Flux:
         """The five arrays of the trainer."""
         if self.clip_column:
             pooled, mask = read_column(caption.columns[self.clip_column], self.clip_column, caption.row), None
+        elif self.clip:
+            pooled, mask = encode_pooled(self.clip, caption.text), None
         else:
             found = read_npz(self.clip_from, self.name_file(caption), {"l_pooled": CLIP_L})
             pooled, mask = found["l_pooled"], found.get("t5_attn_mask")

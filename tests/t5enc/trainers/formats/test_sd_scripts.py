@@ -3,13 +3,15 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from t5enc.errors import ConfigError, OutputError
+from t5enc.errors import CheckpointError, ConfigError, OutputError
 from t5enc.recipes.families import FLUX, RECIPES
 from t5enc.recipes.recipe import Recipe
 from t5enc.trainers.acceptance import check_recipe
@@ -126,6 +128,42 @@ def test_an_sd3_file_has_the_trainers_bytes(tmp_path: Path) -> None:
     assert b"".join(made) == expected
 
 
+def write_clip(folder: Path, width: int) -> CLIPTextModel:
+    """A CLIP of one layer that knows letters, with random weights."""
+    names = [*ascii_lowercase, *(f"{letter}</w>" for letter in ascii_lowercase), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    config = CLIPTextConfig(
+        vocab_size=len(names),
+        hidden_size=width,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        bos_token_id=len(names) - 2,
+        eos_token_id=len(names) - 1,
+    )
+    model = CLIPTextModel(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def test_clips_vector_is_made_of_the_caption(tmp_path: Path) -> None:
+    model = write_clip(tmp_path / "clip", 768)
+    ids = [52, *(ord(letter) - ord("a") for letter in "re"), 29, *[53] * 73]
+    expected = model(torch.tensor([ids])).pooler_output[0]
+    format_, shared = Flux(clip=str(tmp_path / "clip"), apply_mask=True), make_given(MASKED, dim=DIM)
+    data = b"".join(format_.make_file(make_caption("a.png", text="red"), make_rows(5), shared))
+    with np.load(io.BytesIO(data)) as archive:
+        torch.testing.assert_close(torch.from_numpy(archive["l_pooled"]), expected.detach())
+
+
+def test_another_clip_and_none_are_named(tmp_path: Path) -> None:
+    write_clip(tmp_path / "small", 64)
+    for folder, words in (("small", "expected CLIP-L, whose vectors have 768 numbers, got 64"), ("none", "got: ")):
+        with pytest.raises(CheckpointError, match=words):
+            Flux(clip=str(tmp_path / folder)).make_file(make_caption("a.png"), make_rows(), make_given(FLUX, dim=DIM))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -169,7 +207,7 @@ def test_an_output_of_another_recipe_is_refused(format_: Flux | SD3, recipe: Rec
 
 def test_clip_is_given_once() -> None:
     for options in ({}, {"clip_from": "a", "clip_column": "b"}):
-        with pytest.raises(ConfigError, match="expected CLIP's vectors from one of"):
+        with pytest.raises(ConfigError, match="expected CLIP's vectors from one of clip_from, clip_column and clip"):
             Flux(**options)
     with pytest.raises(ConfigError, match="expected CLIP's vectors from clip_from"):
         SD3()
