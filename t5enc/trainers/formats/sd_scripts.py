@@ -33,8 +33,8 @@ class Flux:
 
     `clip_from`: a folder with `_flux_te.npz` files of the trainer's own, whose `l_pooled` is taken; or `clip_column`: a
     column with those 768 numbers; or `clip`: CLIP-L, a folder or a hub id, in float32. `max_length`: the trainer's
-    --t5xxl_max_token_length. `apply_mask`: its --apply_t5_attn_mask, under which T5 does not attend to pads. `dtype`: the
-    trainer writes float32, and reads float16 of half the size. `tokenizer`: a model or folder by whose tokenizer a
+    --t5xxl_max_token_length. `apply_mask`: its --apply_t5_attn_mask, under which T5 does not attend to pads. `dtype`:
+    the trainer writes float32, and reads float16 of half the size. `tokenizer`: a model or folder by whose tokenizer a
     caption's mask is found.
     """
 
