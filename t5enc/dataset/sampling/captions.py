@@ -47,7 +47,8 @@ class Columns(Protocol):
 class Captions:
     """The rows of each of N samples: those of sample i are `rows[starts[i]:starts[i + 1]]`.
 
-    `sums` is the running sum (R,) of the weights of `rows`; None where all count the same.
+    `sums` is the running sum (R,) of the weights of `rows`, of which each sample's largest is 1; None where all count
+    the same.
     """
 
     starts: NDArray[np.int64]
@@ -125,11 +126,13 @@ def _read_numbers(data: Columns, name: str) -> NDArray[np.float64]:
 
 
 def _sum_weights(weights: NDArray[np.float64], starts: NDArray[np.int64], rows: NDArray[np.int64]) -> Any:
-    """The running sum (R,) of weights that are in the order of samples."""
-    sums = np.cumsum(weights)
-    totals = np.add.reduceat(weights, starts[:-1]) if len(starts) > 1 else weights
-    empty = np.flatnonzero(totals <= 0)
+    """The running sum (R,) of weights that are in the order of samples, each as a part of its sample's largest.
+
+    So a sample of small ones has its own say after others of large ones, which would swallow them.
+    """
+    largest = np.maximum.reduceat(weights, starts[:-1]) if len(starts) > 1 else weights
+    empty = np.flatnonzero(largest <= 0)
     if len(empty):
         row = rows[starts[empty[0]]]
         raise ConfigError(f"weights: expected some above 0 for each sample, got zeros for the sample of row {row}")
-    return sums
+    return np.cumsum(weights / np.repeat(largest, np.diff(starts)))

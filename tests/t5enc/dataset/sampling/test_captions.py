@@ -76,6 +76,20 @@ def test_a_caption_of_weight_zero_is_never_drawn(weights: list[float], key: int)
     assert (rows // len(weights)).tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("large", [1e17, 1.7e308])
+def test_a_sample_of_small_weights_has_its_own_say_after_large_ones(large: float) -> None:
+    samples = 2000
+    data = StandIn(
+        [1] * 3 * (samples + 1),
+        image=sorted([*range(samples + 1)] * 3),
+        weight=[large, large, large, *[0.0, 1.0, 3.0] * samples],
+    )
+    places = np.arange(1, samples + 1)
+    drawn = open_captions(data, "image", "weight").draw(places, derive_key(3)) - 3 * places
+    assert set(drawn.tolist()) == {1, 2}
+    assert abs((drawn == 2).mean() - 0.75) < 3 * np.sqrt(0.75 * 0.25 / samples)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
