@@ -26,6 +26,8 @@ Missing = Literal["skip", "zeros", "error"]
 MISSING: tuple[Missing, ...] = ("skip", "zeros", "error")
 # Rows of a shard, or those of them without an embedding, where nothing but the shard tells.
 UNKNOWN = -1
+# What stands for weights that an imported output does not know.
+UNTOLD = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,7 @@ def _describe(folder: OutputFolder, path: Path) -> Output:
 
 def _check_alike(first: Output, other: Output) -> None:
     """OutputError unless rows of both can stand in one batch."""
+    _check_weights(first, other)
     for what, here, there in (
         ("width", first.dim, other.dim),
         ("dtype", first.working, other.working),
@@ -129,6 +132,17 @@ def _check_alike(first: Output, other: Output) -> None:
         mine, theirs = first.conditioning.recipe.to_identity(), other.conditioning.recipe.to_identity()
         if differ := [name for name in mine if mine[name] != theirs.get(name)]:
             raise OutputError(f"{other.shown}: expected the recipe of {first.shown}, got one with another {differ[0]}")
+
+
+def _check_weights(first: Output, other: Output) -> None:
+    """OutputError where two models made them, as far as their jobs know."""
+    here, there = (output.job["identity"].get("weights", UNTOLD) for output in (first, other))
+    if here != there and UNTOLD not in (here, there):
+        mine, theirs = (output.job["record"].get("model", UNTOLD) for output in (first, other))
+        raise OutputError(
+            f"{other.shown}: expected embeddings of the weights of {first.shown}, {mine} ({here[:12]}), "
+            f"got those of {theirs} ({there[:12]})"
+        )
 
 
 def _name_recipe(output: Output) -> str:

@@ -167,8 +167,8 @@ class EmbeddingDataset:
 
     def _number(self, indices: Iterable[int | Draw]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(B,) row numbers from 0, and which are dropped; IndexError for one that is out of range."""
-        if isinstance(indices, np.ndarray) and indices.dtype.kind in "iu":
-            return self._check_range(indices.astype(np.int64)), np.zeros(len(indices), np.bool_)
+        if isinstance(indices, np.ndarray | Tensor):
+            return self._check_range(_read_numbers(indices)), np.zeros(len(indices), np.bool_)
         draws = [index if isinstance(index, tuple) else (index, False) for index in indices]
         numbers = np.array([operator.index(row) for row, _ in draws], np.int64)
         return self._check_range(numbers), np.array([bool(is_dropped) for _, is_dropped in draws], np.bool_)
@@ -217,6 +217,16 @@ class EmbeddingDataset:
     def find_caption(self, text: str) -> NDArray[np.int64]:
         """All rows of a caption, by the column that the job encoded; UnknownRowError where there are none."""
         return self._lookup.find_caption(text)
+
+
+def _read_numbers(indices: NDArray[Any] | Tensor) -> NDArray[np.int64]:
+    """(B,) row numbers of an array, to be written to; InputError for what are none, as a mask."""
+    given = np.asarray(indices)
+    if given.ndim != 1 or (given.dtype.kind not in "iu" and len(given)):
+        raise InputError(f"rows: expected (B,) whole numbers, got {given.shape} of {given.dtype}")
+    if given.dtype == np.uint64:
+        given = np.minimum(given, np.uint64(np.iinfo(np.int64).max))
+    return given.astype(np.int64)
 
 
 def _check_options(missing: str, pad_to: int | None, threads: int) -> None:

@@ -161,11 +161,14 @@ class Rows:
         return (table if index.file_rows is None else table.take(index.file_rows)).combine_chunks()
 
     def check_columns(self, names: Sequence[str]) -> None:
-        """OutputError unless the first shard of each output has these columns."""
+        """InputError unless the first shard of each output has these columns; OutputError where it cannot be read."""
         for shard in np.unique(self.catalog.output_of, return_index=True)[1].tolist() if names else ():
             file = self.open(shard)
-            with file.open_parquet() as parquet:
-                check_columns(file.path, names, parquet.schema_arrow.names)
+            try:
+                with file.open_parquet() as parquet:
+                    check_columns(file.path, names, parquet.schema_arrow.names)
+            except (OSError, pa.ArrowException) as error:
+                raise OutputError(f"{file.path}: expected a Parquet shard, got: {error}") from error
 
     def find_shards(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(B,) the shards of rows, and their places there."""
@@ -219,6 +222,8 @@ class Rows:
             lengths[self.offsets[shard] : self.offsets[shard + 1]] = tokens
             starts.append(self.offsets[shard] + groups[1:])
         found = lengths, np.unique(np.concatenate(starts))
+        for array in found:
+            array.setflags(write=False)  # they are handed out, and kept
         if lengths.nbytes + found[1].nbytes <= KEPT_BYTES:
             self._surveyed = found
         return found

@@ -73,8 +73,8 @@ class Batch:
         return self.ragged.to_pipeline()
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which it goes to an accelerator in the background."""
-        return self._map(Tensor.pin_memory)
+        """The same in page-locked memory, from which an accelerator takes it in the background; itself without one."""
+        return self._map(Tensor.pin_memory) if torch.accelerator.is_available() else self
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The same on another device."""

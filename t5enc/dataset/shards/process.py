@@ -31,6 +31,9 @@ SHARE_BYTES = 1 << 20
 # Tasks of a long list that wait at a time, for each thread.
 AHEAD = 4
 
+# Of the files that the system lets a process open, the part that one dataset keeps.
+FILE_SHARE = 4
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -44,7 +47,7 @@ class Process:
         is_local = all(isinstance(filesystem, pafs.LocalFileSystem) for filesystem in filesystems)
         self.share_bytes = SHARE_BYTES if is_local else 1
         self.threads = threads if is_local else threads * REQUESTS_PER_THREAD
-        self.files: Bounded[OpenShard] = Bounded(OPEN_FILES if is_local else OPEN_OBJECTS)
+        self.files: Bounded[OpenShard] = Bounded(count_files() if is_local else OPEN_OBJECTS)
         self.indexes: Bounded[ShardIndex] = Bounded(INDEX_BYTES, lambda index: index.nbytes)
         self.groups: Bounded[DecodedGroup] = Bounded(GROUP_BYTES, lambda group: group.nbytes)
         self.columns: Bounded[pa.Table] = Bounded(COLUMN_BYTES, lambda table: 1024 + int(table.nbytes))
@@ -70,3 +73,13 @@ class Process:
                 yield waiting.pop(0).result()
         for future in waiting:
             yield future.result()
+
+
+def count_files() -> int:
+    """Local files that a dataset keeps open: a part of what the system lets this process have."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return OPEN_FILES
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if most == resource.RLIM_INFINITY else max(1, min(OPEN_FILES, most // FILE_SHARE))

@@ -71,9 +71,10 @@ def write_output(
     conditioning: Conditioning | None = None,
     is_finished: bool = True,
     seed: int = 0,
+    **identity: Any,
 ) -> list[str]:
-    """A folder as a job leaves it, and the names of its shards; kept are columns of many kinds."""
-    identity: dict[str, Any] = {"storage_dtype": storage}
+    """A folder as a job leaves it, with columns of many kinds, and the names of its shards; `identity` is its job's."""
+    identity["storage_dtype"] = storage
     if conditioning is not None:
         identity["recipe"] = conditioning.recipe.to_mapping()
     job = make_job(dim=dim, **identity)

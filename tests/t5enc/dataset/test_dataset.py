@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -164,6 +165,43 @@ def test_columns_of_two_outputs_that_do_not_fit_are_named(tmp_path: Path) -> Non
     assert data.__getitems__([0, EMBEDDED]).columns == {"id": [0, "word 0"]}
     with pytest.raises(OutputError, match=r"two/.*: expected a column of int64 as in the first shard, got string"):
         data.read_column("id")
+
+
+def test_outputs_of_other_weights_are_refused_and_those_that_do_not_know_theirs_are_not(tmp_path: Path) -> None:
+    for name, weights in {"one": "aa" * 32, "two": "bb" * 32, "three": "unknown"}.items():
+        write_output(tmp_path / name, SHARDS, weights=weights)
+    with pytest.raises(OutputError, match=r"two: expected embeddings of the weights of .*one, .*\(aaaa.*\(bbbb"):
+        EmbeddingDataset([tmp_path / "one", tmp_path / "two"])
+    assert len(EmbeddingDataset([tmp_path / "one", tmp_path / "three", tmp_path / "one"])) == 3 * EMBEDDED
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.uint64])
+def test_rows_are_numbered_by_arrays_of_any_whole_numbers(folder: Path, dtype: Any) -> None:
+    data = EmbeddingDataset(folder)
+    for numbers in (np.array([3, 1], dtype), torch.from_numpy(np.array([3, 1], dtype))):
+        assert data.__getitems__(numbers).keys == data.__getitems__([3, 1]).keys
+    with pytest.raises(IndexError, match="of 13"):
+        data.__getitems__(np.array([np.iinfo(dtype).max], dtype))
+
+
+@pytest.mark.parametrize("rows", [np.array([True, False]), torch.tensor([True]), np.array([[1, 2]]), np.array([1.5])])
+def test_masks_and_whatever_else_does_not_number_rows_is_refused(folder: Path, rows: Any) -> None:
+    with pytest.raises(InputError, match=r"rows: expected \(B,\) whole numbers, got"):
+        EmbeddingDataset(folder).__getitems__(rows)
+
+
+def test_what_is_kept_of_all_rows_cannot_be_changed_by_who_is_given_it(folder: Path) -> None:
+    data = EmbeddingDataset(folder)
+    for kept in (data.lengths(), data.row_group_offsets()):
+        with pytest.raises(ValueError, match="read-only"):
+            kept.sort()
+    data.lengths([0, 3]).sort()
+
+
+def test_pinning_without_an_accelerator_leaves_a_batch_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    batch = EmbeddingDataset(folder).__getitems__([0])
+    assert batch.pin_memory() is batch
 
 
 def test_an_output_that_is_not_finished_is_read_as_it_is_where_asked_for(tmp_path: Path) -> None:

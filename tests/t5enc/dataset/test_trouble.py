@@ -65,6 +65,8 @@ def test_a_torn_shard_is_an_error_by_name(tmp_path: Path, shard: Path, size: int
     shard.write_bytes(shard.read_bytes()[:size])
     with pytest.raises(OutputError, match=f"{shard.name}: expected a Parquet shard"):
         EmbeddingDataset(tmp_path)[0]
+    with pytest.raises(OutputError, match=f"{shard.name}: expected a Parquet shard"):
+        EmbeddingDataset(tmp_path, columns=["id"])
 
 
 def test_a_shard_that_is_gone_is_an_error_by_name(tmp_path: Path, shard: Path) -> None:
