@@ -26,7 +26,7 @@ class WaitingWorker(SpanWorker):
         super().started(actor)
         encoder = actor.encoder
 
-        def wait(documents: Sequence[Document], dtype: torch.dtype) -> tuple[Tensor, dict[int, str]]:
+        def wait(documents: Sequence[Document], dtype: torch.dtype, _: object = None) -> tuple[Tensor, dict[int, str]]:
             tokens = sum(document.keys for document in documents)
             time.sleep(tokens / TOKENS_PER_SECOND)
             encoder.counters.streams += 1

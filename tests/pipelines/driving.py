@@ -31,11 +31,11 @@ class PacedWorker(SpanWorker):
         marks = Path(self.output).parent / "in-hand"
         encode_stream = actor.encoder.streams.encode
 
-        def encode(texts: Any, dtype: Any) -> Any:
+        def encode(texts: Any, *options: Any) -> Any:
             mark = marks / str(os.getpid())
             mark.touch()
             time.sleep(STREAM_SECONDS)
-            encoded = encode_stream(texts, dtype)
+            encoded = encode_stream(texts, *options)
             mark.unlink()
             return encoded
 

@@ -26,10 +26,10 @@ class PoisonedWorker(SpanWorker):
         poison = actor.encoder.tokenize([POISON]).ids[0]
         encode_stream = actor.encoder.streams.encode
 
-        def encode(documents: Any, dtype: Any) -> Any:
+        def encode(documents: Any, *options: Any) -> Any:
             if any(np.array_equal(document.ids, poison) for document in documents):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return encode_stream(documents, dtype)
+            return encode_stream(documents, *options)
 
         actor.encoder.streams.encode = encode  # type: ignore[method-assign]
 
@@ -46,13 +46,13 @@ class DyingWorker(SpanWorker):
         encode_stream = actor.encoder.streams.encode
         calls = 0
 
-        def encode(texts: Any, dtype: Any) -> Any:
+        def encode(texts: Any, *options: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls % 3 == 0 and len(list(marks.iterdir())) < self.LIVES:
                 (marks / f"{os.getpid()}-{calls}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return encode_stream(texts, dtype)
+            return encode_stream(texts, *options)
 
         actor.encoder.streams.encode = encode  # type: ignore[method-assign]
 
