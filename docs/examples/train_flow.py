@@ -47,7 +47,8 @@ def train(options: argparse.Namespace) -> list[float]:
 
     def find_loss(epoch: int, batch: Batch) -> Tensor:
         noise, time = draw_noise(options.seed, epoch, batch.columns["id"])
-        return flow_loss(model, images[batch.columns["id"]], *embed(batch), noise, time)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            return flow_loss(model, images[batch.columns["id"]], *embed(batch), noise, time)
 
     batches = repeat_epochs(loader)
     while len(losses) < options.steps:
@@ -177,6 +178,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dropout", type=float, default=0.1, help="how many captions are left out; 1 is all")
+    parser.add_argument("--bf16", action="store_true", help="compute products in bfloat16, weights stay float32")
     parser.add_argument("--on-the-fly", metavar="MODEL", help="encode captions while training, and read none")
     parser.add_argument("--curve", type=Path, help="write the losses here, as JSON")
     return parser.parse_args()

@@ -59,7 +59,7 @@ def embeddings(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def make_options(embeddings: Path, checkpoint: Path, **options: Any) -> argparse.Namespace:
-    usual = {"steps": 6, "save_every": 2, "seed": 0, "dropout": 0.1, "on_the_fly": None}
+    usual = {"steps": 6, "save_every": 2, "seed": 0, "dropout": 0.1, "on_the_fly": None, "bf16": False}
     return argparse.Namespace(embeddings=embeddings, checkpoint=checkpoint, **usual | options)
 
 
@@ -94,6 +94,16 @@ def test_fresh_embeddings_give_the_losses_of_stored_ones(example: ModuleType, em
     stored = example.train(make_options(embeddings, tmp_path / "stored.pt", steps=4, dropout=0.3))
     fresh = make_options(embeddings, tmp_path / "fresh.pt", steps=4, dropout=0.3, on_the_fly="builtin:tiny")
     assert example.train(fresh) == pytest.approx(stored, rel=1e-4)
+
+
+@pytest.mark.usefixtures("brief")
+def test_products_in_bfloat16_give_nearly_the_same_losses(
+    example: ModuleType, embeddings: Path, tmp_path: Path
+) -> None:
+    exact = example.train(make_options(embeddings, tmp_path / "exact.pt", steps=2))
+    near = example.train(make_options(embeddings, tmp_path / "near.pt", steps=2, bf16=True))
+    assert near == pytest.approx(exact, rel=0.01)
+    assert near != exact
 
 
 def test_noise_is_of_a_picture_and_not_of_its_place(example: ModuleType) -> None:
