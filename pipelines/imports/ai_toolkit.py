@@ -5,6 +5,7 @@ L tokens of a caption, M model dim.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -54,6 +55,6 @@ class AiToolkitCache:
         """The caption, as it was encoded, that has this hash."""
         caption = cache.parent / f"{stem}{self.ending}"
         texts = [""]
-        if caption.is_file():
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
             texts.append(self.trainer.make_text(caption.read_text(encoding="utf-8").strip()))
         return next((text for text in texts if hash_caption(text, self.trainer.arch) == mark), None)

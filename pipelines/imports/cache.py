@@ -82,6 +82,6 @@ def read_captions(path: Path, column: str) -> Iterable[str]:
         if path.suffix == ".parquet":
             texts: list[str | None] = pq.read_table(path, columns=[column])[column].cast(pa.large_string()).to_pylist()
             return [text for text in texts if text is not None]
-        return path.read_text(encoding="utf-8").split("\n")
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(f"{path}: expected captions in column {column!r}, or a line each, got {error}") from error

@@ -5,6 +5,7 @@ L tokens of a caption, M model dim.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -63,11 +64,11 @@ class FastVideoCache:
             raise ValueError("expected an embedding, got none")
         if self.trusts_dtype and dtype not in DTYPES:
             raise ValueError(f"expected numbers of {', '.join(DTYPES)}, got {dtype}")
+        kind = DTYPES[dtype] if self.trusts_dtype else torch.float32
+        if min(shape) < 1 or len(data) != math.prod(shape) * kind.itemsize:
+            raise ValueError(f"expected numbers of {shape}, got {len(data) // kind.itemsize}")
         numbers = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-        values = numbers.view(DTYPES[dtype] if self.trusts_dtype else torch.float32)
-        if values.numel() != int(np.prod(shape)):
-            raise ValueError(f"expected numbers of {shape}, got {values.numel()}")
-        return cut_zeros(values.view(-1, shape[-1]))
+        return cut_zeros(numbers.view(kind).view(-1, shape[-1]))
 
 
 def read_texts(path: Path) -> list[tuple[str | None, str | None]] | None:

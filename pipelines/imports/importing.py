@@ -8,6 +8,7 @@ L tokens of a caption, M model dim.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -91,7 +92,7 @@ def make_job(
 ) -> tuple[FrozenJob, Tensor | None]:
     """The job as it is frozen, and the rows of "", if the cache has them."""
     first = read_first(reader, folder, entries)
-    null = next((reader.read(folder / entry.file, entry.place) for entry in entries if entry.text == ""), None)
+    null = read_null(reader, folder, entries, first)
     recipe = reader.recipe if null is not None else replace(reader.recipe, null="none")
     identity = {
         "weights": UNKNOWN,
@@ -123,10 +124,24 @@ def read_first(reader: CacheReader, folder: Path, entries: Sequence[Entry]) -> T
         except ValueError as error:
             reasons.append(f"{entry.file}: {error}")
             continue
+        if rows.ndim != 2:
+            reasons.append(f"{entry.file}: expected rows of numbers, got {tuple(rows.shape)}")
+            continue
         if rows.dtype not in STORED:
             raise SourceError(f"{folder / entry.file}: expected {', '.join(STORED.values())}, got {rows.dtype}")
         return rows
     raise SourceError(f"{folder}: expected at least one whole file, got {reasons[0]}")
+
+
+def read_null(reader: CacheReader, folder: Path, entries: Sequence[Entry], like: Tensor) -> Tensor | None:
+    """The rows of "" in the form of all others; None where the cache has none that are whole."""
+    for entry in entries:
+        if entry.text == "":
+            with contextlib.suppress(ValueError):
+                rows = reader.read(folder / entry.file, entry.place)
+                if rows.dtype == like.dtype and rows.shape[1:] == like.shape[1:] and len(rows):
+                    return rows
+    return None
 
 
 def _read_recipe(frozen: FrozenJob) -> Recipe:

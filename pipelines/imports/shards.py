@@ -67,7 +67,7 @@ def read_rows(reader: CacheReader, path: Path, job: FrozenJob, place: int = 0) -
         values = reader.read(path, place)
     except (ValueError, OSError) as error:
         return empty, f"the cache's file cannot be read: {error}"
-    if values.dtype != dtype or values.shape[1] != job.dim or not 0 < len(values) <= longest:
+    if values.dtype != dtype or values.shape[1:] != (job.dim,) or not 0 < len(values) <= longest:
         return empty, (
             f"expected up to {longest} rows of {job.dim} {job.storage_dtype}, got {tuple(values.shape)} {values.dtype}"
         )

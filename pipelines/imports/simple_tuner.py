@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import io
 import pickle
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from t5enc.recipes.recipe import Recipe
 from t5enc.trainers.format import Caption
 from t5enc.trainers.formats.simple_tuner import FAMILIES, SimpleTuner
 
-NAME = "simpletuner"
+NAME, EMBEDS = "simpletuner", "prompt_embeds"
 # Chroma's T5 attends to a pad here, which no recipe computes.
 READABLE = tuple(family for family in FAMILIES if family != "chroma")
 
@@ -56,21 +57,29 @@ class SimpleTunerCache:
                 found.left_out["of no caption that was given"] += 1
         for entry in found.entries:
             with contextlib.suppress(ValueError):
-                self.length = load(folder / entry.file)["prompt_embeds"].shape[-2]
+                self.length = find_tensor(load(folder / entry.file), EMBEDS, 2).shape[-2]
                 break
         return found
 
     def read(self, path: Path, place: int = 0) -> Tensor:
         """(1, S, M) without its pads, which the mask tells, or for Wan zeros."""
         tensors = load(path)
-        rows: Tensor = tensors["prompt_embeds"].flatten(0, -2)
+        rows = find_tensor(tensors, EMBEDS, 2).flatten(0, -2)
         mask = FAMILIES[self.family].mask
-        return rows[: int(tensors[mask].sum())] if mask else cut_zeros(rows)
+        return rows[: int(find_tensor(tensors, mask, 1).sum())] if mask else cut_zeros(rows)
 
 
 def name_file(caption: str, family: str) -> str:
     """As the trainer calls the file of a caption."""
     return SimpleTuner(family=family).name_file(Caption(row=0, text=caption, path="", num_tokens=0))
+
+
+def find_tensor(found: Any, name: str, dims: int) -> Tensor:
+    """A tensor of a file with at least so many dimensions; ValueError where there is no such."""
+    value = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(value, Tensor) or value.ndim < dims:
+        raise ValueError(f"expected a tensor {name}, got {type(found).__name__} without")
+    return value
 
 
 def load(path: Path) -> Any:
@@ -79,5 +88,5 @@ def load(path: Path) -> Any:
     try:
         plain = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         return torch.load(io.BytesIO(plain), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, zlib.error, pickle.UnpicklingError) as error:
         raise ValueError(f"expected a file of torch.save, got {error}") from error
