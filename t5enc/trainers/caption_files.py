@@ -21,7 +21,8 @@ Work = tuple[Shard, int, set[int]]
 
 def export_captions(run: Run, format_: CaptionFormat) -> ExportReport:
     """Write what is missing. OutputError, before the first file, for what cannot be written."""
-    shards = open_shards(run.folder, run.columns)
+    shards = list(open_shards(run.folder, run.columns))
+    run.target.record.date(shard.mark for shard in shards)
     plan = make_plan(shards, run.columns, format_, run.given, run.target, run.ticks.name)
     extras = find_extras(run, format_.make_extras(run.given))
     run.begin(plan.count + len(extras))

@@ -53,7 +53,7 @@ def export_embeddings(
     `allow_lossy`), names that two captions share, files of somebody else's (but with `overwrite`).
     """
     made = build_format(format_, options) if isinstance(format_, str) else format_
-    folder, target = open_output(output), Path(to).expanduser()
+    folder, target = open_output(output), find_target(to)
     given = read_given(folder)
     check_recipe(made, given)
     note = check_storage(made, given, allow_lossy=allow_lossy)
@@ -82,6 +82,13 @@ def export_embeddings(
         else:
             report = export_captions(run, made)
     return replace(report, note="; ".join(filter(None, (note, report.note))) or None)
+
+
+def find_target(to: str | os.PathLike[str]) -> Path:
+    """The folder to write to; ConfigError for a URI."""
+    if "://" in os.fspath(to):
+        raise ConfigError(f"to: expected a folder of this machine, got {os.fspath(to)}")
+    return Path(to).expanduser()
 
 
 def check_apart(folder: OutputFolder, target: Path) -> None:

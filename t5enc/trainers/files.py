@@ -5,10 +5,11 @@ Names come from data. One that leaves the folder, or that no disk takes, is refu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from t5enc.errors import OutputError
@@ -42,8 +43,12 @@ def write_file(path: Path, pieces: Iterable[Pieces]) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         size = _write(aside, pieces)
         os.replace(aside, path)
-    except OSError as error:
-        raise OutputError(f"{path}: expected a file that can be written, got {error}") from error
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if isinstance(error, OSError):
+            raise OutputError(f"{path}: expected a file that can be written, got {error}") from error
+        raise
     return size
 
 
@@ -67,6 +72,12 @@ def link_file(path: Path, source: str) -> int:
     return size
 
 
+def list_files(folder: Path) -> Iterator[str]:
+    """All files below a folder, with `/` between folders."""
+    for where, _, names in os.walk(folder):
+        yield from (Path(where, name).relative_to(folder).as_posix() for name in names)
+
+
 def name_aside(path: Path) -> Path:
     """Where a file is written before it has its name; the next run writes over what a killed one left there."""
     digest = hashlib.sha256(path.name.encode()).hexdigest()[:16]
@@ -74,7 +85,13 @@ def name_aside(path: Path) -> Path:
 
 
 def _write(path: Path, pieces: Iterable[Pieces]) -> int:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    """A file of its own: what a killed run left there may be a hard link to a shard, which must not be written to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except FileExistsError:
+        path.unlink()
+        descriptor = os.open(path, flags, 0o666)
     try:
         return sum(_write_pieces(descriptor, part) for part in pieces)
     finally:

@@ -115,6 +115,12 @@ class ShardFormat(Format, Protocol):
     def name_shard(self, shard: ShardRows) -> str:
         """The path of a shard's file below the folder that is written to."""
 
+    def name_row(self, caption: Caption) -> str | None:
+        """What no two rows of a file may be called; None where rows have no names."""
+
+    def is_read(self, name: str) -> bool:
+        """Whether a reader of the folder that is written to takes a file below it with this path for one of these."""
+
     def explain_link(self, shard: ShardRows, given: Given) -> str | None:
         """Why the shard itself is not that file, so that a hard link will not do; None where it is."""
 

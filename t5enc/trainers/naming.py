@@ -79,13 +79,16 @@ class _Naming:
 
     def take(self, shard: Shard) -> None:
         """Name the rows of a shard."""
-        rows = [self._name(caption) for caption in read_captions(shard, self.columns)]
+        rows = [self._name(caption, shard.mark) for caption in read_captions(shard, self.columns)]
         self.plan.shards.append((shard, np.array(rows, dtype=bool)))
 
-    def _name(self, caption: Caption | str) -> bool:
+    def _name(self, caption: Caption | str, part: str) -> bool:
         """Whether a row's file is to be written."""
         if isinstance(caption, str):
             self.plan.without[caption] += 1
+            return False
+        if self.format_.needs_path and not caption.path.rpartition("/")[2]:
+            self.names.add(f"row {caption.row}, {caption.path!r}: it names no image or video")
             return False
         name = self.format_.name_file(caption)
         if name is None:
@@ -97,7 +100,7 @@ class _Naming:
         if (reason := self.format_.check_caption(caption, self.given)) is not None:
             self.texts.add(f"row {caption.row}, {caption.text[:80]!r}: {reason}")
         self.digests += _digest(name, caption.text, caption.row)
-        state = self.target.look(name, self.format_.measure_file(caption, self.given))
+        state = self.target.look(name, self.format_.measure_file(caption, self.given), part)
         if state == "foreign" and not self.target.overwrite:
             self.foreign.add(name)
         return state != "whole"

@@ -1,8 +1,9 @@
 """The record of an export in the folder that it writes to: which files there are its own, so that it can go on.
 
-A file is an export's own, and whole, if it has the right name and size and was written after the export began, by the
-folder's own clock, while no other export replaced files there. After a machine went down, the files of an unfinished
-export count for nothing: they may have been renamed before their bytes were on the disk.
+A file is an export's own if it was written, by the folder's own clock, after one of its runs began and before one of
+another export did. It is whole if it has the right name and size as well, and the part of the output that it is of was
+there already when it was written: a job may go on with captions that were changed. After a machine went down, the files
+of an unfinished export are written anew: they may have been renamed before their bytes were on the disk.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,36 +23,64 @@ from t5enc.errors import OutputError
 
 # Begins with a dot, and ends like nothing that a trainer reads.
 FOLDER = ".t5enc-export"
+# A line for each run that wrote: when it began, and the name of its record.
+RUNS = "runs"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a run starts from: since when files are its own, and since when they are whole, in nanoseconds.
+    """What a run starts from: when it and those before it began, and since when files are whole, in nanoseconds.
 
-    `path` is where that stands, `content` what is exported and how.
+    `path` is where that stands, `content` what is exported and how. `runs` are those before, with the stem of whose
+    record it was. `parts` has since when the output holds each of its parts as it is.
     """
 
     path: Path
     content: Mapping[str, Any]
-    begun: int
+    now: int
     trusted: int
+    runs: Sequence[tuple[int, str]]
+    parts: dict[str, int]
+
+    def owns(self, written: int) -> bool:
+        """Whether what was written then is this export's."""
+        place = bisect_right(self.runs, written, key=lambda run: run[0]) - 1
+        return place >= 0 and self.runs[place][1] == self.path.stem
+
+    def date(self, parts: Iterable[str]) -> None:
+        """The output has these parts, and no others; new ones since now."""
+        dated = {part: self.parts.get(part, self.now) for part in parts}
+        self.parts.clear()
+        self.parts.update(dated)
+
+    def begin(self) -> None:
+        """What is written from here on is this export's."""
+        self.save(is_finished=False)
+        with _explained(self.path), (self.path.parent / RUNS).open("a", encoding="ascii") as stream:
+            stream.write(f"\n{self.now} {self.path.stem}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def save(self, *, is_finished: bool) -> None:
         """Write it; a finished one only when all files are on the disk."""
         if is_finished:
             os.sync()
-        content = {"export": self.content, "begun": self.begun, "trusted": self.trusted}
+        content = {"export": self.content, "trusted": self.trusted, "parts": self.parts}
         content |= {"boot": read_boot(), "is_finished": is_finished}
         aside = self.path.with_suffix(".t5enc-tmp")
-        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(aside, self.path)
+        with _explained(self.path):
+            aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            os.replace(aside, self.path)
 
-    def drop_others(self) -> None:
-        """No other export's files can be told from this one's any more."""
-        for path in self.path.parent.glob("*.json"):
-            if path != self.path:
-                path.unlink()
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """OutputError for a disk that is full, or refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: expected a file that can be written, got {error}") from error
 
 
 @contextmanager
@@ -74,14 +104,22 @@ def open_record(folder: Path, content: Mapping[str, Any]) -> Record:
     """The record of an export, whose `content` says what is exported and how: an earlier run's, or a new one."""
     text = json.dumps(content, sort_keys=True)
     path = folder / FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    now = _read_clock(folder)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         is_trusted = found["is_finished"] or found["boot"] == read_boot()
-        begun, trusted = int(found["begun"]), int(found["trusted"])
+        trusted, parts = int(found["trusted"]) if is_trusted else now, dict(found["parts"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        now = _read_clock(folder)
-        return Record(path=path, content=content, begun=now, trusted=now)
-    return Record(path=path, content=content, begun=begun, trusted=trusted if is_trusted else _read_clock(folder))
+        trusted, parts = now, {}
+    runs = read_runs(folder / FOLDER / RUNS)
+    return Record(path=path, content=content, now=now, trusted=trusted, runs=runs, parts=parts)
+
+
+def read_runs(path: Path) -> list[tuple[int, str]]:
+    """When runs began, and whose they were, in order; a line that was cut is of a run that wrote nothing."""
+    lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
+    found = (line.split() for line in lines)
+    return [(int(words[0]), words[1]) for words in found if len(words) == 2]
 
 
 def read_boot() -> str:
@@ -92,6 +130,7 @@ def read_boot() -> str:
 def _read_clock(folder: Path) -> int:
     """Now, as the folder's disk has it."""
     probe = folder / FOLDER / "clock"
-    probe.write_bytes(b"")
-    os.utime(probe)
-    return probe.stat().st_mtime_ns
+    with _explained(probe):
+        probe.write_bytes(b"")
+        os.utime(probe)
+        return probe.stat().st_mtime_ns

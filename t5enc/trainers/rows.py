@@ -5,6 +5,8 @@ L tokens of a caption, M model dim.
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,13 +47,17 @@ class Columns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """An open shard: its footer, so that each thread opens it again for nothing; `first` numbers its rows."""
+    """An open shard: its footer, so that each thread opens it again for nothing; `first` numbers its rows.
+
+    `mark` is another where any of its rows is.
+    """
 
     filesystem: Any
     path: str
     index: int
     first: int
     metadata: Any
+    mark: str
 
     @property
     def num_rows(self) -> int:
@@ -63,10 +69,15 @@ class Shard:
         return ShardRows(filesystem=self.filesystem, path=self.path, index=self.index, num_rows=self.num_rows)
 
     def read(self, columns: Sequence[str], groups: Sequence[int] | None = None) -> pa.Table:
-        """Columns of all row groups, or of these."""
-        with self.filesystem.open_input_file(self.path) as stream:
-            file = pq.ParquetFile(stream, metadata=self.metadata)
-            return file.read_row_groups(range(file.num_row_groups) if groups is None else groups, columns=[*columns])
+        """Columns of all row groups, or of these; OutputError where the shard is damaged or gone."""
+        try:
+            with self.filesystem.open_input_file(self.path) as stream:
+                file = pq.ParquetFile(stream, metadata=self.metadata)
+                return file.read_row_groups(
+                    range(file.num_row_groups) if groups is None else groups, columns=[*columns]
+                )
+        except (OSError, pa.ArrowInvalid) as error:
+            raise OutputError(f"{self.path}: expected rows of a Parquet shard, got {error}") from error
 
     def group_starts(self) -> list[int]:
         """Where each row group begins in the shard, and where the last one ends."""
@@ -86,8 +97,16 @@ def open_shards(folder: OutputFolder, columns: Columns) -> Iterator[Shard]:
         except (OSError, pa.ArrowInvalid) as error:
             raise OutputError(f"{path}: expected a Parquet shard, got {error}") from error
         _check_columns(path, columns, metadata.schema.to_arrow_schema().names)
-        yield Shard(filesystem=folder.filesystem, path=path, index=index, first=first, metadata=metadata)
+        mark = _mark(name, metadata)
+        yield Shard(filesystem=folder.filesystem, path=path, index=index, first=first, metadata=metadata, mark=mark)
         first += metadata.num_rows
+
+
+def _mark(name: str, metadata: Any) -> str:
+    """A digest of a shard's name and footer, which holds one of its content."""
+    stream = io.BytesIO()
+    metadata.write_metadata_file(stream)
+    return hashlib.sha256(name.encode() + stream.getvalue()).hexdigest()[:16]
 
 
 def _check_columns(path: str, columns: Columns, present: Sequence[str]) -> None:

@@ -33,9 +33,7 @@ class Run:
 
     def begin(self, files: int) -> None:
         """Everything was looked at, and nothing written yet."""
-        if self.target.overwrite:
-            self.target.record.drop_others()
-        self.target.record.save(is_finished=False)
+        self.target.record.begin()
         self.ticks.start(files)
 
     def end(self) -> None:
@@ -47,7 +45,7 @@ def find_extras(run: Run, extras: Iterable[tuple[str, Pieces]]) -> list[tuple[st
     """The files of no row that are still to be written; OutputError where somebody else's are there."""
     missing = []
     for name, pieces in extras:
-        state = run.target.look(name, sum(memoryview(piece).nbytes for piece in pieces))
+        state = run.target.look_into(name, b"".join(pieces))
         if state == "foreign" and not run.target.overwrite:
             raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
         if state != "whole":
@@ -57,14 +55,9 @@ def find_extras(run: Run, extras: Iterable[tuple[str, Pieces]]) -> list[tuple[st
 
 def find_index(run: Run, index: Iterable[tuple[str, Pieces]], *, is_stale: bool) -> list[tuple[str, Pieces]]:
     """The files about all others that are still to be written, all of them where others are; OutputError as above."""
-    missing = []
-    for name, pieces in index:
-        state = run.target.look(name, None)
-        if state == "foreign" and not run.target.overwrite:
-            raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
-        if is_stale or state != "whole":
-            missing.append((name, pieces))
-    return missing
+    files = list(index)
+    missing = find_extras(run, files)
+    return files if is_stale else missing
 
 
 def write_extras(run: Run, extras: Iterable[tuple[str, Pieces]]) -> tuple[int, int]:

@@ -10,18 +10,21 @@ import pyarrow.fs
 from torch import Tensor
 
 from t5enc.errors import ConfigError, OutputError
-from t5enc.trainers.files import check_name, link_file, write_file
+from t5enc.trainers.files import check_name, link_file, list_files, write_file
 from t5enc.trainers.format import Caption, Pieces, ShardFormat, ShardRows
 from t5enc.trainers.progress import ExportReport
 from t5enc.trainers.rows import Shard, open_shards, read_captions, read_rows
 from t5enc.trainers.run import Run, find_extras, find_index, map_bounded, write_extras
 
+SHOWN = 3
 NO_LINK = "{} shards were copied: the disk of the folder has no hard links to them"
 
 
 def export_shards(run: Run, format_: ShardFormat) -> ExportReport:
     """Write what is missing. OutputError, before the first file, for what cannot be written."""
     shards = list(open_shards(run.folder, run.columns))
+    _refuse_others(run, format_, {format_.name_shard(shard.describe()) for shard in shards})
+    run.target.record.date(map(_name_part, shards))
     without, counts, todo = _look(run, format_, shards)
     extras = find_extras(run, format_.make_extras(run.given))
     index = find_index(run, format_.make_index(counts), is_stale=bool(todo))
@@ -53,6 +56,7 @@ def _look(
         if run.link and (reason := format_.explain_link(shard.describe(), run.given)) is not None:
             raise ConfigError(f"--link: {shard.path}: {format_.name} cannot have this shard as it is: {reason}")
         count = 0
+        seen: dict[str, int] = {}
         for caption in read_captions(shard, run.columns):
             if isinstance(caption, str):
                 without[caption] += 1
@@ -60,6 +64,11 @@ def _look(
             count += 1
             if (reason := format_.check_caption(caption, run.given)) is not None:
                 raise OutputError(f"{shard.path}: row {caption.row}, {caption.text[:80]!r}: {reason}")
+            key = format_.name_row(caption)
+            if key is not None and (earlier := seen.setdefault(key, caption.row)) != caption.row:
+                raise OutputError(
+                    f"{shard.path}: expected a key of its own for row {caption.row}, got {key!r} of row {earlier}"
+                )
         run.ticks.name(shard.num_rows)
         counts.append((shard.describe(), count))
         if _is_missing(run, format_, shard):
@@ -73,12 +82,26 @@ def _is_missing(run: Run, format_: ShardFormat, shard: Shard) -> bool:
         raise OutputError(f"{shard.path}: expected a name that a file can have, got {name!r}: {wrong}")
     if run.link and run.target.is_linked(name, shard.path):
         return False
-    state = run.target.look(name, None)
+    state = run.target.look(name, None, _name_part(shard))
     if state == "foreign" and not run.target.overwrite:
         raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
-    if state == "whole":  # but of the shard as it was before captions in it were tried again
-        return run.target.is_older(name, shard.filesystem.get_file_info(shard.path).mtime_ns)
-    return True
+    return state != "whole"
+
+
+def _refuse_others(run: Run, format_: ShardFormat, ours: set[str]) -> None:
+    """OutputError for what a reader would take for a part of this export, as that of an output with more shards."""
+    found = list_files(run.target.folder)
+    others = sorted(name for name in found if name not in ours and format_.is_read(name))
+    if others:
+        raise OutputError(
+            f"{run.target.folder}: expected no files beside this export's that its reader takes for part of it; "
+            f"remove {', '.join(others[:SHOWN])}{', ...' if len(others) > SHOWN else ''} ({len(others)} in all)"
+        )
+
+
+def _name_part(shard: Shard) -> str:
+    """What a file is of: a shard, and where it stands among others, as its name says."""
+    return f"{shard.index} {shard.mark}"
 
 
 def _make(run: Run, format_: ShardFormat, shard: Shard) -> tuple[int, int]:

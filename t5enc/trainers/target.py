@@ -9,7 +9,7 @@ from typing import Literal
 
 from t5enc.trainers.record import Record
 
-# `unsure` is an export's own file that may be torn, `foreign` somebody else's.
+# `unsure` is an export's own file that may be torn or old, `foreign` somebody else's.
 State = Literal["missing", "whole", "unsure", "foreign"]
 
 
@@ -21,21 +21,27 @@ class Target:
     record: Record
     overwrite: bool = False
 
-    def look(self, name: str, size: int | None) -> State:
-        """What a file is that should have `size` bytes (None: nobody knows)."""
+    def look(self, name: str, size: int | None, part: str) -> State:
+        """What a file is that should have `size` bytes (None: nobody knows), and is of that part of the output."""
         try:
             found = os.stat(self.folder / name)
         except (FileNotFoundError, NotADirectoryError):
             return "missing"
-        if found.st_mtime_ns < self.record.begun:
+        if not self.record.owns(found.st_mtime_ns):
             return "foreign"
-        if found.st_mtime_ns < self.record.trusted:
+        if found.st_mtime_ns < max(self.record.trusted, self.record.parts[part]):
             return "unsure"
         return "whole" if size in (None, found.st_size) else "foreign"
 
-    def is_older(self, name: str, other: int | None) -> bool:
-        """Whether a file that is there was written before `other`, in nanoseconds; None: nobody knows."""
-        return other is not None and os.stat(self.folder / name).st_mtime_ns < other
+    def look_into(self, name: str, content: bytes) -> State:
+        """What a file is that should have this content."""
+        try:
+            found = (self.folder / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return "missing"
+        if not self.record.owns((self.folder / name).stat().st_mtime_ns):
+            return "foreign"
+        return "whole" if found == content else "unsure"
 
     def is_linked(self, name: str, path: str) -> bool:
         """Whether a file is that other one."""

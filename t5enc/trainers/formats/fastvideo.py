@@ -72,6 +72,14 @@ class FastVideo:
         """Names sort as shards do."""
         return f"shard-{shard.index:06d}.parquet"
 
+    def name_row(self, caption: Caption) -> str | None:
+        """None: ids may be the same."""
+        return None
+
+    def is_read(self, name: str) -> bool:
+        """The loader walks the folder for all Parquet."""
+        return name.endswith(".parquet")
+
     def explain_link(self, shard: ShardRows, given: Given) -> str | None:
         """Why a hard link to a shard will not do, if it will not."""
         allowed = ("float32", *NARROW) if self.since_1843 else ("float32",)

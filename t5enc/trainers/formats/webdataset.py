@@ -8,6 +8,7 @@ L tokens of a caption, M model dim.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from t5enc.errors import ConfigError, OutputError
+from t5enc.errors import ConfigError
 from t5enc.recipes.recipe import Recipe
 from t5enc.storage.codecs import find_codec
 from t5enc.trainers.contents.samples import DTYPES, check_member, make_sample
@@ -23,6 +24,7 @@ from t5enc.trainers.contents.tars import check_key, make_end, make_index, make_k
 from t5enc.trainers.format import Caption, Given, Pieces, ShardRows
 
 INDEX = "index.json"
+NUMBERED = re.compile(r"[0-9]{6,}\.tar")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,21 +80,23 @@ class WebDataset:
         """Names sort as shards do."""
         return f"{shard.index:06d}.tar"
 
+    def name_row(self, caption: Caption) -> str | None:
+        """A sample's key."""
+        return make_key(caption.path)
+
+    def is_read(self, name: str) -> bool:
+        """Tars that are called as ours are; beside them may be others."""
+        return NUMBERED.fullmatch(name) is not None
+
     def explain_link(self, shard: ShardRows, given: Given) -> str | None:
         """Why a shard is no tar."""
         return "it holds tars, which no shard is"
 
     def make_shard(self, shard: ShardRows, rows: Iterator[tuple[Caption, Tensor]], given: Given) -> Iterator[Pieces]:
-        """A sample a row; OutputError for two rows with one key."""
+        """A sample a row."""
         dtype, size = getattr(torch, self.name_dtype(given)), 0
-        seen: dict[str, int] = {}
         for caption, values in rows:
-            key = make_key(caption.path)
-            if (earlier := seen.setdefault(key, caption.row)) != caption.row:
-                raise OutputError(
-                    f"{shard.path}: expected a key of its own for row {caption.row}, got {key!r} of row {earlier}"
-                )
-            pieces = self.make_member(key, values.to(dtype))
+            pieces = self.make_member(make_key(caption.path), values.to(dtype))
             size += sum(len(piece) for piece in pieces)
             yield pieces
         yield [make_end(size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -29,6 +30,7 @@ ABSENT = "samples of the tars have no row: {}"
 def export_like(run: Run, format_: WebDataset, output: str | os.PathLike[str]) -> ExportReport:
     """Write what is missing. OutputError, before the first tar, for what cannot be written."""
     tars = _plan(run, format_)
+    run.target.record.date(tar.part for tar in tars)
     todo = [tar for tar in tars if _is_missing(run, tar)]
     counts = [(tar.name, int((tar.rows != NONE).sum())) for tar in tars]
     extras = find_extras(run, format_.make_extras(run.given))
@@ -59,11 +61,12 @@ def _plan(run: Run, format_: WebDataset) -> list[FollowedTar]:
     index = index_rows(shards, run.columns)
     run.ticks.name(sum(shard.num_rows for shard in shards))
     may_miss = format_.missing == "skip"
-    return list(follow_tars(folder, index, may_miss=may_miss, longest=format_.pad_to))
+    marks = hashlib.sha256(" ".join(shard.mark for shard in shards).encode()).hexdigest()
+    return list(follow_tars(folder, index, may_miss=may_miss, longest=format_.pad_to, marks=marks))
 
 
 def _is_missing(run: Run, tar: FollowedTar) -> bool:
-    state = run.target.look(tar.name, None)
+    state = run.target.look(tar.name, None, tar.part)
     if state == "foreign" and not run.target.overwrite:
         raise OutputError(f"{run.target.folder / tar.name}: expected no file, or one of this export; see --overwrite")
     return state != "whole"

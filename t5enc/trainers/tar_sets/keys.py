@@ -5,6 +5,8 @@ N rows of an output, K samples of a tar.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -24,10 +26,14 @@ NONE, SHOWN = -1, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowedTar:
-    """A tar that is there: its name below its folder, and the rows (K,) of its samples, NONE where there is none."""
+    """A tar that is there: its name below its folder, and the rows (K,) of its samples, NONE where there is none.
+
+    `part` is another where its keys are, or any row of the output.
+    """
 
     path: Path
     name: str
+    part: str
     rows: NDArray[np.int64]
 
 
@@ -67,9 +73,11 @@ def find_rows(index: NDArray[np.void], keys: list[str]) -> NDArray[np.int64]:
     return np.where((index["name"][places] == wanted).all(axis=1), places, NONE)
 
 
-def follow_tars(folder: Path, index: NDArray[np.void], *, may_miss: bool, longest: int) -> Iterator[FollowedTar]:
-    """The rows of each tar's samples; OutputError for one without a row unless it `may_miss`, or with more tokens than
-    `longest`, if that is not 0.
+def follow_tars(
+    folder: Path, index: NDArray[np.void], *, may_miss: bool, longest: int, marks: str = ""
+) -> Iterator[FollowedTar]:
+    """The rows of each tar's samples, in an output whose shards have these `marks`; OutputError for one without a row
+    unless it `may_miss`, or with more tokens than `longest`, if that is not 0.
     """
     for path in list_tars(folder):
         keys = read_keys(path)
@@ -86,7 +94,9 @@ def follow_tars(folder: Path, index: NDArray[np.void], *, may_miss: bool, longes
             key = keys[int(tokens.argmax())]
             raise OutputError(f"{path}: {key!r}: it has {int(tokens.max())} rows, and pad_to is {longest}")
         rows = np.where(places == NONE, NONE, index["row"][places]) if len(index) else places
-        yield FollowedTar(path=path, name=path.relative_to(folder).as_posix(), rows=rows)
+        name = path.relative_to(folder).as_posix()
+        part = hashlib.sha256(json.dumps([marks, name, keys]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        yield FollowedTar(path=path, name=name, part=part, rows=rows)
 
 
 def _hash(key: str) -> bytes:
