@@ -5,6 +5,7 @@ B rows of a batch, S the padded length, M model dim.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,12 +54,22 @@ def read_padded(
         lengths = np.where(dropped, len(null.rows), lengths)
     output = rows.catalog.outputs[0]
     dtype = getattr(torch, output.working)
-    padded = torch.empty(len(numbers), find_size(lengths.tolist(), pad_to), output.dim, dtype=dtype)
+    shape = (len(numbers), find_size(lengths.tolist(), pad_to), output.dim)
+    padded = _take_memory(rows, shape, dtype)
     if padded.numel():
         flat = padded.view(torch.uint8).numpy().reshape(len(padded), -1)
         _fill(rows, located, dropped, padded, flat)
         _fill_dropped(padded, dropped, null)
     return padded, lengths
+
+
+def _take_memory(rows: Rows, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    size = math.prod(shape) * dtype.itemsize
+    return (
+        torch.from_numpy(rows.process.memory.take(size)).view(dtype).view(shape)
+        if size
+        else torch.empty(shape, dtype=dtype)
+    )
 
 
 def _check_missing(rows: Rows, located: Located, dropped: NDArray[np.bool_]) -> None:

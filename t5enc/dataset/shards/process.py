@@ -1,4 +1,4 @@
-"""What one process holds of shards: open files, indexes, decoded groups, columns, threads. None of it is inherited.
+"""What one process holds of shards: open files, indexes, decoded groups, columns, memory, threads; none is inherited.
 
 A process that was forked finds locks, threads and connections in whatever state they were; so each has its own.
 """
@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 from t5enc.dataset.shards.bounded import Bounded
 from t5enc.dataset.shards.files import OpenShard
 from t5enc.dataset.shards.index import ShardIndex
+from t5enc.dataset.shards.memory import BatchMemory
 from t5enc.dataset.shards.row_groups import DecodedGroup
 
 # Of local files at a time; those of stores are but names.
@@ -51,6 +52,7 @@ class Process:
         self.indexes: Bounded[ShardIndex] = Bounded(INDEX_BYTES, lambda index: index.nbytes)
         self.groups: Bounded[DecodedGroup] = Bounded(GROUP_BYTES, lambda group: group.nbytes)
         self.columns: Bounded[pa.Table] = Bounded(COLUMN_BYTES, lambda table: 1024 + int(table.nbytes))
+        self.memory = BatchMemory()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="t5enc-dataset")
 
     def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
