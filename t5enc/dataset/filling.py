@@ -153,6 +153,8 @@ def _read_ranges(filling: Filling, ordered: Wanted, bounds: NDArray[np.int64]) -
 
 def _share_groups(filling: Filling, places: NDArray[np.int64]) -> Iterator[Callable[[], None]]:
     """The rows of these places by row group, a task each."""
+    if not len(places):
+        return
     located = filling.located
     keys = np.stack([located.shards[places], located.groups[places]], axis=1)
     for shard, group in np.unique(keys, axis=0).tolist():
