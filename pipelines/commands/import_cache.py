@@ -29,7 +29,13 @@ def import_cache(
 
     options = dict(split_pair(pair) for pair in option or ())
     texts = None if captions is None else read_captions(Path(captions).expanduser(), caption_column)
-    done = run(open_reader(format, options, texts), Path(folder).expanduser(), output)
+    reader = open_reader(format, options, texts)
+    done = run(reader, Path(folder).expanduser(), output, tell=tell_rows)
     typer.echo(f"{output}: {done.rows:,} rows, {done.errors:,} of them without an embedding")
     for reason, count in done.left_out.items():
         typer.echo(f"{count:,} files left out: {reason}")
+
+
+def tell_rows(done: int, count: int) -> None:
+    """A line a shard, on standard error."""
+    typer.echo(f"{done:,} of {count:,} rows", err=True)

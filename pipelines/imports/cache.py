@@ -16,6 +16,7 @@ from torch import Tensor
 
 from t5enc.errors import SourceError
 from t5enc.recipes.recipe import Recipe
+from t5enc.storage.layout import JOB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +58,16 @@ class CacheReader(Protocol):
 
 
 def list_files(folder: Path, suffix: str) -> Iterator[str]:
-    """The files of a folder, and those below it, in order of their names; SourceError where there is no folder."""
+    """The files of a folder, and those below it, in order of their names; SourceError where there is no folder.
+
+    An output of ours that lies there is no part of a cache.
+    """
     if not folder.is_dir():
         raise SourceError(f"{folder}: expected the folder of a cache, got none")
     for where, folders, files in os.walk(folder):
+        if (Path(where) / JOB).exists():
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.endswith(suffix) and not name.startswith("."):

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from t5enc.errors import ConfigError
+from t5enc.errors import ConfigError, OutputError
 
 # Names of dtypes in safetensors.
 SAFETENSORS = {
@@ -32,6 +32,14 @@ def find_dtype(name: str, among: Sequence[str]) -> torch.dtype:
         raise ConfigError(f"dtype: expected one of {', '.join(among)}, got {name!r}")
     found: torch.dtype = getattr(torch, name)
     return found
+
+
+def narrow(values: Tensor, dtype: torch.dtype, where: object) -> Tensor:
+    """Numbers in another dtype; OutputError with their place where float16 cannot hold one, which would be infinite."""
+    made = values.to(dtype)
+    if dtype == torch.float16 and values.dtype != dtype and bool(made.isinf().any()):
+        raise OutputError(f"{where}: expected numbers that float16 holds, got {values.abs().max().item():g}")
+    return made
 
 
 def view_bytes(values: Tensor) -> memoryview:

@@ -17,6 +17,7 @@ from t5enc.recipes.families import RECIPES
 from t5enc.recipes.recipe import Recipe
 from t5enc.trainers.acceptance import check_stripped
 from t5enc.trainers.format import Caption, Given, Pieces
+from t5enc.trainers.tensors import narrow
 
 FOLDER, END = "t5_xxl", ".pickle"
 # What the script and the loader replace, wherever in a name they stand.
@@ -48,7 +49,7 @@ class Cosmos:
 
     def make_file(self, caption: Caption, values: Tensor, given: Given) -> Pieces:
         """A list of the rows (L, M) in float16."""
-        return [pickle.dumps([values.to(torch.float16).numpy()], protocol=PROTOCOL)]
+        return [pickle.dumps([narrow(values, torch.float16, f"row {caption.row}").numpy()], protocol=PROTOCOL)]
 
     def measure_file(self, caption: Caption, given: Given) -> int | None:
         """Known when it is made."""

@@ -18,7 +18,7 @@ from t5enc.recipes.families import WAN
 from t5enc.recipes.recipe import Recipe
 from t5enc.trainers.acceptance import check_text
 from t5enc.trainers.format import Caption, Given, Pieces
-from t5enc.trainers.tensors import find_dtype, make_header, view_bytes
+from t5enc.trainers.tensors import find_dtype, make_header, narrow, view_bytes
 
 DTYPES = ("bfloat16", "float16", "float32", "float8_e4m3fn")
 ARCHITECTURE, VERSION = "wan", "1.0.1"
@@ -53,7 +53,7 @@ class Musubi:
 
     def make_file(self, caption: Caption, values: Tensor, given: Given) -> Pieces:
         """One tensor (L, M), named by its dtype."""
-        numbers = values.to(self._dtype)
+        numbers = narrow(values, self._dtype, f"row {caption.row}")
         return [self._head(caption, given), view_bytes(numbers)]
 
     def measure_file(self, caption: Caption, given: Given) -> int:

@@ -20,6 +20,7 @@ from t5enc.recipes.recipe import Recipe
 from t5enc.trainers.acceptance import check_stripped
 from t5enc.trainers.contents.npz import Array, make_npz
 from t5enc.trainers.format import Caption, Given, Pieces
+from t5enc.trainers.tensors import narrow
 
 # The folders of the loaders: Sigma's two captions of an image, and alpha's.
 FOLDERS = ("caption_features_new", "sharegpt4v_caption_features_new", "caption_features")
@@ -68,7 +69,7 @@ class PixArt:
 
     def make_file(self, caption: Caption, values: Tensor, given: Given) -> Pieces:
         """`caption_feature` (1, L, M) float16 and `attention_mask` (1, L) int16."""
-        rows = values.to(torch.float16)[None]
+        rows = narrow(values, torch.float16, f"row {caption.row}")[None]
         arrays = {
             "caption_feature": Array.of(rows),
             "attention_mask": Array.of(torch.ones(1, len(values), dtype=torch.int16)),

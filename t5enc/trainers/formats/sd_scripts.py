@@ -22,7 +22,7 @@ from t5enc.trainers.contents.clip import CLIP_L, SD3_ARRAYS, SD3_FLAG, encode_po
 from t5enc.trainers.contents.npz import Array, make_npz, measure_npz
 from t5enc.trainers.contents.padded_mask import count_real_tokens
 from t5enc.trainers.format import Caption, Given, Pieces
-from t5enc.trainers.tensors import find_dtype, pad_bytes
+from t5enc.trainers.tensors import find_dtype, narrow, pad_bytes
 
 DTYPES = ("float32", "float16")
 
@@ -79,6 +79,7 @@ class Flux:
 
     def make_file(self, caption: Caption, values: Tensor, given: Given) -> Pieces:
         """The five arrays of the trainer."""
+        dtype = find_dtype(self.dtype, DTYPES)
         if self.clip_column:
             pooled, mask = read_column(caption.columns[self.clip_column], self.clip_column, caption.row), None
         elif self.clip:
@@ -89,7 +90,7 @@ class Flux:
         real = count_real_tokens(caption, given, self.tokenizer, mask)
         arrays = {
             "l_pooled": Array.of(pooled),
-            "t5_out": make_padded(values, self.max_length, find_dtype(self.dtype, DTYPES)),
+            "t5_out": make_padded(narrow(values, dtype, f"row {caption.row}"), self.max_length),
             "txt_ids": Array.of(torch.zeros(self.max_length, 3)),
             "t5_attn_mask": Array.of(make_mask(real, self.max_length)),
             "apply_t5_attn_mask": Array.of(torch.tensor(self.apply_mask)),
@@ -151,13 +152,14 @@ class SD3:
 
     def make_file(self, caption: Caption, values: Tensor, given: Given) -> Pieces:
         """The eight arrays of the trainer."""
+        dtype = find_dtype(self.dtype, DTYPES)
         found = read_npz(self.clip_from, self.name_file(caption), {**SD3_ARRAYS, **SD3_FLAG})
         real = count_real_tokens(caption, given, self.tokenizer, found.get("t5_attn_mask"))
         clip = {name: Array.of(found[name]) for name in SD3_ARRAYS}
         arrays = {
             "lg_out": clip["lg_out"],
             "lg_pooled": clip["lg_pooled"],
-            "t5_out": make_padded(values, self.max_length, find_dtype(self.dtype, DTYPES)),
+            "t5_out": make_padded(narrow(values, dtype, f"row {caption.row}"), self.max_length),
             "clip_l_attn_mask": clip["clip_l_attn_mask"],
             "clip_g_attn_mask": clip["clip_g_attn_mask"],
             "t5_attn_mask": Array.of(make_mask(real, self.max_length)),
@@ -184,9 +186,9 @@ def name_beside(path: str, suffix: str) -> str:
     return posixpath.splitext(path)[0] + suffix
 
 
-def make_padded(values: Tensor, length: int, dtype: torch.dtype) -> Array:
+def make_padded(values: Tensor, length: int) -> Array:
     """Rows (L, M) as (S, M), zeros after them."""
-    return Array(dtype=dtype, shape=(length, values.shape[1]), pieces=pad_bytes(values.to(dtype), length))
+    return Array(dtype=values.dtype, shape=(length, values.shape[1]), pieces=pad_bytes(values, length))
 
 
 def make_mask(real: int, length: int) -> Tensor:

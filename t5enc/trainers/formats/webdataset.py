@@ -22,6 +22,7 @@ from t5enc.storage.codecs import find_codec
 from t5enc.trainers.contents.samples import DTYPES, check_member, make_sample
 from t5enc.trainers.contents.tars import check_key, make_end, make_index, make_key, make_member
 from t5enc.trainers.format import Caption, Given, Pieces, ShardRows
+from t5enc.trainers.tensors import narrow
 
 INDEX = "index.json"
 NUMBERED = re.compile(r"[0-9]{6,}\.tar")
@@ -96,7 +97,7 @@ class WebDataset:
         """A sample a row."""
         dtype, size = getattr(torch, self.name_dtype(given)), 0
         for caption, values in rows:
-            pieces = self.make_member(make_key(caption.path), values.to(dtype))
+            pieces = self.make_member(make_key(caption.path), narrow(values, dtype, f"row {caption.row}"))
             size += sum(len(piece) for piece in pieces)
             yield pieces
         yield [make_end(size)]

@@ -20,6 +20,7 @@ from t5enc.trainers.progress import ExportReport
 from t5enc.trainers.rows import open_shards
 from t5enc.trainers.run import Run, find_extras, find_index, map_bounded, write_extras
 from t5enc.trainers.tar_sets.keys import NONE, FollowedTar, follow_tars, index_rows
+from t5enc.trainers.tensors import narrow
 
 # Rows that are read at a time: they lie anywhere in an output.
 ROWS_AT_A_TIME = 16
@@ -86,7 +87,7 @@ def _make_tar(run: Run, format_: WebDataset, data: EmbeddingDataset, tar: Follow
         part = samples[start : start + ROWS_AT_A_TIME]
         batch = data.__getitems__([row for _, row in part])
         for (key, _), values, count in zip(part, batch.embeddings, batch.lengths.tolist(), strict=True):
-            pieces = format_.make_member(key, values[:count].to(dtype))
+            pieces = format_.make_member(key, narrow(values[:count], dtype, repr(key)))
             size += sum(len(piece) for piece in pieces)
             yield pieces
     yield [make_end(size)]

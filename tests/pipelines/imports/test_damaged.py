@@ -93,3 +93,10 @@ def test_a_caption_that_is_no_text_is_none(tmp_path: Path, made: Written) -> Non
 def test_captions_of_a_file_of_windows_are_lines_as_well(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_bytes("\ufeffa fox\r\nan owl\r\n".encode())
     assert list(read_captions(tmp_path / "captions.txt", "caption"))[:2] == ["a fox", "an owl"]
+
+
+def test_an_output_inside_the_cache_is_no_part_of_it(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    export_embeddings("fastvideo", write_output(tmp_path / "plain", CAPTIONS, fields={"clean": "none"}).folder, cache)
+    done = [import_cache(open_reader("fastvideo"), cache, str(cache / "in")) for _ in range(2)]
+    assert [found.rows for found in done] == [3, 3]
