@@ -210,7 +210,7 @@ def _list_shards(filesystem: Any, root: str) -> list[str]:
 def _read_json(filesystem: Any, path: str) -> dict[str, Any] | None:
     try:
         return json.loads(_read_bytes(filesystem, path))  # type: ignore[no-any-return]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise OutputError(f"{path}: expected JSON, got {error}") from error

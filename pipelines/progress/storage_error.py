@@ -11,6 +11,8 @@ from typing import Any
 BARS = 32
 # That of errors of nothing at all, below every other.
 EXACT = -(1 << 15)
+# That of numbers which are none when they are read: infinite, above every other.
+LOST = 1 << 15
 
 
 @dataclass(slots=True)
@@ -28,9 +30,9 @@ class StorageError:
     def count(self, errors: Iterable[float]) -> None:
         """Sort the errors of some tokens into bars."""
         for error in errors:
-            bar = math.ceil(BARS * math.log2(error)) if error > 0 else EXACT
+            bar = _find_bar(error)
             self.bars[bar] = self.bars.get(bar, 0) + 1
-            self.worst = max(self.worst, error)
+            self.worst = max(self.worst, math.inf if bar == LOST else error)
 
     def add(self, other: StorageError) -> None:
         """Add what was sampled elsewhere."""
@@ -44,7 +46,7 @@ class StorageError:
         for bar in sorted(self.bars):
             left -= self.bars[bar]
             if left <= 0:
-                return 0.0 if bar == EXACT else min(self.worst, 2.0 ** (bar / BARS))
+                return _LIMITS[bar] if bar in _LIMITS else min(self.worst, 2.0 ** (bar / BARS))
         return self.worst
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +66,15 @@ class StorageError:
         told = {"median": self.quantile(0.5), "p99": self.quantile(0.99), "worst": self.worst}
         shown = ", ".join(f"{show_error(error)} ({name})" for name, error in told.items())
         return f"off by {shown} of {self.tokens:,} tokens sampled"
+
+
+_LIMITS = {EXACT: 0.0, LOST: math.inf}
+
+
+def _find_bar(error: float) -> int:
+    if not math.isfinite(error):
+        return LOST
+    return math.ceil(BARS * math.log2(error)) if error > 0 else EXACT
 
 
 def add_errors(*parts: StorageError) -> StorageError:

@@ -158,6 +158,8 @@ class Rows:
         except (OSError, pa.ArrowException) as error:
             raise OutputError(f"{file.path}: expected readable columns, got: {error}") from error
         check_stamp(file, index.stamp)
+        if len(table) != index.num_rows:
+            raise OutputError(f"{file.path}: expected columns of {index.num_rows} rows, got {len(table)}")
         return (table if index.file_rows is None else table.take(index.file_rows)).combine_chunks()
 
     def check_columns(self, names: Sequence[str]) -> None:

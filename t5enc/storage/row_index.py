@@ -1,7 +1,8 @@
 """What a shard's footer says of all of its rows, so that each is found without reading a column.
 
 It is a copy of small columns. A footer may go along when another tool writes the rows again, in another order or not
-all of them; so it says where row groups end in the file, and is passed over where they end elsewhere.
+all of them; so it says where row groups end in the file, and is passed over where they end elsewhere. It begins with
+its own checksum: what a reader finds rows by is right, or not there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from t5enc.storage.schema import NUM_BYTES, PREFIX
 
 ROWS_KEY = b"t5enc.rows"
 ENDS = b"ends"
+CHECKSUM_BYTES = 4
 MISSING = "is_missing"
 COPIED = tuple(f"{PREFIX}{name}" for name in ("row", "caption_index", "num_tokens"))
 
@@ -36,7 +39,8 @@ def pack_rows(groups: Sequence[pa.Table], ends: Sequence[int]) -> bytes:
     schema = rows.schema.with_metadata({ENDS: json.dumps(list(ends))})
     with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
         stream.write_table(rows.cast(schema))
-    return base64.b64encode(sink.getvalue())
+    data = sink.getvalue().to_pybytes()
+    return base64.b64encode(_sum(data) + data)
 
 
 def unpack_rows(metadata: Any) -> pa.Table | None:
@@ -45,11 +49,19 @@ def unpack_rows(metadata: Any) -> pa.Table | None:
     if packed is None:
         return None
     try:
-        rows = pa.ipc.open_stream(base64.b64decode(packed)).read_all()
+        found = base64.b64decode(packed)
+        checksum, data = found[:CHECKSUM_BYTES], found[CHECKSUM_BYTES:]
+        if checksum != _sum(data):
+            return None
+        rows = pa.ipc.open_stream(data).read_all()
         ends = json.loads((rows.schema.metadata or {})[ENDS])
     except (pa.ArrowException, binascii.Error, KeyError, ValueError, OSError):
         return None
     return rows if len(rows) == metadata.num_rows and ends == list_ends(metadata) else None
+
+
+def _sum(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def list_ends(metadata: Any) -> list[int]:

@@ -108,7 +108,7 @@ def read_index(shard: OpenShard, *, storage: str, dim: int, skips_missing: bool)
         with shard.open_parquet() as file:
             _check_form(shard.path, file.schema_arrow, storage, dim)
             index = _make_index(shard, file, storage, dim, skips_missing)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise OutputError(f"{shard.path}: expected a Parquet shard, got: {error}") from error
     check_stamp(shard, index.stamp)
     return index

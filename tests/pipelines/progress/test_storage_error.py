@@ -69,3 +69,10 @@ def test_a_later_run_of_the_job_goes_on_from_the_report() -> None:
     store.replace(REPORT, report.to_json().encode())
     assert read_storage_error(store, "f") == of(0.1, 0.2)
     assert read_storage_error(store, "g") == StorageError()
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+def test_numbers_that_are_none_when_they_are_read_are_the_worst_and_not_exact(lost: float) -> None:
+    found = of(0.0, 0.5, lost)
+    assert (found.quantile(0.3), found.quantile(0.5), found.quantile(0.99), found.worst) == (0, 0.5, math.inf, math.inf)
+    assert show_error(found.worst) == "inf %"

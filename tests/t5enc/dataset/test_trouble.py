@@ -16,7 +16,7 @@ import torch
 from t5enc import EmbeddingDataset
 from t5enc.dataset.shards import process
 from t5enc.errors import OutputError
-from t5enc.storage import PREFIX
+from t5enc.storage import METADATA_KEY, PREFIX
 from tests.t5enc.dataset.outputs import Shard, write_output
 
 SHARDS = [Shard(lengths=[3, 1, 9, 2, 8]), Shard(lengths=[4, None, 6], first_row=5)]
@@ -67,6 +67,24 @@ def test_a_torn_shard_is_an_error_by_name(tmp_path: Path, shard: Path, size: int
         EmbeddingDataset(tmp_path)[0]
     with pytest.raises(OutputError, match=f"{shard.name}: expected a Parquet shard"):
         EmbeddingDataset(tmp_path, columns=["id"])
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"{}"])
+def test_a_shard_whose_metadata_is_damaged_is_an_error_by_name_or_read(shard: Path, content: bytes) -> None:
+    folder = shard.parents[2]
+    expected = EmbeddingDataset(folder)[0]
+    table = pq.read_table(shard)
+    pq.write_table(table.replace_schema_metadata({METADATA_KEY: content}), shard)
+    if content == b"{}":
+        assert torch.equal(EmbeddingDataset(folder)[0].embedding, expected.embedding)
+    else:
+        with pytest.raises(OutputError, match=f"{shard.name}: expected a Parquet shard, got"):
+            EmbeddingDataset(folder)[0]
+
+
+def test_a_shard_as_an_output_is_an_error_by_name(shard: Path) -> None:
+    with pytest.raises(OutputError, match="expected the output of a t5enc job"):
+        EmbeddingDataset(shard)
 
 
 def test_a_shard_that_is_gone_is_an_error_by_name(tmp_path: Path, shard: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,6 +52,18 @@ def test_rows_that_another_tool_wrote_again_are_not_those_of_the_footer(tmp_path
 def test_a_footer_that_is_damaged_says_nothing(tmp_path: Path, content: bytes) -> None:
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({ROWS_KEY: content}), tmp_path / "x")
     assert unpack_rows(pq.read_metadata(tmp_path / "x")) is None
+
+
+@given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_no_footer_says_anything_else_when_a_bit_of_it_has_turned(
+    tmp_path_factory: pytest.TempPathFactory, place: int, bit: int
+) -> None:
+    folder = tmp_path_factory.mktemp("out")
+    metadata = pq.read_metadata(write(folder, [1, None, 5, 9]))
+    packed = bytearray(base64.b64decode(metadata.metadata[ROWS_KEY]))
+    packed[place % len(packed)] ^= 1 << bit
+    damaged = SimpleNamespace(metadata={ROWS_KEY: base64.b64encode(packed)})
+    assert unpack_rows(damaged) is None
 
 
 def test_a_shard_of_no_rows_has_none_to_tell_of(tmp_path: Path) -> None:
