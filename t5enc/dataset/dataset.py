@@ -108,6 +108,11 @@ class EmbeddingDataset:
         """Tokens of a dropped row; None where it has as many as before, or no row can be dropped."""
         return None if self._null is None or self._null.rows is None else len(self._null.rows)
 
+    @property
+    def max_lengths(self) -> list[Any]:
+        """The tokens that each output's captions were cut to."""
+        return [job["identity"].get("max_length") for job in self.jobs]
+
     @cached_property
     def numbering(self) -> str:
         """Letters that tell which rows have which numbers: the same for all outputs of the same captions."""

@@ -160,4 +160,11 @@ class EmbeddingSampler:
     def _list_options(self) -> dict[str, Any]:
         """All that the sequence of batches depends on but the seed."""
         data = {"data": getattr(self._data, "numbering", None), "row_groups": self._samples.digest()}
-        return asdict(self._cut) | self._draws.list_values() | data
+        return asdict(self._cut) | self._draws.list_values() | data | {"lengths": self._list_lengths()}
+
+    def _list_lengths(self) -> dict[str, Any] | None:
+        """What tells which tokens batches are cut by; None where they are cut by none."""
+        if self._cut.batch_tokens is None and self._cut.bucket_rows is None:
+            return None
+        names = ("pad_to", "max_lengths", *(("null_tokens",) if self._draws.dropout else ()))
+        return {name: getattr(self._data, name, None) for name in names}

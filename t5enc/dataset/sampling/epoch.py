@@ -26,7 +26,8 @@ ORDER, BATCHES, CAPTIONS, DROPOUT = range(4)
 class Measured(Columns, Protocol):
     """A data set of N rows, which is asked for no more than the options want.
 
-    It may have `pad_to`, S of every batch, `null_tokens` of a dropped row, and a digest of its `numbering`.
+    It may have `pad_to`, S of every batch, `null_tokens` of a dropped row, a digest of its `numbering`, and the
+    `max_lengths` that captions were cut to.
     """
 
     def lengths(self, rows: Rows | None = None) -> NDArray[np.int32]:

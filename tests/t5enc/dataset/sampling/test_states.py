@@ -52,6 +52,19 @@ def test_a_state_of_an_order_of_other_row_groups_is_refused_by_name() -> None:
         other[0].load_state_dict(first[0].state_dict())
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 2, "bucket_rows": 4}, {"batch_tokens": 9}], ids=str)
+def test_a_state_of_other_lengths_is_refused_by_name_where_batches_are_cut_by_them(options: Options) -> None:
+    """The same place would be after other rows: some would come twice, and others never."""
+    for name, value in {"pad_to": 7, "max_lengths": [512], "null_tokens": 3}.items():
+        data, other = StandIn([1] * 5), StandIn([1] * 5)
+        setattr(other, name, value)
+        dropout = {"dropout": 0.5}
+        state = EmbeddingSampler(data, **options, **dropout).state_dict()
+        with pytest.raises(ConfigError, match=f"expected one made with lengths=.*'{name}': "):
+            EmbeddingSampler(other, **options, **dropout).load_state_dict(state)
+        EmbeddingSampler(other, batch_size=2).load_state_dict(EmbeddingSampler(data, batch_size=2).state_dict())
+
+
 def test_equal_weights_are_the_same_however_they_are_given() -> None:
     data = make_captions([3] * 5)
     state = EmbeddingSampler(data, batch_size=2, group_by="row", weights=[1, 2, 3]).state_dict()
