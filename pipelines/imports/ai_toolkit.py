@@ -56,5 +56,6 @@ class AiToolkitCache:
         caption = cache.parent / f"{stem}{self.ending}"
         texts = [""]
         with contextlib.suppress(FileNotFoundError, IsADirectoryError, UnicodeDecodeError):
-            texts.append(self.trainer.make_text(caption.read_text(encoding="utf-8").strip()))
+            found = caption.read_text(encoding="utf-8")
+            texts += [self.trainer.make_text(text) for text in (found.strip(), found)]
         return next((text for text in texts if hash_caption(text, self.trainer.arch) == mark), None)

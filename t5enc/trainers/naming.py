@@ -99,7 +99,7 @@ class _Naming:
             return False
         if (reason := self.format_.check_caption(caption, self.given)) is not None:
             self.texts.add(f"row {caption.row}, {caption.text[:80]!r}: {reason}")
-        self.digests += _digest(name, caption.text, caption.row)
+        self.digests += _digest(self.target.find_key(name), caption.text, caption.row)
         state = self.target.look(name, self.format_.measure_file(caption, self.given), part)
         if state == "foreign" and not self.target.overwrite:
             self.foreign.add(name)

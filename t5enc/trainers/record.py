@@ -25,6 +25,7 @@ from t5enc.errors import OutputError
 FOLDER = ".t5enc-export"
 # A line for each run that wrote: when it began, and the name of its record.
 RUNS = "runs"
+CLOCK = "clock"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -33,7 +34,8 @@ class Record:
     """What a run starts from: when it and those before it began, and since when files are whole, in nanoseconds.
 
     `path` is where that stands, `content` what is exported and how. `runs` are those before, with the stem of whose
-    record it was. `parts` has since when the output holds each of its parts as it is.
+    record it was. `parts` has since when the output holds each of its parts as it is. `folds_case` is
+    whether the folder's disk takes names for one that differ in case alone.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Record:
     trusted: int
     runs: Sequence[tuple[int, str]]
     parts: dict[str, int]
+    folds_case: bool
 
     def owns(self, written: int) -> bool:
         """Whether what was written then is this export's."""
@@ -112,7 +115,8 @@ def open_record(folder: Path, content: Mapping[str, Any]) -> Record:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         trusted, parts = now, {}
     runs = read_runs(folder / FOLDER / RUNS)
-    return Record(path=path, content=content, now=now, trusted=trusted, runs=runs, parts=parts)
+    folds = (folder / FOLDER / CLOCK.upper()).exists()
+    return Record(path=path, content=content, now=now, trusted=trusted, runs=runs, parts=parts, folds_case=folds)
 
 
 def read_runs(path: Path) -> list[tuple[int, str]]:
@@ -129,7 +133,7 @@ def read_boot() -> str:
 
 def _read_clock(folder: Path) -> int:
     """Now, as the folder's disk has it."""
-    probe = folder / FOLDER / "clock"
+    probe = folder / FOLDER / CLOCK
     with _explained(probe):
         probe.write_bytes(b"")
         os.utime(probe)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from t5enc.errors import OutputError
 from t5enc.trainers.record import Record
 
 # `unsure` is an export's own file that may be torn or old, `foreign` somebody else's.
@@ -21,12 +23,18 @@ class Target:
     record: Record
     overwrite: bool = False
 
+    def find_key(self, name: str) -> str:
+        """What two names have in common that are one file here: on some disks those that differ in case alone."""
+        return unicodedata.normalize("NFC", name).casefold() if self.record.folds_case else name
+
     def look(self, name: str, size: int | None, part: str) -> State:
         """What a file is that should have `size` bytes (None: nobody knows), and is of that part of the output."""
         try:
             found = os.stat(self.folder / name)
         except (FileNotFoundError, NotADirectoryError):
             return "missing"
+        except OSError as error:
+            raise OutputError(f"{self.folder / name}: expected a place that can be looked at, got {error}") from error
         if not self.record.owns(found.st_mtime_ns):
             return "foreign"
         if found.st_mtime_ns < max(self.record.trusted, self.record.parts[part]):
@@ -39,6 +47,8 @@ class Target:
             found = (self.folder / name).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return "missing"
+        except OSError as error:
+            raise OutputError(f"{self.folder / name}: expected a file that can be read, got {error}") from error
         if not self.record.owns((self.folder / name).stat().st_mtime_ns):
             return "foreign"
         return "whole" if found == content else "unsure"

@@ -84,10 +84,17 @@ def test_a_caption_that_is_no_text_is_none(tmp_path: Path, made: Written) -> Non
     images = tmp_path / "set"
     export_embeddings("ai-toolkit", made.folder, images, options={"arch": "wan21"})
     for path, caption in zip(made.paths, made.captions, strict=True):
-        (images / path).with_suffix(".txt").write_text(caption, encoding="utf-8")
+        (images / path).with_suffix(".txt").write_text(f"{caption}\n", encoding="utf-8")
     (images / made.paths[3]).with_suffix(".txt").write_bytes(b"\xff")
     done = import_cache(open_reader("ai-toolkit", {"arch": "wan21"}), images, str(tmp_path / "in"))
     assert (done.rows, dict(done.left_out)) == (3, {"not of the caption in the .txt beside its image": 1})
+
+
+def test_a_caption_that_the_trainer_did_not_strip_is_found_as_well(tmp_path: Path) -> None:
+    made = write_output(tmp_path / "line", ["a fox\n"])
+    export_embeddings("ai-toolkit", made.folder, tmp_path / "set", options={"arch": "wan21"})
+    (tmp_path / "set" / made.paths[0]).with_suffix(".txt").write_text("a fox\n", encoding="utf-8")
+    assert import_errors("ai-toolkit", tmp_path / "set", tmp_path / "in", {"arch": "wan21"}) == []
 
 
 def test_captions_of_a_file_of_windows_are_lines_as_well(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from t5enc.errors import ConfigError, OutputError
 from t5enc.trainers import export_embeddings
 from t5enc.trainers.files import name_aside, write_file
-from t5enc.trainers.record import FOLDER, RUNS, hold, open_record
+from t5enc.trainers.record import CLOCK, FOLDER, RUNS, hold, open_record
 from tests.t5enc.trainers.outputs import write_output
 from tests.t5enc.trainers.test_export import CAPTIONS, list_files
 
@@ -127,6 +127,15 @@ def test_a_damaged_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
     shard.write_bytes(content)
     with pytest.raises(OutputError, match=f"{shard.name}: expected rows of a Parquet shard"):
         export_embeddings("musubi", made.folder, tmp_path / "cache")
+
+
+def test_names_that_differ_in_case_alone_are_one_where_the_disk_says_so(tmp_path: Path) -> None:
+    made = write_output(tmp_path / "out", ["a", "b"], ["A.jpg", "a.jpg"])
+    assert export_embeddings("musubi", made.folder, tmp_path / "one").files == 2
+    (tmp_path / "two" / FOLDER).mkdir(parents=True)
+    (tmp_path / "two" / FOLDER / CLOCK.upper()).touch()  # as it is found on such a disk
+    with pytest.raises(OutputError, match=r"'A_wan_te.safetensors' of row 0 \('a'\) and row 1"):
+        export_embeddings("musubi", made.folder, tmp_path / "two")
 
 
 def test_a_disk_that_is_full_for_the_record_is_told_of(tmp_path: Path) -> None:
