@@ -120,7 +120,10 @@ def open_record(folder: Path, content: Mapping[str, Any]) -> Record:
 
 
 def read_runs(path: Path) -> list[tuple[int, str]]:
-    """When runs began, and whose they were, by time, which may have been set back; a line that was cut is of a run that wrote nothing."""
+    """When runs began, and whose they were, by time, which may have been set back.
+
+    A line that was cut is of a run that wrote nothing.
+    """
     lines = path.read_text(encoding="ascii").splitlines() if path.exists() else []
     found = (line.split() for line in lines)
     return sorted((int(words[0]), words[1]) for words in found if len(words) == 2)
