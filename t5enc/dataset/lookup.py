@@ -178,9 +178,9 @@ def group_rows(rows: Rows, by: str) -> Groups:
 
 def _number_values(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """A number from 0 for each value, in the order in which they come first; a null has its own, and so has a NaN."""
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_nan(column), None, column)
     try:
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
         encoded = column.dictionary_encode().unify_dictionaries()
     except pa.ArrowException as error:
         raise InputError(f"groups: expected a column of single values, got {column.type}") from error

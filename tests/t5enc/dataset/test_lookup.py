@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from t5enc import EmbeddingDataset
@@ -104,6 +108,15 @@ def test_rows_of_one_value_belong_together(folder: Path) -> None:
     assert [[values[row] for row in rows] for rows in members] == [
         [value] * values.count(value) for value in dict.fromkeys(values)
     ]
+
+
+def test_rows_without_a_number_do_not_belong_together(tmp_path: Path) -> None:
+    shard = tmp_path / write_output(tmp_path, [Shard(lengths=[1] * 6)])[0]
+    numbers = pa.array([2.0, math.nan, 2.0, math.nan, None, None])
+    pq.write_table(pq.read_table(shard).append_column("number", numbers), shard)
+    groups = EmbeddingDataset(tmp_path).groups("number")
+    members = [groups.rows[first:last].tolist() for first, last in itertools.pairwise(groups.offsets)]
+    assert sorted(members) == [[0, 2], [1], [3], [4], [5]]
 
 
 def test_the_same_key_in_two_outputs_is_an_error_by_name(tmp_path: Path) -> None:
