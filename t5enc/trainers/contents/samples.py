@@ -29,7 +29,10 @@ def check_member(extension: str, dtype: str) -> None:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     if extension == "npy" and getattr(torch, dtype) not in TYPES:
-        raise ConfigError("dtype: expected float16 or float32 for npy, which has no bfloat16, got bfloat16")
+        raise ConfigError(
+            "dtype: expected float16 or float32 for npy, which has no bfloat16, got bfloat16; --option dtype=float32 "
+            "loses nothing, --option member=safetensors keeps bfloat16"
+        )
 
 
 def make_sample(extension: str, values: Tensor, length: int) -> Pieces:

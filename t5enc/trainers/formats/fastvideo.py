@@ -52,7 +52,7 @@ class FastVideo:
     since_1843: bool = False
 
     name: ClassVar[str] = "fastvideo"
-    recipes: ClassVar[tuple[Recipe, ...]] = (replace(WAN, name="fastvideo", clean="none"),)
+    recipes: ClassVar[tuple[Recipe, ...]] = (replace(WAN, name="wan with clean: none", clean="none"),)
     needs_path: ClassVar[bool] = True
     more_columns: ClassVar[tuple[str, ...]] = ()
 

@@ -52,7 +52,12 @@ class PixArt:
     @property
     def recipes(self) -> tuple[Recipe, ...]:
         """Without cleaning."""
-        plain = replace(PIXART_ALPHA, name="pixart_trainer", clean="none", max_length=self.max_length)
+        plain = replace(
+            PIXART_ALPHA,
+            name="pixart_sigma with clean: none",
+            clean="none",
+            max_length=self.max_length,
+        )
         return (plain,)
 
     def check_caption(self, caption: Caption, given: Given) -> str | None:

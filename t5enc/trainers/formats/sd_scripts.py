@@ -177,7 +177,9 @@ def list_recipes(recipe: Recipe, length: int, *, applies_mask: bool) -> tuple[Re
     """Without a mask pads are tokens like others; with one their rows are computed unseen, or left out as zeros."""
     if not applies_mask:
         return (replace(recipe, max_length=length, longest=None),)
-    masked = replace(recipe, name=f"{recipe.name}_masked", max_length=length, longest=None, attends_pads=False)
+    masked = replace(
+        recipe, name=f"{recipe.name} with attends_pads: false", max_length=length, longest=None, attends_pads=False
+    )
     return replace(masked, rows="all"), replace(masked, rows="real")
 
 

@@ -138,7 +138,8 @@ def test_the_loader_fails_at_rows_without_an_embedding(tmp_path: Path) -> None:
 def test_the_trainer_does_not_clean_captions() -> None:
     check_recipe(FastVideo(), make_given(PLAIN))
     with pytest.raises(
-        OutputError, match=r"fastvideo: expected recipe fastvideo at 512, got wan at 512 .clean: expected none, got wan"
+        OutputError,
+        match=r"fastvideo: expected recipe wan with clean: none at 512, got wan at 512 .clean: expected none, got wan",
     ):
         check_recipe(FastVideo(), make_given(WAN))
 

@@ -66,7 +66,7 @@ def test_a_file_has_the_bytes_of_the_trainers_own_call() -> None:
 
 @pytest.mark.parametrize("recipe", [RECIPES["pixart_sigma"], RECIPES["wan"], replace(PLAIN, max_length=120)])
 def test_an_output_of_another_recipe_is_refused(recipe: object) -> None:
-    with pytest.raises(OutputError, match=r"pixart: expected recipe pixart_trainer at 300"):
+    with pytest.raises(OutputError, match=r"pixart: expected recipe pixart_sigma with clean: none at 300"):
         check_recipe(PixArt(), make_given(recipe))  # type: ignore[arg-type]
 
 

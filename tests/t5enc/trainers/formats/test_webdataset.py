@@ -147,7 +147,9 @@ def test_an_output_without_a_recipe_is_taken(tmp_path: Path) -> None:
     content["identity"]["recipe"] = None
     job.write_text(json.dumps(content))
     export_embeddings("webdataset", made.folder, tmp_path / "tars", options={"member": "pth"})
-    with pytest.raises(OutputError, match=r"pixart: expected recipe \w+, got a job with --recipe none"):
+    with pytest.raises(
+        OutputError, match=r"pixart: expected recipe pixart_sigma with clean: none, got a job with --recipe none"
+    ):
         export_embeddings("pixart", made.folder, tmp_path / "npz")
 
 
