@@ -1,21 +1,23 @@
 """MosaicML's MDS, in an interpreter of its own: mosaicml-streaming does not stand numpy and transformers of today.
 
 PYTHON benchmarks/readers/mds.py write TARS FOLDER           from tars with a member .npy a sample
-PYTHON benchmarks/readers/mds.py read FOLDER ORDER BATCH COLD LIMIT    ORDER is `sequential` or `random`
+PYTHON benchmarks/readers/mds.py read FOLDER ORDER BATCH COLD LIMIT SKIP    ORDER is `sequential` or `random`
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from meter import Meter, evict  # type: ignore[import-not-found]
+from meter import evict, measure  # type: ignore[import-not-found]
 from streaming import MDSWriter, StreamingDataset  # type: ignore[import-not-found]
 
 COLUMNS = {"tokens": "int", "t5": "bytes"}
@@ -31,7 +33,7 @@ def write(tars: Path, folder: str) -> None:
                     writer.write({"tokens": len(values), "t5": values.tobytes()})
 
 
-def read(folder: str, order: str, size: int, is_cold: bool, limit: int) -> dict[str, Any]:
+def read(folder: str, order: str, size: int, is_cold: bool, limit: int, skip: int) -> dict[str, Any]:
     """What it costs to have all rows, or so many, in padded batches."""
     data = StreamingDataset(local=folder, shuffle=False, batch_size=size)
     numbers = list(range(len(data)))
@@ -39,18 +41,15 @@ def read(folder: str, order: str, size: int, is_cold: bool, limit: int) -> dict[
         random.Random(0).shuffle(numbers)
     if is_cold:
         evict(path for path in Path(folder).rglob("*") if path.is_file())
-    meter, rows, total = Meter(), 0, 0
     source = iter(data) if order == "sequential" else (data[number] for number in numbers)
-    batch: list[np.ndarray] = []
-    for sample in source:
-        batch.append(np.frombuffer(sample["t5"], np.float16).reshape(sample["tokens"], -1))
-        rows, total = rows + 1, total + len(sample["t5"])
-        if len(batch) == size:
-            pad(batch)
-            batch = []
-        if rows == limit:
-            break
-    return meter.stop(rows, total)
+    return measure(pad_all(source, size), skip=skip, limit=limit)
+
+
+def pad_all(source: Iterator[dict[str, Any]], size: int) -> Iterator[tuple[int, int]]:
+    """Rows and bytes of each batch that was padded."""
+    while samples := list(itertools.islice(source, size)):
+        pad([np.frombuffer(sample["t5"], np.float16).reshape(sample["tokens"], -1) for sample in samples])
+        yield len(samples), sum(len(sample["t5"]) for sample in samples)
 
 
 def pad(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -66,5 +65,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(Path(sys.argv[2]), sys.argv[3])
     else:
-        _, _, folder, order, size, cold, limit = sys.argv
-        print(json.dumps(read(folder, order, int(size), cold == "1", int(limit))))
+        _, _, folder, order, size, cold, limit, skip = sys.argv
+        print(json.dumps(read(folder, order, int(size), cold == "1", int(limit), int(skip))))

@@ -20,26 +20,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.readers.meter import Meter, evict
+from benchmarks.readers.meter import evict, measure
 from benchmarks.readers.written import DIM, list_files
 
 Row = NDArray[np.float16]
-# Rows of a batch.
-SIZE = 8
-# Rows of the order that are sorted by length at a time.
-BUCKET = 512
+# Batches of the order that are sorted by length at a time.
+BUCKET = 32
 BYTES = "text_embedding_bytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A reader's name, the folder it reads, whether from the disk, the seed of its order, and how many rows at most."""
+    """A reader's name, the folder it reads, whether from the disk, the seed of its order, and how many rows at most.
+
+    Batches are of `size` rows. The first `skip` rows are read before the clock starts.
+    """
 
     reader: str
     folder: str
+    size: int
     is_cold: bool = False
     seed: int = 0
     limit: int = sys.maxsize
+    skip: int = 0
     threads: int = 4
 
 
@@ -49,24 +52,24 @@ def main() -> None:
     batches = READERS[task.reader](task)
     if task.is_cold:
         evict(list_files(Path(task.folder)))
-    meter, rows, size = Meter(), 0, 0
-    for count, read in batches:
-        rows, size = rows + count, size + read
-        if rows >= task.limit:
-            break
-    print(json.dumps(meter.stop(rows, size)))
+    print(json.dumps(measure(batches, skip=task.skip, limit=task.limit)))
 
 
-def _open_ours(**options: Any) -> Callable[[Task], Iterator[tuple[int, int]]]:
+def _open_ours(
+    *, by_length: bool = False, threads: int | None = None, **options: Any
+) -> Callable[[Task], Iterator[tuple[int, int]]]:
     """EmbeddingDataset by the batches of a sampler with these options; both are opened before the clock starts."""
 
     def read(task: Task) -> Iterator[tuple[int, int]]:
         from t5enc.dataset.dataset import EmbeddingDataset
         from t5enc.dataset.sampler import EmbeddingSampler
 
-        data = EmbeddingDataset(task.folder, threads=task.threads)
+        data = EmbeddingDataset(task.folder, threads=threads or task.threads)
         data.lengths()
-        sampler = EmbeddingSampler(data, seed=task.seed, rank=0, world_size=1, batch_size=SIZE, **options)
+        window = BUCKET * task.size if by_length else None
+        sampler = EmbeddingSampler(
+            data, seed=task.seed, rank=0, world_size=1, batch_size=task.size, bucket_rows=window, **options
+        )
         return _count(map(data.__getitems__, sampler))
 
     return read
@@ -80,7 +83,7 @@ def _read_ahead(task: Task) -> Iterator[tuple[int, int]]:
 
     data = EmbeddingDataset(task.folder, threads=task.threads)
     data.lengths()
-    sampler = EmbeddingSampler(data, seed=task.seed, rank=0, world_size=1, batch_size=SIZE)
+    sampler = EmbeddingSampler(data, seed=task.seed, rank=0, world_size=1, batch_size=task.size)
     return _count(EmbeddingLoader(data, sampler))
 
 
@@ -103,7 +106,7 @@ def _read_groups_at_random(task: Task) -> Iterator[tuple[int, int]]:
     ]
     random.Random(task.seed).shuffle(places)
     rows = (file.read_row_group(group, columns=[BYTES])[BYTES][row].as_buffer() for file, group, row in places)
-    return _pad_all(map(_view, rows))
+    return _pad_all(map(_view, rows), task.size)
 
 
 def _read_groups(task: Task) -> Iterator[tuple[int, int]]:
@@ -112,7 +115,7 @@ def _read_groups(task: Task) -> Iterator[tuple[int, int]]:
 
     files = (pq.ParquetFile(path) for path in sorted(Path(task.folder).rglob("*.parquet")))
     groups = (file.read_row_group(group, columns=[BYTES]) for file in files for group in range(file.num_row_groups))
-    return _pad_all(_view(value.as_buffer()) for group in groups for value in group[BYTES])
+    return _pad_all((_view(value.as_buffer()) for group in groups for value in group[BYTES]), task.size)
 
 
 def _stream_datasets(task: Task) -> Iterator[tuple[int, int]]:
@@ -121,7 +124,7 @@ def _stream_datasets(task: Task) -> Iterator[tuple[int, int]]:
 
     paths = [str(path) for path in sorted(Path(task.folder).rglob("*.parquet"))]
     data = load_dataset("parquet", data_files=paths, streaming=True, split="train", columns=[BYTES])
-    return _pad_all(_view(row[BYTES]) for row in data)
+    return _pad_all((_view(row[BYTES]) for row in data), task.size)
 
 
 def _read_tars(task: Task) -> Iterator[tuple[int, int]]:
@@ -130,15 +133,15 @@ def _read_tars(task: Task) -> Iterator[tuple[int, int]]:
 
     paths = [str(path) for path in sorted(Path(task.folder).glob("*.tar"))]
     samples = webdataset.WebDataset(paths, shardshuffle=False)
-    return _pad_all(np.load(io.BytesIO(sample["npy"])) for sample in samples)
+    return _pad_all((np.load(io.BytesIO(sample["npy"])) for sample in samples), task.size)
 
 
 def _view(data: Any) -> Row:
     return np.frombuffer(data, np.float16).reshape(-1, DIM)
 
 
-def _pad_all(rows: Iterator[Row]) -> Iterator[tuple[int, int]]:
-    while batch := list(islice(rows, SIZE)):
+def _pad_all(rows: Iterator[Row], size: int) -> Iterator[tuple[int, int]]:
+    while batch := list(islice(rows, size)):
         pad_rows(batch)
         yield len(batch), sum(row.nbytes for row in batch)
 
@@ -154,7 +157,8 @@ def pad_rows(rows: list[Row]) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
 
 READERS: Mapping[str, Callable[[Task], Iterator[tuple[int, int]]]] = {
     "t5enc, random": _open_ours(),
-    "t5enc, random, by length": _open_ours(bucket_rows=BUCKET),
+    "t5enc, random, one thread": _open_ours(threads=1),
+    "t5enc, random, by length": _open_ours(by_length=True),
     "t5enc, whole row groups mixed": _open_ours(order="row_groups"),
     "t5enc, in order": _open_ours(order="sequential"),
     "t5enc, random, read ahead": _read_ahead,

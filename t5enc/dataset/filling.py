@@ -34,13 +34,22 @@ class Null:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filling:
-    """A batch while it is filled: `flat` (B, bytes of S tokens) is the memory of `padded` (B, S, M)."""
+    """A batch while it is filled: `flat` (B, bytes of S tokens) is the memory of `padded` (B, S, M).
+
+    `is_plain` says of each output whether its bytes are numbers as they lie in memory.
+    """
 
     rows: Rows
     located: Located
     padded: Tensor
     flat: NDArray[np.uint8]
     buffers: list[NDArray[np.uint8]]
+    is_plain: list[bool]
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of a token of the batch."""
+        return self.padded.shape[2] * self.padded.itemsize
 
 
 def read_padded(
@@ -82,12 +91,14 @@ def _check_missing(rows: Rows, located: Located, dropped: NDArray[np.bool_]) -> 
 
 def _fill(rows: Rows, located: Located, dropped: NDArray[np.bool_], padded: Tensor, flat: NDArray[np.uint8]) -> None:
     is_wanted = located.is_there & ~dropped
+    is_plain = [find_codec(output.storage).is_plain for output in rows.catalog.outputs]
     filling = Filling(
         rows=rows,
         located=located,
         padded=padded,
         flat=flat,
-        buffers=_make_buffers(rows, located, is_wanted, flat),
+        buffers=_make_buffers(rows.catalog.output_of[located.shards], located, is_plain, is_wanted, flat),
+        is_plain=is_plain,
     )
     for place in np.flatnonzero(~is_wanted).tolist():
         flat[place] = 0
@@ -99,15 +110,17 @@ def _fill(rows: Rows, located: Located, dropped: NDArray[np.bool_], padded: Tens
 
 
 def _make_buffers(
-    rows: Rows, located: Located, is_wanted: NDArray[np.bool_], flat: NDArray[np.uint8]
+    outputs: NDArray[np.int32],
+    located: Located,
+    is_plain: list[bool],
+    is_wanted: NDArray[np.bool_],
+    flat: NDArray[np.uint8],
 ) -> list[NDArray[np.uint8]]:
     """Where each row's bytes go: into the batch as they are, or beside it to be decoded."""
-    plain = [find_codec(output.storage).is_plain for output in rows.catalog.outputs]
-    of_output = rows.catalog.output_of[located.shards]
     return [
-        flat[place, :size] if plain[output] or not wanted else np.empty(size, np.uint8)
+        flat[place, :size] if is_plain[output] or not wanted else np.empty(size, np.uint8)
         for place, (size, output, wanted) in enumerate(
-            zip(located.sizes.tolist(), of_output.tolist(), is_wanted.tolist(), strict=True)
+            zip(located.sizes.tolist(), outputs.tolist(), is_wanted.tolist(), strict=True)
         )
     ]
 
@@ -170,13 +183,13 @@ def _read_rows(filling: Filling, shard: int, group: int, places: NDArray[np.int6
 
 def _finish(filling: Filling, places: Sequence[int] | NDArray[np.int64]) -> None:
     """Decode what was read beside the batch, and set pads to zero."""
-    located, catalog = filling.located, filling.rows.catalog
-    width = filling.flat.shape[1] // filling.padded.shape[1]
-    for place in np.asarray(places).tolist():
-        tokens = int(located.tokens[place])
-        if not find_codec(catalog.find_output(int(located.shards[place])).storage).is_plain:
-            _decode(filling, place, filling.padded[place, :tokens])
-        filling.flat[place, tokens * width :] = 0
+    numbers = np.asarray(places)
+    tokens, outputs = filling.located.tokens[numbers], filling.rows.catalog.output_of[filling.located.shards[numbers]]
+    width, is_plain = filling.token_bytes, filling.is_plain
+    for place, count, output in zip(numbers.tolist(), tokens.tolist(), outputs.tolist(), strict=True):
+        if not is_plain[output]:
+            _decode(filling, place, filling.padded[place, :count])
+        filling.flat[place, count * width :] = 0
 
 
 def _decode(filling: Filling, place: int, out: Tensor) -> None:

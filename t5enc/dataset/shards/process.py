@@ -27,8 +27,8 @@ GROUP_BYTES = 256 << 20
 COLUMN_BYTES = 256 << 20
 # A store answers late, and several requests at once.
 REQUESTS_PER_THREAD = 4
-# A thread is worth its start for so many bytes of a disk; of a store, for any.
-SHARE_BYTES = 1 << 20
+# Another thread is worth its start for so many bytes of a disk; of a store, for any.
+SHARE_BYTES = 4 << 20
 # Tasks of a long list that wait at a time, for each thread.
 AHEAD = 4
 

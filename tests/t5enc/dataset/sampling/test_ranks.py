@@ -52,6 +52,7 @@ def test_an_environment_that_contradicts_itself_is_refused(environment: dict[str
 def report_rank(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     Path(folder, f"rank-{rank}").write_text(repr(find_rank()), encoding="utf-8")
+    torch.distributed.barrier()  # one that leaves while the other still connects ends it
     torch.distributed.destroy_process_group()
 
 

@@ -57,9 +57,9 @@ def test_small_arrays_are_the_allocators_matter() -> None:
 
 def test_a_block_much_too_large_is_left_for_another() -> None:
     memory = BatchMemory()
-    address = find_address(memory.take(40 * SMALLEST))
+    address = find_address(memory.take(80 * SMALLEST))
     assert find_address(memory.take(SMALLEST)) != address
-    assert find_address(memory.take(30 * SMALLEST)) == address
+    assert find_address(memory.take(60 * SMALLEST)) == address
 
 
 def test_what_is_free_is_bounded() -> None:
