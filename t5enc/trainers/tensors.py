@@ -37,7 +37,7 @@ def find_dtype(name: str, among: Sequence[str]) -> torch.dtype:
 def narrow(values: Tensor, dtype: torch.dtype, where: object) -> Tensor:
     """Numbers in another dtype; OutputError with their place where float16 cannot hold one, which would be infinite."""
     made = values.to(dtype)
-    if dtype == torch.float16 and values.dtype != dtype and bool(made.isinf().any()):
+    if dtype == torch.float16 and values.dtype != dtype and made.numel() and any(map(torch.isinf, made.aminmax())):
         raise OutputError(f"{where}: expected numbers that float16 holds, got {values.abs().max().item():g}")
     return made
 
