@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from t5enc.errors import ConfigError, T5encError
 
 logger = logging.getLogger(__name__)
 
+OPTIMIZE = "PYTHONOPTIMIZE"
 # Ray gives its own processes 30 seconds, which a busy machine exceeds.
 TRIES = 3
 # What Ray raises for what it is told, and for what the machine does not give.
@@ -32,7 +33,8 @@ def start_again(start: Callable[[], None], stop: Callable[[], None], *, folder: 
     where = f"what its processes said is in {folder}/session_latest/logs"
     for left in reversed(range(TRIES)):
         try:
-            start()
+            with keeping_docstrings(os.environ):
+                start()
             return
         except Exception as error:  # Ray raises bare ones
             stop()
@@ -42,6 +44,20 @@ def start_again(start: Callable[[], None], stop: Callable[[], None], *, folder: 
             if not left:
                 raise failure(f"{expected} in each of {TRIES} tries: {said}; {where}") from error
             logger.warning("Ray did not start, trying again: %s", said)
+
+
+@contextmanager
+def keeping_docstrings(environ: MutableMapping[str, str]) -> Iterator[None]:
+    """Within it processes that are started know nothing of PYTHONOPTIMIZE.
+
+    With 2 there are no docstrings (`python -OO`): Ray's agents, which add to some, end at once, and their node with them.
+    """
+    kept = environ.pop(OPTIMIZE, None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            environ[OPTIMIZE] = kept
 
 
 def _is_lasting(error: Exception) -> bool:

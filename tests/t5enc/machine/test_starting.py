@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -85,3 +86,19 @@ def test_what_was_begun_ends_with_what_failed() -> None:
             HalfStarted(ended, is_begun=is_begun)
     assert ended == ["ended"]
     assert HalfStarted.__init__ is begin
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_rays_processes_have_their_docstrings(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    seen: list[str | None] = []
+
+    def start() -> None:
+        seen.append(os.environ.get("PYTHONOPTIMIZE"))
+        if fails:
+            raise ValueError("no such option")
+
+    with contextlib.suppress(ConfigError):
+        start_again(start, lambda: None, folder="/tmp/ray", failure=ServiceError)
+    assert seen == [None]
+    assert os.environ["PYTHONOPTIMIZE"] == "2"
