@@ -22,6 +22,7 @@ from typing import IO, Any
 from pipelines.job import EncodeJob
 from pipelines.nodes.cluster import knock
 from t5enc.errors import DriverError, ExitCode, T5encError
+from t5enc.machine.starting import OPTIMIZE
 from t5enc.machine.streams import explain_lost_output, open_lossy, open_streams
 from t5enc.storage.filesystems import hide_credentials
 
@@ -67,6 +68,8 @@ def _run_child(job: EncodeJob, handlers: dict[signal.Signals, Any]) -> tuple[byt
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=[theirs, terminal],
+        # Ray, and Ray Data as it is imported, add to docstrings.
+        env={name: value for name, value in os.environ.items() if name != OPTIMIZE},
     )
     handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
     os.close(theirs)

@@ -50,7 +50,7 @@ def start_again(start: Callable[[], None], stop: Callable[[], None], *, folder: 
 def keeping_docstrings(environ: MutableMapping[str, str]) -> Iterator[None]:
     """Within it processes that are started know nothing of PYTHONOPTIMIZE.
 
-    With 2 there are no docstrings (`python -OO`): Ray's agents, which add to some, end at once, and their node with them.
+    With 2 there are no docstrings (`python -OO`): Ray's agents, which add to some, end at once, and with them the node.
     """
     kept = environ.pop(OPTIMIZE, None)
     try:

@@ -115,6 +115,11 @@ def test_what_the_driver_says_is_the_exit_code(run_as: RunAs) -> None:
     assert run_as("sys.stdin.buffer.read(1); os.write(status, b'3')") == 3
 
 
+def test_the_driver_has_its_docstrings(run_as: RunAs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    assert run_as("sys.stdin.buffer.read(1); os.write(status, b'%d' % sys.flags.optimize)") == 0
+
+
 def test_the_driver_is_given_the_job(run_as: RunAs) -> None:
     assert run_as("import pickle; job = pickle.load(sys.stdin.buffer); os.write(status, b'%d' % len(job.output))") == 3
 
