@@ -41,7 +41,7 @@ class BatchMemory:
         if block is None:
             block = np.empty(int(size * (1 + SPARE)), np.uint8)
         # Over another object than an array, every view of this array holds the array itself, not what is below it.
-        array = np.frombuffer(memoryview(block), np.uint8)
+        array = np.frombuffer(block.data, np.uint8)
         weakref.finalize(array, self._returned.append, block).atexit = False
         return array[:size]
 
