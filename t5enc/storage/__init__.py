@@ -1,6 +1,7 @@
 """Embeddings in Parquet: the schema of an output row, and the codecs of its bytes.
 
-Names load on first use: the command line lists the codecs, and neither torch nor pyarrow is loaded for that.
+Names of the schema load on first use: the command line lists the codecs, and neither torch nor pyarrow is loaded for
+that.
 """
 
 from __future__ import annotations
@@ -8,22 +9,23 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from t5enc.storage.codecs import (
+    CODECS,
+    STORAGE_DTYPES,
+    Codec,
+    check_storage_dtype,
+    count_tokens,
+    decode_into,
+    find_codec,
+    from_bytes,
+    name_codec,
+    to_bytes,
+    token_bytes,
+    usual_token_bytes,
+    working_dtype,
+)
+
 if TYPE_CHECKING:
-    from t5enc.storage.codecs import (
-        CODECS,
-        STORAGE_DTYPES,
-        Codec,
-        check_storage_dtype,
-        count_tokens,
-        decode_into,
-        find_codec,
-        from_bytes,
-        name_codec,
-        to_bytes,
-        token_bytes,
-        usual_token_bytes,
-        working_dtype,
-    )
     from t5enc.storage.schema import (
         METADATA_KEY,
         NUM_BYTES,
@@ -63,21 +65,8 @@ __all__ = [
     "working_dtype",
 ]
 
-_OF_SCHEMA = (
-    "METADATA_KEY",
-    "NUM_BYTES",
-    "PREFIX",
-    "SCHEMA",
-    "CaptionKeys",
-    "build_keys",
-    "build_table",
-    "column_format",
-    "list_columns",
-    "read_column",
-)
-
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 't5enc.storage' has no attribute {name!r}")
-    return getattr(import_module(f"t5enc.storage.{'schema' if name in _OF_SCHEMA else 'codecs'}"), name)
+    return getattr(import_module("t5enc.storage.schema"), name)
