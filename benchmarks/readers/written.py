@@ -16,11 +16,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipelines.actors.shard_writer import ROW_GROUP_BYTES
 from pipelines.commit.counts import Counts
 from pipelines.commit.manifest import to_parquet
 from pipelines.commit.records import SCHEMA, UnitRecord
-from pipelines.commit.shard_file import GROUP_ROWS, ShardFile, cut_by_size
+from pipelines.commit.shard_file import GROUP_ROWS, ROW_GROUP_BYTES, ShardFile, cut_by_size
 from pipelines.job import FrozenJob, schema_to_text
 from t5enc.embeddings import Embeddings
 from t5enc.storage import CaptionKeys, build_table

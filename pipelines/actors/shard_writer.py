@@ -11,23 +11,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from pipelines.actors.shards import DIED, PreparedUnit
 from pipelines.actors.storage_probe import StorageProbe
 from pipelines.commit.counts import Counts
 from pipelines.commit.records import UnitRecord
-from pipelines.commit.shard_file import GROUP_ROWS, ContentHash, ShardFile, cut_by_size
+from pipelines.commit.shard_file import GROUP_ROWS, ROW_GROUP_BYTES, ContentHash, ShardFile, count_rows, cut_by_size
 from pipelines.inputs.valid_text import mend_texts
 from pipelines.job import FrozenJob
 from t5enc.storage import CaptionKeys, build_keys, build_table, working_dtype
+from t5enc.storage.schema import measure_values
 from t5enc.text_encoder import EncodedTexts
 
 # Twice what units are cut to, so that a unit is one piece.
 PIECE_BYTES = 512 << 20
-# Small enough to read a few captions without the rest, large enough that a disk reads at full speed.
-ROW_GROUP_BYTES = 8 << 20
 # Bytes of a row besides its embedding and what is kept: key, shape, dtype, flags.
 ROW_BYTES = 64
 
@@ -87,8 +85,8 @@ class ShardWriter:
             errors=errors,
         )
         self._hash.add(rows)
-        stored = pa.compute.fill_null(pa.compute.binary_length(rows["text_embedding_bytes"]), 0)
-        sizes = stored.to_numpy() + self._kept_sizes[captions] + ROW_BYTES
+        stored = measure_values(rows["text_embedding_bytes"]).to_numpy()
+        sizes = stored + self._kept_sizes[captions] + ROW_BYTES
         mended = 0
         for group in cut_by_size(sizes, ROW_GROUP_BYTES, GROUP_ROWS):
             kept = self.prepared.batch.keep(slice(captions.start + group.start, captions.start + group.stop))
@@ -98,14 +96,5 @@ class ShardWriter:
         self._count(rows, errors, mended)
 
     def _count(self, rows: pa.Table, errors: list[str | None], mended: int) -> None:
-        bad = sum(error is not None for error in errors)
         self.errors += errors
-        self.counts += Counts(
-            captions=len(errors),
-            encoded=len(errors) - bad,
-            errors=bad,
-            died=errors.count(DIED),
-            truncated=rows["text_embedding_truncated"].to_pylist().count(True),
-            tokens=int(rows["text_embedding_num_tokens"].to_numpy().sum()),
-            mended=mended,
-        )
+        self.counts += replace(count_rows(rows), died=errors.count(DIED), mended=mended)

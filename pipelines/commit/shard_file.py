@@ -16,16 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipelines.commit.counts import Counts
 from pipelines.commit.records import RECORD_KEY, UnitRecord
 from pipelines.job import FrozenJob
 from t5enc.errors import OutputError
 from t5enc.storage import METADATA_KEY, NUM_BYTES, PREFIX, SCHEMA, list_columns
 from t5enc.storage.layout import FORMAT_VERSION
 from t5enc.storage.row_index import ROWS_KEY, copy_rows, pack_rows
+from t5enc.storage.schema import KEYS
 
 BYTES = f"{PREFIX}bytes"
 # Rows of a row group at most: Arrow writes no more of them in one page.
 GROUP_ROWS = 16384
+# Small enough to read a few captions without the rest, large enough that a disk reads at full speed.
+ROW_GROUP_BYTES = 8 << 20
 # A page is as large as its row group.
 PAGE_BYTES = 1 << 30
 
@@ -135,9 +139,20 @@ class ContentHash:
         return self._digest.hexdigest()
 
 
-KEYS = SCHEMA.names[: SCHEMA.names.index(BYTES)]
 # What only some shards have comes last, so that the hash of the others is what it was.
-REST = [*SCHEMA.names[SCHEMA.names.index(BYTES) + 1 :], NUM_BYTES.name]
+REST = [*SCHEMA.names[len(KEYS) + 1 :], NUM_BYTES.name]
+
+
+def count_rows(rows: pa.Table) -> Counts:
+    """What rows of a shard hold, by their columns alone."""
+    bad = len(rows) - rows[f"{PREFIX}error"].null_count
+    return Counts(
+        captions=len(rows),
+        encoded=len(rows) - bad,
+        errors=bad,
+        truncated=rows[f"{PREFIX}truncated"].to_pylist().count(True),
+        tokens=int(rows[f"{PREFIX}num_tokens"].to_numpy().sum()),
+    )
 
 
 def hash_content(table: pa.Table) -> str:

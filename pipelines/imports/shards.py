@@ -6,26 +6,23 @@ L tokens of a caption, M model dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.commit.counts import Counts
 from pipelines.commit.protocol import commit_shard
 from pipelines.commit.records import UnitRecord
-from pipelines.commit.shard_file import GROUP_ROWS, ContentHash, ShardFile, cut_by_size
+from pipelines.commit.shard_file import GROUP_ROWS, ROW_GROUP_BYTES, ContentHash, ShardFile, count_rows, cut_by_size
 from pipelines.imports.cache import CacheReader, Entry
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
 from t5enc.embeddings import Embeddings
 from t5enc.storage import CaptionKeys, build_keys, build_table, working_dtype
-
-ROW_GROUP_BYTES = 8 << 20
 
 
 def commit_unit(
@@ -51,7 +48,7 @@ def commit_unit(
         source=unit.source,
         first_row=unit.first_row,
         content=content.hexdigest(),
-        counts=count(table, errors, lengths),
+        counts=replace(count_rows(table), input_rows=len(rows), longest=int(lengths.max(initial=0))),
     )
     return commit_shard(store, record, shard.finish(record))
 
@@ -91,18 +88,4 @@ def make_table(job: FrozenJob, unit: Unit, rows: Sequence[Tensor], errors: Seque
         storage=job.storage_dtype,
         truncated=np.array(lengths) == job.identity["max_length"],
         errors=errors,
-    )
-
-
-def count(table: pa.Table, errors: Sequence[str | None], lengths: NDArray[np.int64]) -> Counts:
-    """What the shard holds."""
-    bad = sum(error is not None for error in errors)
-    return Counts(
-        input_rows=len(errors),
-        captions=len(errors),
-        encoded=len(errors) - bad,
-        errors=bad,
-        truncated=table["text_embedding_truncated"].to_pylist().count(True),
-        tokens=int(lengths.sum()),
-        longest=int(lengths.max(initial=0)),
     )

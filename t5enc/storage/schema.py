@@ -78,7 +78,7 @@ def build_table(
         f"{PREFIX}shape": _shape_column(lengths, embeddings.dim, is_null),
         f"{PREFIX}dtype": pa.array([storage], pa.string()).take(pa.array(np.zeros(count, np.int64))),
         f"{PREFIX}num_tokens": pa.array(lengths),
-        NUM_BYTES.name: pa.compute.fill_null(pa.compute.binary_length(values), 0),
+        NUM_BYTES.name: measure_values(values),
         f"{PREFIX}truncated": pa.array(truncated & ~is_null),
         f"{PREFIX}error": pa.array(errors, pa.string()),
     }
@@ -88,6 +88,11 @@ def build_table(
 
 
 KEYS = SCHEMA.names[: SCHEMA.get_field_index(f"{PREFIX}bytes")]
+
+
+def measure_values(values: Any) -> Any:
+    """How many bytes each value of a column of bytes has, 0 for a null."""
+    return pa.compute.fill_null(pa.compute.binary_length(values), 0)
 
 
 def build_keys(keys: CaptionKeys) -> pa.Table:
