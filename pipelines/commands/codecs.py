@@ -30,9 +30,8 @@ def compare_codecs(resolved: ResolvedJob, *, tokens: int, beside: int) -> Table:
     for storage in STORAGE_DTYPES:
         size, error = measure(embeddings, storage)
         total = tokens * size + beside
-        errors = (error.quantile(0.5), error.quantile(0.99), error.worst)
         bits = 8 * size / embeddings.values.shape[1]
-        table.add_row(storage, f"{bits:.4g}", f"{total / 1e9:,.3g}", *map(show_error, errors))
+        table.add_row(storage, f"{bits:.4g}", f"{total / 1e9:,.3g}", *map(show_error, error.summarize().values()))
     return table
 
 

@@ -156,26 +156,30 @@ def write_report(store: Store, report: EncodeReport) -> None:
     store.replace(PAGE, render_page(json.loads(text)).encode())
 
 
-def read_runs(store: Store, fingerprint: str) -> list[dict[str, Any]]:
-    """What earlier runs of this job did, in order, as far as their reports are there; a damaged one tells nothing."""
+def read_report(store: Store, fingerprint: str) -> Any:
+    """What the last run of this job reported, as JSON; None where that is not there, damaged, or of another job."""
     try:
         last = json.loads(store.read(REPORT))
-        if last["job"]["fingerprint"] != fingerprint:
-            return []
+        return last if last["job"]["fingerprint"] == fingerprint else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_runs(last: Any) -> list[dict[str, Any]]:
+    """What earlier runs did, in order, as far as the last one's report tells; a damaged one tells nothing."""
+    try:
         names = ("began", "state", "wall_seconds", "tokens_per_second")
         counts = {name: last["progress"][name] for name in ("captions", "units")}
         return [*last["earlier_runs"], {name: last[name] for name in names} | counts][-MOST_RUNS:]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return []
 
 
-def read_storage_error(store: Store, fingerprint: str) -> StorageError:
-    """What earlier runs of this job have sampled; nothing where no report tells it."""
+def read_storage_error(last: Any) -> StorageError:
+    """What earlier runs have sampled; nothing where the last one's report does not tell it."""
     try:
-        last = json.loads(store.read(REPORT))
-        is_ours = last["job"]["fingerprint"] == fingerprint
-        return StorageError.from_json(last["storage_error"]) if is_ours else StorageError()
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return StorageError.from_json(last["storage_error"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return StorageError()
 
 

@@ -49,10 +49,13 @@ class StorageError:
                 return _LIMITS[bar] if bar in _LIMITS else min(self.worst, 2.0 ** (bar / BARS))
         return self.worst
 
+    def summarize(self) -> dict[str, float]:
+        """The errors that are told, by name."""
+        return {"median": self.quantile(0.5), "p99": self.quantile(0.99), "worst": self.worst}
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in report.json, which the next run of the job reads."""
-        quantiles = {"median": self.quantile(0.5), "p99": self.quantile(0.99), "worst": self.worst}
-        return {"tokens": self.tokens, **quantiles, "bars": self.bars}
+        return {"tokens": self.tokens, **self.summarize(), "bars": self.bars}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> StorageError:
@@ -63,8 +66,7 @@ class StorageError:
     def __str__(self) -> str:
         if not self.worst:
             return f"nothing lost, of {self.tokens:,} tokens sampled"
-        told = {"median": self.quantile(0.5), "p99": self.quantile(0.99), "worst": self.worst}
-        shown = ", ".join(f"{show_error(error)} ({name})" for name, error in told.items())
+        shown = ", ".join(f"{show_error(error)} ({name})" for name, error in self.summarize().items())
         return f"off by {shown} of {self.tokens:,} tokens sampled"
 
 

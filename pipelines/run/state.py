@@ -14,7 +14,7 @@ from pipelines.commit.ownership import find_frozen, refuse_old
 from pipelines.commit.protocol import Commit, begin_commit
 from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
-from pipelines.progress.report import read_runs, read_storage_error
+from pipelines.progress.report import read_report, read_runs, read_storage_error
 from pipelines.progress.storage_error import StorageError
 from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
 from pipelines.run.source_names import note_names
@@ -69,8 +69,8 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
     )
     note_names(store, resolved.files, anew=job.overwrite)
     run = RunState(job, resolved, store, commit, unreadable=dict(resolved.unreadable))
-    run.earlier = read_runs(store, commit.frozen.fingerprint)
-    run.earlier_error = read_storage_error(store, commit.frozen.fingerprint)
+    last = read_report(store, commit.frozen.fingerprint)
+    run.earlier, run.earlier_error = read_runs(last), read_storage_error(last)
     run.rows_before = commit.units.count_rows(commit.records.is_there)
     most = max(actors, (job.actor_range() or (1, 1))[1], job.tokenizer_range()[1])
     run.units_per_span = choose_units_per_span(run, most)

@@ -20,7 +20,7 @@ from pipelines.progress.history import History
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.page import describe_lengths, describe_rates, render_page
 from pipelines.progress.places import PlaceSums
-from pipelines.progress.report import PAGE, REPORT, EncodeReport, read_runs, write_report
+from pipelines.progress.report import PAGE, REPORT, EncodeReport, read_report, read_runs, write_report
 from pipelines.progress.storage_error import StorageError
 from pipelines.stores.store import LocalStore
 from tests.pipelines.run.test_suspects import make_record
@@ -173,14 +173,14 @@ def test_a_page_stays_small_however_much_went_wrong() -> None:
 
 def test_runs_of_the_same_job_are_remembered_and_a_lost_one_is_called_so(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert read_runs(store, "f00d") == []
+    assert read_runs(read_report(store, "f00d")) == []
     write_report(store, make_report(is_finished=False, is_running=True))
-    write_report(store, make_report(earlier_runs=read_runs(store, "f00d")))
-    assert [run["state"] for run in read_runs(store, "f00d")] == ["running", "finished"]
+    write_report(store, make_report(earlier_runs=read_runs(read_report(store, "f00d"))))
+    assert [run["state"] for run in read_runs(read_report(store, "f00d"))] == ["running", "finished"]
     assert "lost, or failed" in Page(store.read(PAGE).decode()).text
-    assert read_runs(store, "another job") == []
+    assert read_runs(read_report(store, "another job")) == []
     store.replace(REPORT, b"{")
-    assert read_runs(store, "f00d") == []
+    assert read_runs(read_report(store, "f00d")) == []
 
 
 def test_rates_add_up_to_what_was_encoded() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.progress.report import EncodeReport, read_storage_error
+from pipelines.progress.report import EncodeReport, read_report, read_storage_error
 from pipelines.progress.storage_error import BARS, StorageError, add_errors, show_error
 from t5enc.storage.layout import REPORT
 from tests.pipelines.commit.memory_store import MemoryStore
@@ -60,15 +60,16 @@ def test_it_is_told_in_words() -> None:
 def test_a_report_that_tells_nothing_is_passed_over(kept: bytes) -> None:
     store = MemoryStore()
     store.replace(REPORT, kept)
-    assert read_storage_error(store, "f") == read_storage_error(MemoryStore(), "f") == StorageError()
+    for there in (store, MemoryStore()):
+        assert read_storage_error(read_report(there, "f")) == StorageError()
 
 
 def test_a_later_run_of_the_job_goes_on_from_the_report() -> None:
     report = EncodeReport(output="out", totals={}, job={"fingerprint": "f"}, storage_error=of(0.1, 0.2))
     store = MemoryStore()
     store.replace(REPORT, report.to_json().encode())
-    assert read_storage_error(store, "f") == of(0.1, 0.2)
-    assert read_storage_error(store, "g") == StorageError()
+    assert read_storage_error(read_report(store, "f")) == of(0.1, 0.2)
+    assert read_storage_error(read_report(store, "g")) == StorageError()
 
 
 @pytest.mark.parametrize("lost", [math.nan, math.inf])
