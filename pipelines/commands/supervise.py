@@ -22,7 +22,7 @@ from typing import IO, Any
 from pipelines.job import EncodeJob
 from pipelines.nodes.cluster import knock
 from t5enc.errors import DriverError, ExitCode, T5encError
-from t5enc.machine.starting import OPTIMIZE
+from t5enc.machine.starting import keeping_docstrings
 from t5enc.machine.streams import explain_lost_output, open_lossy, open_streams
 from t5enc.storage.filesystems import hide_credentials
 
@@ -63,14 +63,13 @@ def _run_child(job: EncodeJob, handlers: dict[signal.Signals, Any]) -> tuple[byt
     """
     ours, theirs = os.pipe()
     terminal = os.dup(2)
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-c", BEGIN, str(theirs), str(terminal)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=[theirs, terminal],
-        # Ray, and Ray Data as it is imported, add to docstrings.
-        env={name: value for name, value in os.environ.items() if name != OPTIMIZE},
-    )
+    with keeping_docstrings(os.environ):  # Ray Data, as it is imported, adds to docstrings, too
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", BEGIN, str(theirs), str(terminal)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[theirs, terminal],
+        )
     handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
     os.close(theirs)
     os.close(terminal)
