@@ -178,12 +178,6 @@ def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> 
             raise OutputError(f"{path}: no column {name!r}; expected one of {', '.join(present)}")
 
 
-def read_manifest_names(filesystem: Any, root: str) -> list[str] | None:
-    """Shards of the manifest in order, or None where the job is not finished."""
-    manifest = read_manifest(filesystem, root)
-    return None if manifest is None else manifest["name"].to_pylist()
-
-
 def read_manifest(filesystem: Any, root: str) -> pa.Table | None:
     """A row a shard in order, with its `name` and those of `COUNTED` that are there; None for an unfinished job."""
     success = _read_json(filesystem, f"{root}/{SUCCESS}")

@@ -61,11 +61,6 @@ def make_end(size: int) -> bytes:
     return bytes(2 * BLOCK + -(size + 2 * BLOCK) % tarfile.RECORDSIZE)
 
 
-def measure_member(size: int) -> int:
-    """Bytes of a member that holds so many."""
-    return BLOCK + size + -size % BLOCK
-
-
 def make_index(shards: Iterable[tuple[str, int]]) -> bytes:
     """The index that wids opens, of tars beside it: their names, and how many samples each has, in order."""
     listed = [{"url": name, "nsamples": samples} for name, samples in shards]

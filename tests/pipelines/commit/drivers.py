@@ -23,7 +23,7 @@ from pipelines.job import FrozenJob
 from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
-from t5enc.output import read_manifest_names
+from t5enc.output import read_manifest
 from t5enc.storage import METADATA_KEY
 from t5enc.storage.layout import JOB, MANIFEST, PLAN, STALE, SUCCESS, is_shard
 from tests.pipelines.commit.memory_store import MemoryStore
@@ -93,10 +93,10 @@ def list_finished(store: MemoryStore) -> list[str] | None:
 @cache
 def _list_finished(success: bytes | None, manifest: bytes | None) -> tuple[str, ...] | None:
     try:
-        names = read_manifest_names(AsFilesystem(_SUCCESS=success, manifest=manifest), "")
+        found = read_manifest(AsFilesystem(_SUCCESS=success, manifest=manifest), "")
     except OutputError:  # a `_SUCCESS` that was damaged
         return None
-    return None if names is None else tuple(names)
+    return None if found is None else tuple(found["name"].to_pylist())
 
 
 def encode(

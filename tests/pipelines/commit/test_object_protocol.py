@@ -16,7 +16,7 @@ from pipelines.stores import retrying
 from pipelines.stores.object_store import ObjectStore
 from pipelines.stores.store import Store, open_store
 from t5enc.errors import JobMismatchError
-from t5enc.output import read_manifest_names
+from t5enc.output import read_manifest
 from t5enc.storage.filesystems import open_filesystem
 from tests.pipelines.commit.drivers import Killed, Mortal
 from tests.pipelines.small_jobs import caption, make_job, make_unit_shard, plan_file, read_captions_of
@@ -76,7 +76,7 @@ def check_whole(proxy: FaultyProxy, store: ObjectStore, names: list[str]) -> Non
     proxy_store = open_store(f"{store.uri}{proxy.query}")
     assert check_output(proxy_store, deep=True) == []
     filesystem, root = open_filesystem(f"{store.uri}?scheme=http&endpoint_override={proxy.target}&region=us-east-1")
-    assert read_manifest_names(filesystem, root) == names
+    assert read_manifest(filesystem, root)["name"].to_pylist() == names
     rows = [row for name in names for row in read_captions_of(proxy_store.read(name)) or ()]
     assert rows == [caption(planned.file.source, 1, row) for planned in FILES for row in range(planned.num_rows)]
 
