@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from t5enc.commands.export import split_pair
+from t5enc.commands.option_files import split_pair
 
 
 def import_cache(

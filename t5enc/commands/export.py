@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from t5enc.errors import ConfigError
+from t5enc.commands.option_files import split_pair
 
 # Those of `t5enc.trainers.registry`, which loads torch.
 NAMES = "musubi, ai-toolkit, simpletuner, pixart, cosmos, sd-scripts-flux, sd-scripts-sd3, fastvideo or webdataset"
@@ -59,11 +59,3 @@ def export(
             ticks=ticks,
         )
     print_report(to, report)
-
-
-def split_pair(pair: str) -> tuple[str, str]:
-    """NAME=VALUE; the value is a text as it stands, and may be empty."""
-    name, separator, value = pair.partition("=")
-    if not separator or not name:
-        raise ConfigError(f"option: expected NAME=VALUE, got {pair!r}")
-    return name.replace("-", "_"), value

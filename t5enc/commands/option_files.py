@@ -32,11 +32,17 @@ def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
     """NAME=VALUE pairs; `true`, `false`, whole numbers and quoted texts as YAML has them, the rest as it is."""
     found: dict[str, Any] = {}
     for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name:
-            raise ConfigError(f"{option}: expected NAME=VALUE, got {pair!r}")
-        found[name.replace("-", "_")] = _parse_scalar(value)
+        name, value = split_pair(pair, option)
+        found[name] = _parse_scalar(value)
     return found
+
+
+def split_pair(pair: str, option: str = "option") -> tuple[str, str]:
+    """NAME=VALUE; the value is a text as it stands, and may be empty."""
+    name, separator, value = pair.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"{option}: expected NAME=VALUE, got {pair!r}")
+    return name.replace("-", "_"), value
 
 
 def _parse_scalar(value: str) -> str | int | bool:

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from t5enc.cli import build_app
 from t5enc.commands import export_progress
-from t5enc.commands.export import NAMES, split_pair
+from t5enc.commands.export import NAMES
 from t5enc.commands.export_progress import format_bytes, show_ticks
+from t5enc.commands.option_files import split_pair
 from t5enc.errors import ConfigError, OutputError
 from t5enc.trainers import FORMATS
 from tests.t5enc.trainers.outputs import write_output
