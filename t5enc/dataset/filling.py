@@ -6,7 +6,7 @@ B rows of a batch, S the padded length, M model dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -22,7 +22,7 @@ from t5enc.dataset.shards.byte_ranges import Wanted, cut_runs, read_run
 from t5enc.dataset.shards.index import name_row
 from t5enc.dataset.shards.row_groups import copy_rows
 from t5enc.errors import OutputError
-from t5enc.storage.codecs import count_tokens, decode_into, find_codec, token_bytes
+from t5enc.storage.codecs import count_tokens, decode_into, find_codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,12 +181,11 @@ def _read_rows(filling: Filling, shard: int, group: int, places: NDArray[np.int6
     _finish(filling, places)
 
 
-def _finish(filling: Filling, places: Sequence[int] | NDArray[np.int64]) -> None:
+def _finish(filling: Filling, places: NDArray[np.int64]) -> None:
     """Decode what was read beside the batch, and set pads to zero."""
-    numbers = np.asarray(places)
-    tokens, outputs = filling.located.tokens[numbers], filling.rows.catalog.output_of[filling.located.shards[numbers]]
+    tokens, outputs = filling.located.tokens[places], filling.rows.catalog.output_of[filling.located.shards[places]]
     width, is_plain = filling.token_bytes, filling.is_plain
-    for place, count, output in zip(numbers.tolist(), tokens.tolist(), outputs.tolist(), strict=True):
+    for place, count, output in zip(places.tolist(), tokens.tolist(), outputs.tolist(), strict=True):
         if not is_plain[output]:
             _decode(filling, place, filling.padded[place, :count])
         filling.flat[place, count * width :] = 0
@@ -197,12 +196,11 @@ def _decode(filling: Filling, place: int, out: Tensor) -> None:
     located, catalog = filling.located, filling.rows.catalog
     shard, data = int(located.shards[place]), filling.buffers[place]
     output = catalog.find_output(shard)
-    size = token_bytes(output.storage, output.dim)
     try:
         found = count_tokens(data, output.storage, output.dim)
         if found != len(out):
             raise OutputError(f"expected the embedding of {len(out)} tokens, got one of {found}")
-        decode_into(data if size is None else data.reshape(-1, size), output.storage, out)
+        decode_into(data, output.storage, out)
     except OutputError as error:
         file_row = int(located.file_rows[place])
         raise OutputError(f"{name_row(catalog.find_path(shard), file_row)}: {error}") from error
