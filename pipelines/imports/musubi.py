@@ -16,8 +16,7 @@ from torch import Tensor
 from pipelines.imports.cache import Entry, Found, list_files
 from t5enc.recipes.families import WAN
 from t5enc.recipes.recipe import Recipe
-
-SUFFIX, KEY, CAPTION = "_wan_te.safetensors", "varlen_t5_", "caption1"
+from t5enc.trainers.formats.musubi import CAPTION, KEY, SUFFIX
 
 
 class MusubiCache:

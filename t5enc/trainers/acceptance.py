@@ -12,6 +12,7 @@ from t5enc.errors import ConfigError, OutputError
 from t5enc.output import OutputFolder
 from t5enc.recipes.cleaning import CLEANERS
 from t5enc.recipes.recipe import Recipe
+from t5enc.storage.codecs import CODECS
 from t5enc.trainers.format import Caption, Format, Given
 
 # What the rows of a caption depend on; masks, widths and the null prompt are the trainer's own.
@@ -29,7 +30,7 @@ COMPUTED = (
 )
 SPACES = re.compile(" +")
 # Codecs that give back the very numbers, or those numbers rounded to another format of 16 bits.
-LOSSLESS = ("bfloat16", "float16", "float32", "bf16z", "fp16z")
+LOSSLESS = tuple(name for name, codec in CODECS.items() if codec.is_lossless)
 NO_RECIPE = "none"
 # Python strips it, and sentencepiece gives it a token.
 SEEN_BLANK = "\x85"

@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from t5enc.errors import OutputError
 from t5enc.output import OutputFolder
 from t5enc.trainers.files import write_file
 from t5enc.trainers.format import Given, Pieces
@@ -43,14 +42,8 @@ class Run:
 
 def find_extras(run: Run, extras: Iterable[tuple[str, Pieces]]) -> list[tuple[str, Pieces]]:
     """The files of no row that are still to be written; OutputError where somebody else's are there."""
-    missing = []
-    for name, pieces in extras:
-        state = run.target.look_into(name, b"".join(pieces))
-        if state == "foreign" and not run.target.overwrite:
-            raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
-        if state != "whole":
-            missing.append((name, pieces))
-    return missing
+    target = run.target
+    return [pair for pair in extras if target.is_missing(pair[0], target.look_into(pair[0], b"".join(pair[1])))]
 
 
 def find_index(run: Run, index: Iterable[tuple[str, Pieces]], *, is_stale: bool) -> list[tuple[str, Pieces]]:

@@ -82,10 +82,7 @@ def _is_missing(run: Run, format_: ShardFormat, shard: Shard) -> bool:
         raise OutputError(f"{shard.path}: expected a name that a file can have, got {name!r}: {wrong}")
     if run.link and run.target.is_linked(name, shard.path):
         return False
-    state = run.target.look(name, None, _name_part(shard))
-    if state == "foreign" and not run.target.overwrite:
-        raise OutputError(f"{run.target.folder / name}: expected no file, or one of this export; see --overwrite")
-    return state != "whole"
+    return run.target.is_missing(name, run.target.look(name, None, _name_part(shard)))
 
 
 def _refuse_others(run: Run, format_: ShardFormat, ours: set[str]) -> None:

@@ -53,6 +53,12 @@ class Target:
             return "foreign"
         return "whole" if found == content else "unsure"
 
+    def is_missing(self, name: str, state: State) -> bool:
+        """Whether a file in that state is to be written; OutputError for somebody else's, but to `overwrite`."""
+        if state == "foreign" and not self.overwrite:
+            raise OutputError(f"{self.folder / name}: expected no file, or one of this export; see --overwrite")
+        return state != "whole"
+
     def is_linked(self, name: str, path: str) -> bool:
         """Whether a file is that other one."""
         try:

@@ -60,6 +60,13 @@ def pad_bytes(values: Tensor, length: int) -> list[memoryview]:
     return [view_bytes(values), view_zeros(length * row)[: (length - len(values)) * row]]
 
 
+def pad_rows(values: Tensor, length: int) -> Tensor:
+    """The same as a tensor of its own (S, M)."""
+    padded = values.new_zeros(length, values.shape[1])
+    padded[: len(values)] = values
+    return padded
+
+
 def make_header(
     tensors: Sequence[tuple[str, torch.dtype, Sequence[int]]], metadata: Mapping[str, str] | None = None
 ) -> bytes:

@@ -15,7 +15,7 @@ from torch import Tensor
 from t5enc.errors import ConfigError
 from t5enc.trainers.contents.npz import TYPES, make_npy_header
 from t5enc.trainers.format import Pieces
-from t5enc.trainers.tensors import make_header, pad_bytes
+from t5enc.trainers.tensors import make_header, pad_bytes, pad_rows
 
 # What a safetensors member calls its tensor.
 TENSOR = "text_embedding"
@@ -50,19 +50,13 @@ def _make_safetensors(values: Tensor, length: int) -> Pieces:
 
 def _make_pickle(values: Tensor, length: int) -> Pieces:
     """A tensor of its own: a view would be pickled with all that it is a view of."""
-    return [pickle.dumps(_pad(values, length))]
+    return [pickle.dumps(pad_rows(values, length))]
 
 
 def _make_pth(values: Tensor, length: int) -> Pieces:
     stream = io.BytesIO()
-    torch.save(_pad(values, length), stream)
+    torch.save(pad_rows(values, length), stream)
     return [stream.getbuffer()]
-
-
-def _pad(values: Tensor, length: int) -> Tensor:
-    padded = values.new_zeros(length, values.shape[1])
-    padded[: len(values)] = values
-    return padded
 
 
 MEMBERS: Mapping[str, Callable[[Tensor, int], Pieces]] = {

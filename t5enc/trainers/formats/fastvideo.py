@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from t5enc.recipes.families import WAN
@@ -24,7 +25,7 @@ from t5enc.storage import PREFIX
 from t5enc.storage.codecs import find_codec
 from t5enc.trainers.acceptance import check_text
 from t5enc.trainers.format import Caption, Given, Pieces, ShardRows
-from t5enc.trainers.tensors import find_dtype, pad_bytes
+from t5enc.trainers.tensors import pad_bytes
 
 LENGTH = 512
 BYTES, SHAPE, DTYPE, ERROR = f"{PREFIX}bytes", f"{PREFIX}shape", f"{PREFIX}dtype", f"{PREFIX}error"
@@ -92,7 +93,7 @@ class FastVideo:
         """The trainer's own schema for captions alone: rows (512, M); blank captions are left out, as it does."""
         sink = _Sink()
         dtype = self._dtype(given)
-        most = max(1, GROUP_BYTES // (LENGTH * given.dim * find_dtype(dtype, (dtype,)).itemsize))
+        most = max(1, GROUP_BYTES // (LENGTH * given.dim * getattr(torch, dtype).itemsize))
         with pq.ParquetWriter(sink, SCHEMA, use_dictionary=[DTYPE], write_statistics=MEASURED) as writer:
             for group in _cut((row for row in rows if row[0].text.strip()), most):
                 table = make_table(group, dtype, given.dim)
@@ -126,7 +127,7 @@ def explain_columns(metadata: Any) -> str | None:
 
 def make_table(rows: list[tuple[Caption, Tensor]], dtype: str, dim: int) -> pa.Table:
     """Rows of the trainer's schema."""
-    pieces = [pad_bytes(values.to(find_dtype(dtype, (dtype,))), LENGTH) for _, values in rows]
+    pieces = [pad_bytes(values.to(getattr(torch, dtype)), LENGTH) for _, values in rows]
     data = np.concatenate([np.frombuffer(piece, np.uint8) for row in pieces for piece in row])
     offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(len(data) // len(rows))
     columns = [

@@ -22,6 +22,7 @@ from t5enc.trainers.tensors import find_dtype, make_header, narrow, view_bytes
 
 DTYPES = ("bfloat16", "float16", "float32", "float8_e4m3fn")
 ARCHITECTURE, VERSION = "wan", "1.0.1"
+SUFFIX, KEY, CAPTION = f"_{ARCHITECTURE}_te.safetensors", "varlen_t5_", "caption1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Musubi:
     def name_file(self, caption: Caption) -> str:
         """`a.jpg` and `a.mp4` in whatever folder share `a_wan_te.safetensors`."""
         stem, _ = posixpath.splitext(posixpath.basename(caption.path))
-        return f"{stem}_{ARCHITECTURE}_te.safetensors"
+        return f"{stem}{SUFFIX}"
 
     def make_file(self, caption: Caption, values: Tensor, given: Given) -> Pieces:
         """One tensor (L, M), named by its dtype."""
@@ -65,6 +66,6 @@ class Musubi:
         return find_dtype(self.dtype, DTYPES)
 
     def _head(self, caption: Caption, given: Given) -> bytes:
-        metadata = {"architecture": ARCHITECTURE, "caption1": caption.text.strip(), "format_version": VERSION}
+        metadata = {"architecture": ARCHITECTURE, CAPTION: caption.text.strip(), "format_version": VERSION}
         shape = (caption.num_tokens, given.dim)
-        return make_header([(f"varlen_t5_{self.dtype}", self._dtype, shape)], metadata)
+        return make_header([(f"{KEY}{self.dtype}", self._dtype, shape)], metadata)

@@ -24,7 +24,7 @@ from t5enc.recipes.recipe import Recipe
 from t5enc.trainers.acceptance import check_text, find_blank
 from t5enc.trainers.contents.torch_file import Numbers, TorchFile, open_layout, save
 from t5enc.trainers.format import Caption, Given, Pieces
-from t5enc.trainers.tensors import pad_bytes, view_bytes, view_zeros
+from t5enc.trainers.tensors import pad_bytes, pad_rows, view_bytes, view_zeros
 
 DIFFUSERS = "diffusers"
 
@@ -38,6 +38,10 @@ class Family:
     mask_dtype: torch.dtype = torch.int64
     mask_has_batch: bool = True
     lengths: tuple[int, ...] = ()
+
+    def make_mask(self, count: int, length: int) -> Tensor:
+        """(S,) ones for so many tokens."""
+        return (torch.arange(length) < count).to(self.mask_dtype)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -122,7 +126,7 @@ class SimpleTuner:
         family, length = FAMILIES[self.family], given.recipe.max_length
         yield Numbers(*pad_bytes(values.to(torch.bfloat16), length))
         if family.mask:
-            mask = (torch.arange(length) < len(values)).to(family.mask_dtype)
+            mask = family.make_mask(len(values), length)
             yield Numbers(view_bytes(mask), view_zeros(0))
         if self.negative:
             yield Numbers(*pad_bytes(find_blank(given).to(torch.bfloat16), length))
@@ -132,7 +136,7 @@ class SimpleTuner:
         family, length = FAMILIES[self.family], given.recipe.max_length
         tensors = {"prompt_embeds": _pad(values, length)}
         if family.mask:
-            mask = (torch.arange(length) < len(values)).to(family.mask_dtype)
+            mask = family.make_mask(len(values), length)
             tensors[family.mask] = mask[None] if family.mask_has_batch else mask
         if self.negative:
             tensors["attention_masks"] = _pad(find_blank(given), length)
@@ -141,9 +145,7 @@ class SimpleTuner:
 
 def _pad(values: Tensor, length: int) -> Tensor:
     """(1, S, M) in bfloat16."""
-    padded = torch.zeros(1, length, values.shape[1], dtype=torch.bfloat16)
-    padded[0, : len(values)] = values
-    return padded
+    return pad_rows(values.to(torch.bfloat16), length)[None]
 
 
 @lru_cache(maxsize=8)

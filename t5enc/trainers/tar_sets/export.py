@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from t5enc.dataset.dataset import EmbeddingDataset
-from t5enc.errors import ConfigError, OutputError
+from t5enc.errors import ConfigError
 from t5enc.trainers.contents.tars import make_end, make_index, read_keys
 from t5enc.trainers.files import write_file
 from t5enc.trainers.format import Pieces
@@ -32,7 +32,7 @@ def export_like(run: Run, format_: WebDataset, output: str | os.PathLike[str]) -
     """Write what is missing. OutputError, before the first tar, for what cannot be written."""
     tars = _plan(run, format_)
     run.target.record.date(tar.part for tar in tars)
-    todo = [tar for tar in tars if _is_missing(run, tar)]
+    todo = [tar for tar in tars if run.target.is_missing(tar.name, run.target.look(tar.name, None, tar.part))]
     counts = [(tar.name, int((tar.rows != NONE).sum())) for tar in tars]
     extras = find_extras(run, format_.make_extras(run.given))
     index = find_index(run, [(INDEX, [make_index(counts)])], is_stale=bool(todo))
@@ -64,13 +64,6 @@ def _plan(run: Run, format_: WebDataset) -> list[FollowedTar]:
     may_miss = format_.missing == "skip"
     marks = hashlib.sha256(" ".join(shard.mark for shard in shards).encode()).hexdigest()
     return list(follow_tars(folder, index, may_miss=may_miss, longest=format_.pad_to, marks=marks))
-
-
-def _is_missing(run: Run, tar: FollowedTar) -> bool:
-    state = run.target.look(tar.name, None, tar.part)
-    if state == "foreign" and not run.target.overwrite:
-        raise OutputError(f"{run.target.folder / tar.name}: expected no file, or one of this export; see --overwrite")
-    return state != "whole"
 
 
 def _write(run: Run, format_: WebDataset, data: EmbeddingDataset, tar: FollowedTar) -> tuple[int, int]:
