@@ -107,9 +107,11 @@ def test_every_step_of_the_driver_is_measured(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_every_reader_reads_all_rows_and_goals_stand_beside_the_figures(tmp_path: Path) -> None:
     figures = run_quickly("reading", tmp_path)
-    [rows] = {one["rows"] for row in figures["rows"] for one in row["passes"]}
-    assert len({one["bytes"] for row in figures["rows"] for one in row["passes"]}) == 1
-    assert rows > 20
+    passes = {row["name"]: row["passes"] for row in figures["rows"]}
+    [warm] = {one["rows"] for found in passes.values() for one in found if not one["is_cold"]}
+    [cold] = {one["rows"] for found in passes.values() for one in found if one["is_cold"]}
+    assert 0 < warm < cold  # the first batch of a warm pass is not measured
+    assert len({found[0]["bytes"] for name, found in passes.items() if name.endswith("in order")}) == 1
     assert figures["rows"][0]["name"] == "t5enc, random"
     assert all(row["warm_cpu_ms_a_row"] > 0 for row in figures["rows"])
     assert figures["parts"]["order"]["rows"] == 10**9

@@ -17,6 +17,7 @@ import ray
 
 from serve_app.deploy.haproxy import find_ports
 from tests.cluster.patience import wait_until
+from tests.cluster.processes import kill_processes, list_processes
 from tests.cluster.ray_start.growth import ENVIRONMENT, write_growth
 
 BIN = Path(sys.executable).parent
@@ -84,25 +85,21 @@ class RayCluster:
 
     def list_raylets(self) -> list[psutil.Process]:
         """Ray's own process of each node."""
-        return [process for process in self._list_processes() if process.name() == "raylet"]
+        return self._list_named("raylet")
 
     def kill_head(self) -> None:
         """End the head's control store and its raylet, the first one, as a crash would."""
-        stores = [process for process in self._list_processes() if process.name() == "gcs_server"]
+        stores = self._list_named("gcs_server")
         raylets = sorted(self.list_raylets(), key=lambda process: process.create_time())
         for process in [*stores, raylets[0]]:
             process.send_signal(signal.SIGKILL)
 
     def kill(self) -> None:
-        """End every process that has the cluster's token."""
-        for process in self._list_processes():
-            process.send_signal(signal.SIGKILL)
+        """End every process of the cluster."""
+        kill_processes("RAY_AUTH_TOKEN", self.token)
 
-    def _list_processes(self) -> Iterator[psutil.Process]:
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if process.environ().get("RAY_AUTH_TOKEN") == self.token:
-                    yield process
+    def _list_named(self, name: str) -> list[psutil.Process]:
+        return [process for process in list_processes("RAY_AUTH_TOKEN", self.token) if process.name() == name]
 
     def _start(self, *arguments: str, agent: int) -> None:
         address = [f"--node-ip-address={self.host}", f"--dashboard-agent-listen-port={agent}"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from tests.cluster.kubernetes.manifests import FOLDER
+from tests.cluster.processes import kill_processes, list_processes
 
 # Runs the command once for every node that is named, and hands a SIGTERM on, as Slurm's own does.
 SRUN = """#!/bin/bash
@@ -89,16 +89,8 @@ class Allocation:
 
     def processes(self) -> list[psutil.Process]:
         """What runs on the nodes for this job."""
-        return [process for process in psutil.process_iter() if self._owns(process)]
+        return list_processes("SLURM_JOB_ID", self.job_id)
 
     def kill(self) -> None:
         """End what is left of the job."""
-        for process in self.processes():
-            process.send_signal(signal.SIGKILL)
-
-    def _owns(self, process: psutil.Process) -> bool:
-        try:
-            is_ended = process.status() == psutil.STATUS_ZOMBIE
-            return not is_ended and process.environ().get("SLURM_JOB_ID") == self.job_id
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            return False
+        kill_processes("SLURM_JOB_ID", self.job_id)
