@@ -59,6 +59,16 @@ def encode(
     keep_columns: KeepOption = None,
     cast: CastOption = None,
     storage_dtype: StorageOption = None,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option("--reuse", help="Output to copy embeddings of equal captions from; may be given again."),
+    ] = None,
+    dedup: Annotated[
+        Text, typer.Option(help="Among which captions equal ones are encoded once: unit or job (default: unit).")
+    ] = None,
+    duplicates: Annotated[
+        Text, typer.Option(help="With --dedup job: copied into each row, or referenced (default: copied).")
+    ] = None,
     rows_per_shard: Annotated[int | None, typer.Option(help="Input rows of a shard (default: by size).")] = None,
     max_length: LengthOption = None,
     dtype: Annotated[Text, typer.Option(help="Compute: auto, float32, bfloat16 or float16.")] = None,

@@ -19,14 +19,19 @@ from t5enc.output import check_format, read_recipe
 from t5enc.recipes.recipe import Recipe
 from t5enc.storage import check_storage_dtype
 from t5enc.storage.layout import FORMAT_VERSION, JOB, OLD_JOB
+from t5enc.text.content_keys import hash_computation
 
 CaptionChoice = Literal["all", "first"]
+# Among which captions equal ones are encoded once: those of a shard, or all of the job.
+Dedup = Literal["unit", "job"]
+# Whether each of the latter has its embedding, or they refer to one in `shared/`.
+Duplicates = Literal["copied", "referenced"]
 # Marks a schema that was found from all files.
 OF_ALL_FILES = b"of all files"
 # What an actor takes of a node under names of their own.
 OWN_OPTIONS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor"}
 # Where a file or folder may lie in a home folder.
-PATHS = ("inputs", "output")
+PATHS = ("inputs", "output", "reuse")
 
 
 class JobNames(SharedNames, total=False):
@@ -41,6 +46,9 @@ class JobNames(SharedNames, total=False):
     keep_columns: Sequence[str] | None
     cast: Mapping[str, str]
     storage_dtype: str
+    reuse: Sequence[str | os.PathLike[str]]
+    dedup: Dedup
+    duplicates: Duplicates
     rows_per_shard: int | None
     actors: str | int
     tokenizers: str | int
@@ -70,6 +78,9 @@ class EncodeJob:
     keep_columns: Sequence[str] | None = None
     cast: Mapping[str, str] = field(default_factory=dict)
     storage_dtype: str = "float16"
+    reuse: Sequence[str] = field(default=(), metadata=PLACE)
+    dedup: Dedup = "unit"
+    duplicates: Duplicates = "copied"
     rows_per_shard: int | None = None
     actors: str | int = "auto"
     tokenizers: str | int = 0
@@ -92,6 +103,8 @@ class EncodeJob:
         if not self.inputs:
             raise ConfigError("inputs: expected at least one file, folder or glob, got none")
         check_storage_dtype(self.storage_dtype)
+        if self.duplicates == "referenced" and self.dedup != "job":
+            raise ConfigError(f"duplicates: expected dedup job with referenced, got {self.dedup}")
         if self.rows_per_shard is not None and self.rows_per_shard < 1:
             raise ConfigError(f"rows_per_shard: expected at least 1, got {self.rows_per_shard}")
         if self.ray_address not in (None, "auto"):
@@ -176,7 +189,8 @@ class FrozenJob:
 
     `identity` is what makes two jobs the same: any difference in it is another job. The rest is fixed by the first
     run, so that every later one cuts the same shards (`rows_per_shard`, `schema`), or is kept as a record. Without
-    `captions_per_shard` and `bytes_per_shard` shards are of `rows_per_shard`, whatever these hold.
+    `captions_per_shard` and `bytes_per_shard` shards are of `rows_per_shard`, whatever these hold. Outputs of earlier
+    releases, and those that were imported, have no column of content keys.
     """
 
     identity: dict[str, Any]
@@ -187,6 +201,7 @@ class FrozenJob:
     record: dict[str, Any] = field(default_factory=dict)
     captions_per_shard: int | None = None
     bytes_per_shard: int | None = None
+    has_keys: bool = False
     format: int = FORMAT_VERSION
 
     @property
@@ -195,6 +210,19 @@ class FrozenJob:
         limits = [limit for limit in (self.captions_per_shard, self.bytes_per_shard) if limit is not None]
         text = json.dumps([self.identity, self.generation, self.rows_per_shard, *limits], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def computation(self) -> bytes:
+        """What all of its embeddings have in common, for their content keys."""
+        projection = self.identity.get("projection")
+        return hash_computation(
+            weights=str(self.identity.get("weights")), dtype=str(self.identity["dtype"]), projection=projection
+        )
+
+    @property
+    def has_references(self) -> bool:
+        """Whether equal embeddings are stored once, in `shared/`, and referred to."""
+        return self.identity.get("duplicates") == "referenced"
 
     @property
     def kept_schema(self) -> pa.Schema:

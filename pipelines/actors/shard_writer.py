@@ -22,6 +22,7 @@ from pipelines.inputs.valid_text import mend_texts
 from pipelines.job import FrozenJob
 from t5enc.storage import CaptionKeys, build_keys, build_table, working_dtype
 from t5enc.storage.schema import measure_values
+from t5enc.text.content_keys import hash_prompts
 from t5enc.text_encoder import EncodedTexts
 
 # Twice what units are cut to, so that a unit is one piece.
@@ -83,6 +84,8 @@ class ShardWriter:
             storage=self.job.storage_dtype,
             truncated=self.prepared.truncated[captions],
             errors=errors,
+            content_keys=self._hash_prompts(captions),
+            has_references=self.job.has_references,
         )
         self._hash.add(rows)
         stored = measure_values(rows["text_embedding_bytes"]).to_numpy()
@@ -94,6 +97,10 @@ class ShardWriter:
             mended += changed
             self._file.write([*kept.columns, *rows.slice(group.start, group.stop - group.start).columns])
         self._count(rows, errors, mended)
+
+    def _hash_prompts(self, captions: slice) -> NDArray[np.uint8] | None:
+        prompts = self.prepared.prompts[captions]
+        return hash_prompts(self.job.computation, prompts) if self.job.has_keys else None
 
     def _count(self, rows: pa.Table, errors: list[str | None], mended: int) -> None:
         self.errors += errors

@@ -20,7 +20,7 @@ from pipelines.commit.counts import Counts
 from pipelines.commit.records import RECORD_KEY, UnitRecord
 from pipelines.job import FrozenJob
 from t5enc.errors import OutputError
-from t5enc.storage import METADATA_KEY, NUM_BYTES, PREFIX, SCHEMA, list_columns
+from t5enc.storage import KEY, METADATA_KEY, NUM_BYTES, PREFIX, SCHEMA, SHARED_ROW, list_columns
 from t5enc.storage.layout import FORMAT_VERSION
 from t5enc.storage.row_index import ROWS_KEY, copy_rows, pack_rows
 from t5enc.storage.schema import KEYS
@@ -49,7 +49,8 @@ class ShardFile:
             "job": job.identity,
             "fingerprint": job.fingerprint,
         }
-        self.schema = pa.schema([*kept, *list_columns(job.storage_dtype)], metadata={METADATA_KEY: json.dumps(form)})
+        columns = list_columns(job.storage_dtype, has_keys=job.has_keys, has_references=job.has_references)
+        self.schema = pa.schema([*kept, *columns], metadata={METADATA_KEY: json.dumps(form)})
         self._rows: list[pa.Table] = []
         self._ends: list[int] = []
         with _explained():
@@ -140,7 +141,7 @@ class ContentHash:
 
 
 # What only some shards have comes last, so that the hash of the others is what it was.
-REST = [*SCHEMA.names[len(KEYS) + 1 :], NUM_BYTES.name]
+REST = [*SCHEMA.names[len(KEYS) + 1 :], NUM_BYTES.name, KEY.name, SHARED_ROW.name]
 
 
 def count_rows(rows: pa.Table) -> Counts:
@@ -166,6 +167,8 @@ def _update(digest: Any, column: pa.ChunkedArray) -> None:
     if column.type == pa.large_binary():
         for value in column:
             digest.update(value.as_buffer() or b"")
+    elif column.type == KEY.type:
+        digest.update(b"".join(value or b"" for value in column.to_pylist()))
     else:
         digest.update(json.dumps(column.to_pylist()).encode())
 

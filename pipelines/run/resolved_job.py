@@ -132,6 +132,8 @@ def freeze_options(
     projection = open_projection(preparer.recipe, checkpoint.repository, variant, host, model_dim=width)
     if projection is not None:
         identity["projection"] = hash_tensors({"weight": projection[0], "bias": projection[1]})
+    if job.duplicates == "referenced":
+        identity["duplicates"] = job.duplicates
     if job.rows_per_shard is not None:
         identity["rows_per_shard"] = job.rows_per_shard
     dim = checkpoint.config.model_dim if projection is None else len(projection[0])
@@ -154,6 +156,7 @@ def freeze_options(
         dim=dim,
         schema=schema_to_text(schema),
         record=record,
+        has_keys=True,
     )
 
 

@@ -27,11 +27,15 @@ from t5enc.storage.codecs import (
 
 if TYPE_CHECKING:
     from t5enc.storage.schema import (
+        KEY,
         METADATA_KEY,
+        NOT_SHARED,
         NUM_BYTES,
         PREFIX,
         SCHEMA,
+        SHARED_ROW,
         CaptionKeys,
+        StoredRows,
         build_keys,
         build_table,
         column_format,
@@ -41,13 +45,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODECS",
+    "KEY",
     "METADATA_KEY",
+    "NOT_SHARED",
     "NUM_BYTES",
     "PREFIX",
     "SCHEMA",
+    "SHARED_ROW",
     "STORAGE_DTYPES",
     "CaptionKeys",
     "Codec",
+    "StoredRows",
     "build_keys",
     "build_table",
     "check_storage_dtype",

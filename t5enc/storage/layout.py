@@ -19,6 +19,8 @@ CARD = "README.md"
 SUCCESS = "_SUCCESS"
 REPORT = "report.json"
 PAGE = "report.html"
+# An output of its own, with the embeddings that rows of `data/` refer to where equal ones are stored once.
+SHARED = "shared"
 NOTES = "_t5enc"
 JOB = f"{NOTES}/job.json"
 PLAN = f"{NOTES}/plan"

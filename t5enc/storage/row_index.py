@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from t5enc.storage.schema import NUM_BYTES, PREFIX
+from t5enc.storage.schema import KEY, NUM_BYTES, PREFIX, SHARED_ROW
 
 ROWS_KEY = b"t5enc.rows"
 ENDS = b"ends"
@@ -26,8 +26,11 @@ COPIED = tuple(f"{PREFIX}{name}" for name in ("row", "caption_index", "num_token
 
 
 def copy_rows(columns: pa.Table) -> pa.Table:
-    """Of a row group: keys, tokens, which rows have no embedding, and bytes where tokens differ in size."""
-    names = [name for name in (*COPIED, NUM_BYTES.name) if name in columns.column_names]
+    """Of a row group: where captions stand, tokens, which rows have no embedding, bytes where tokens differ in size,
+
+    and content keys and rows of `shared/` where there are such columns.
+    """
+    names = [name for name in (*COPIED, NUM_BYTES.name, KEY.name, SHARED_ROW.name) if name in columns.column_names]
     is_missing = pa.compute.is_valid(columns[f"{PREFIX}error"])
     return columns.select(names).replace_schema_metadata(None).append_column(MISSING, is_missing)
 

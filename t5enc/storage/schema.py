@@ -40,13 +40,19 @@ SCHEMA = pa.schema(
 )
 # Beside them where the codec's values differ in size, so that each is found without reading those before it.
 NUM_BYTES = pa.field(f"{PREFIX}num_bytes", pa.int64(), nullable=False)
+# What an embedding is of: equal keys, equal embeddings. Null where there is none.
+KEY = pa.field(f"{PREFIX}key", pa.binary(16))
+# The row of `shared/` that holds the embedding of a row without bytes, in outputs that store equal ones once.
+SHARED_ROW = pa.field(f"{PREFIX}shared_row", pa.int64())
+NOT_SHARED = -1
 
 
-def list_columns(storage: str) -> pa.Schema:
+def list_columns(storage: str, *, has_keys: bool = False, has_references: bool = False) -> pa.Schema:
     """The columns of an output row besides the kept ones, in order, by how embeddings are stored."""
-    if find_codec(storage).token_bytes(1) is not None:
-        return SCHEMA
-    return SCHEMA.insert(SCHEMA.get_field_index(f"{PREFIX}num_tokens") + 1, NUM_BYTES)
+    columns = list(SCHEMA)
+    if find_codec(storage).token_bytes(1) is None:
+        columns.insert(SCHEMA.get_field_index(f"{PREFIX}num_tokens") + 1, NUM_BYTES)
+    return pa.schema([*columns, *([KEY] if has_keys else []), *([SHARED_ROW] if has_references else [])])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,19 @@ class CaptionKeys:
     caption_indices: NDArray[np.int32]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRows:
+    """Those of N captions whose embeddings are stored already, and so have no rows among those that were computed.
+
+    `tokens` (N,) are theirs, 0 for all others. Each has either its bytes, by its place, in the codec of the table, or
+    in `shared` (N,) the row of `shared/` that holds them, NOT_SHARED for all others.
+    """
+
+    tokens: NDArray[np.int32]
+    values: Mapping[int, NDArray[np.uint8]]
+    shared: NDArray[np.int64]
+
+
 def build_table(
     kept: pa.Table,
     keys: CaptionKeys,
@@ -66,12 +85,20 @@ def build_table(
     storage: str,
     truncated: NDArray[np.bool_],
     errors: Sequence[str | None],
+    content_keys: NDArray[np.uint8] | None = None,
+    stored: StoredRows | None = None,
+    has_references: bool = False,
 ) -> pa.Table:
-    """One row a caption: its kept columns, its key, its embedding, and the reason where it has none."""
+    """One row a caption: its kept columns, its place, its embedding, and the reason where it has none.
+
+    `content_keys` (N, 16) make a column of keys. The embeddings of `stored` captions have no tokens.
+    """
     count = len(errors)
     is_null = np.array([error is not None for error in errors], dtype=bool)
-    lengths = np.where(is_null, 0, embeddings.lengths.numpy()).astype(np.int32)
-    values = _binary_column(embeddings, storage, is_null)
+    stored = stored or _store_nothing(count)
+    lengths = np.where(is_null, 0, embeddings.lengths.numpy() + stored.tokens).astype(np.int32)
+    is_shared = stored.shared != NOT_SHARED
+    values = _binary_column(embeddings, storage, is_null | is_shared, stored.values)
     columns = {
         **dict(zip(KEYS, build_keys(keys).columns, strict=True)),
         f"{PREFIX}bytes": values,
@@ -81,10 +108,23 @@ def build_table(
         NUM_BYTES.name: measure_values(values),
         f"{PREFIX}truncated": pa.array(truncated & ~is_null),
         f"{PREFIX}error": pa.array(errors, pa.string()),
+        SHARED_ROW.name: pa.array(stored.shared, pa.int64(), mask=~is_shared),
     }
-    schema = list_columns(storage)
+    if content_keys is not None:
+        columns[KEY.name] = _key_column(content_keys, is_null)
+    schema = list_columns(storage, has_keys=content_keys is not None, has_references=has_references)
     arrays = [*kept.columns, *(columns[name] for name in schema.names)]
     return pa.Table.from_arrays(arrays, schema=pa.schema([*kept.schema, *schema]))
+
+
+def _store_nothing(count: int) -> StoredRows:
+    return StoredRows(tokens=np.zeros(count, np.int32), values={}, shared=np.full(count, NOT_SHARED, np.int64))
+
+
+def _key_column(keys: NDArray[np.uint8], is_null: NDArray[np.bool_]) -> pa.Array:
+    valid = np.packbits(~is_null, bitorder="little")
+    buffers = [pa.py_buffer(valid), pa.py_buffer(np.ascontiguousarray(keys))]
+    return pa.Array.from_buffers(KEY.type, len(keys), buffers)
 
 
 KEYS = SCHEMA.names[: SCHEMA.get_field_index(f"{PREFIX}bytes")]
@@ -102,23 +142,28 @@ def build_keys(keys: CaptionKeys) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=pa.schema([SCHEMA.field(name) for name in KEYS]))
 
 
-def _binary_column(embeddings: Embeddings, storage: str, is_null: NDArray[np.bool_]) -> pa.Array:
+def _binary_column(
+    embeddings: Embeddings, storage: str, is_null: NDArray[np.bool_], stored: Mapping[int, NDArray[np.uint8]]
+) -> pa.Array:
     """large_binary over the values as they lie in memory."""
-    data, offsets = _encode(embeddings, storage, is_null)
+    data, offsets = _encode(embeddings, storage, is_null, stored)
     valid = np.packbits(~is_null, bitorder="little")
     buffers = [pa.py_buffer(valid), pa.py_buffer(offsets), pa.py_buffer(data)]
     return pa.Array.from_buffers(pa.large_binary(), len(is_null), buffers)
 
 
 def _encode(
-    embeddings: Embeddings, storage: str, is_null: NDArray[np.bool_]
+    embeddings: Embeddings, storage: str, is_null: NDArray[np.bool_], stored: Mapping[int, NDArray[np.uint8]]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The bytes of all captions, and where each one's begin and end: at once where tokens are of one size."""
     size = token_bytes(storage, embeddings.dim)
-    if size is not None:
+    if size is not None and not stored:
         return to_bytes(embeddings.values, storage), embeddings.offsets.numpy() * size
     nothing = np.empty(0, np.uint8)
-    values = [nothing if null else to_bytes(text, storage) for text, null in zip(embeddings, is_null, strict=True)]
+    values = [
+        stored[place] if place in stored else nothing if null else to_bytes(text, storage).reshape(-1)
+        for place, (text, null) in enumerate(zip(embeddings, is_null, strict=True))
+    ]
     offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
     return np.concatenate([nothing, *values]), offsets
 

@@ -15,7 +15,7 @@ from pipelines.inputs.columns.schemas_seen import SchemaSeen, count_files
 from pipelines.inputs.columns.text_column import check_text_column, check_unique, unite_text
 from pipelines.inputs.columns.type_union import unite_all
 from t5enc.errors import ConfigError, SourceError
-from t5enc.storage import NUM_BYTES
+from t5enc.storage import KEY, NUM_BYTES, SHARED_ROW
 from t5enc.storage import SCHEMA as OUTPUT_SCHEMA
 
 # Columns that one error tells of.
@@ -106,7 +106,7 @@ def _check_kept(name: str, names: Sequence[str], seen: Sequence[SchemaSeen]) -> 
             f"{seen[0].file.source}: column {name!r}: expected one of those to be kept from "
             f"{describe_fields(fields.values())}"
         )
-    for reserved in [*OUTPUT_SCHEMA.names, NUM_BYTES.name]:
+    for reserved in [*OUTPUT_SCHEMA.names, NUM_BYTES.name, KEY.name, SHARED_ROW.name]:
         if name.startswith(reserved):
             first = next(one for one in seen if name in one.fields)
             raise SourceError(
