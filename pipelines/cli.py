@@ -1,4 +1,4 @@
-"""Commands of the batch pipeline: encode, plan, fsck, demo, import."""
+"""Commands of the batch pipeline: encode, plan, refresh, fsck, demo, import."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.commands.import_cache import import_cache
+from pipelines.commands.refresh import refresh
 from t5enc.commands.library import RecipeOptions
 from t5enc.commands.model_options import takes_model_options
 from t5enc.commands.option_files import merge_options
@@ -46,6 +47,7 @@ def register(app: typer.Typer) -> None:
     app.command("plan")(plan)
     app.command("fsck")(fsck)
     app.command("demo")(demo)
+    app.command("refresh")(refresh)
     app.command("import")(import_cache)
 
 

@@ -1,0 +1,42 @@
+"""`t5enc refresh OUTPUT`: the job of an output once more, on inputs that have changed; only what is new is computed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def refresh(
+    output: Annotated[str, typer.Argument(help="Output folder of `t5enc encode`.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Inputs, where they are others than the job's by now.")
+    ] = None,
+    actors: Annotated[str | None, typer.Option(help="auto, N or MIN:MAX.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="auto or HOST:PORT; a local Ray is started otherwise.")
+    ] = None,
+) -> None:
+    """Bring an output up to date with its inputs: rows edited, added, removed, or moved to other files.
+
+    What does not fit the inputs any more is put aside, and embeddings of captions that were encoded before are copied.
+    """
+    from pipelines.commands.supervise import supervise
+    from pipelines.commit.ownership import find_frozen, refuse_old
+    from pipelines.job import EncodeJob
+    from pipelines.run.asked import read_asked
+    from pipelines.stores.store import open_store
+    from t5enc.errors import OutputError
+    from t5enc.storage.filesystems import hide_credentials
+    from t5enc.storage.layout import JOB
+
+    store = open_store(output)
+    refuse_old(store, output)
+    frozen, shown = find_frozen(store), hide_credentials(output)
+    if frozen is None:
+        raise OutputError(f"{shown}: expected the output of a t5enc job, got a folder without {JOB}")
+    given = {"inputs": inputs or None, "actors": actors, "device": device}
+    options = read_asked(frozen, shown, {name: value for name, value in given.items() if value is not None})
+    own = {"output": output, "reuse": [output], "replace": True, "ray_address": ray_address}
+    raise typer.Exit(supervise(EncodeJob.from_mapping(options | own)))
