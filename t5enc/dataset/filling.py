@@ -18,10 +18,10 @@ from torch import Tensor
 
 from t5enc.dataset.rows import Located, Rows
 from t5enc.dataset.samples import find_size
-from t5enc.dataset.shards.byte_ranges import Wanted, cut_runs, read_run
-from t5enc.dataset.shards.index import name_row
-from t5enc.dataset.shards.row_groups import copy_rows
 from t5enc.errors import OutputError
+from t5enc.shards.byte_ranges import Wanted, cut_runs, read_run
+from t5enc.shards.index import name_row
+from t5enc.shards.row_groups import copy_rows
 from t5enc.storage.codecs import count_tokens, decode_into, find_codec
 
 

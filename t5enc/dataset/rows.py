@@ -19,11 +19,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from t5enc.dataset.catalog import Catalog, Missing
-from t5enc.dataset.shards.files import OpenShard, check_stamp, open_shard
-from t5enc.dataset.shards.index import BYTES, SOURCE, ShardIndex, read_index
-from t5enc.dataset.shards.process import Process
-from t5enc.dataset.shards.row_groups import DecodedGroup, read_group
 from t5enc.errors import InputError, OutputError
+from t5enc.shards.files import OpenShard, check_stamp, open_shard
+from t5enc.shards.index import BYTES, SOURCE, ShardIndex, read_index
+from t5enc.shards.process import Process
+from t5enc.shards.row_groups import DecodedGroup, read_group
 
 # Lengths and row groups of all rows are kept where they take no more.
 KEPT_BYTES = 1 << 30

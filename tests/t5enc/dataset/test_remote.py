@@ -84,7 +84,7 @@ def test_an_object_that_is_gone_is_an_error_by_name(uri: str, server: str) -> No
 def test_an_object_that_was_replaced_is_known_by_its_tag(
     uri: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("t5enc.dataset.shards.process.OPEN_OBJECTS", 1)
+    monkeypatch.setattr("t5enc.shards.process.OPEN_OBJECTS", 1)
     data = EmbeddingDataset(uri)
     assert data[0].num_tokens == 3
     client, bucket = connect(server), uri.removeprefix("s3://").partition("/")[0]

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from t5enc import EmbeddingDataset
-from t5enc.dataset.shards import process
 from t5enc.errors import OutputError
+from t5enc.shards import process
 from t5enc.storage import METADATA_KEY, PREFIX
 from tests.t5enc.dataset.outputs import Shard, write_output
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5enc.dataset.shards.files import FsspecShard, LocalShard, OpenShard, StoredShard, open_shard
+from t5enc.shards.files import FsspecShard, LocalShard, OpenShard, StoredShard, open_shard
 
 CONTENT = bytes(range(200))
 

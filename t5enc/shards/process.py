@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from t5enc.dataset.shards.bounded import Bounded
-from t5enc.dataset.shards.files import OpenShard
-from t5enc.dataset.shards.index import ShardIndex
-from t5enc.dataset.shards.memory import BatchMemory
-from t5enc.dataset.shards.row_groups import DecodedGroup
+from t5enc.shards.bounded import Bounded
+from t5enc.shards.files import OpenShard
+from t5enc.shards.index import ShardIndex
+from t5enc.shards.memory import BatchMemory
+from t5enc.shards.row_groups import DecodedGroup
 
 # Of local files at a time; those of stores are but names.
 OPEN_FILES, OPEN_OBJECTS = 128, 1 << 14

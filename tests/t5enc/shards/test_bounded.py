@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5enc.dataset.shards.bounded import Bounded
+from t5enc.shards.bounded import Bounded
 
 
 @given(most=st.integers(0, 20), keys=st.lists(st.integers(1, 9)))

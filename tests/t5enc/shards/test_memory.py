@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from t5enc.dataset.shards.memory import KEPT_BYTES, SMALLEST, BatchMemory
+from t5enc.shards.memory import KEPT_BYTES, SMALLEST, BatchMemory
 
 
 def find_address(array: Any) -> int:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from t5enc.dataset.shards.files import OpenShard, Stamp, check_stamp
-from t5enc.dataset.shards.index import LENGTH_BYTES
 from t5enc.errors import OutputError
+from t5enc.shards.files import OpenShard, Stamp, check_stamp
+from t5enc.shards.index import LENGTH_BYTES
 
 # Bytes that are read at one go, unless a row alone has more.
 RUN_BYTES = 4 << 20

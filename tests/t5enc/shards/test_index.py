@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from t5enc.dataset.shards.files import LocalShard
-from t5enc.dataset.shards.index import ShardIndex, read_index
 from t5enc.errors import OutputError
+from t5enc.shards.files import LocalShard
+from t5enc.shards.index import ShardIndex, read_index
 from tests.t5enc.dataset.outputs import Shard, rewrite, write_output
 
 

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from t5enc.dataset.shards.process import OPEN_FILES, count_files
+from t5enc.shards.process import OPEN_FILES, count_files
 
 
 @pytest.mark.parametrize(

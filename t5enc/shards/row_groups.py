@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from t5enc.dataset.shards.files import OpenShard, check_stamp
-from t5enc.dataset.shards.index import BYTES, ShardIndex
 from t5enc.errors import OutputError
+from t5enc.shards.files import OpenShard, check_stamp
+from t5enc.shards.index import BYTES, ShardIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

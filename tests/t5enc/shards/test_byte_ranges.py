@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t5enc.dataset.shards import byte_ranges
-from t5enc.dataset.shards.byte_ranges import Wanted, cut_runs, read_run
-from t5enc.dataset.shards.files import LocalShard
 from t5enc.errors import OutputError
+from t5enc.shards import byte_ranges
+from t5enc.shards.byte_ranges import Wanted, cut_runs, read_run
+from t5enc.shards.files import LocalShard
 
 LENGTH = 4
 

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from t5enc.dataset.shards.files import OpenShard, Stamp, check_stamp
 from t5enc.errors import OutputError
+from t5enc.shards.files import OpenShard, Stamp, check_stamp
 from t5enc.storage import METADATA_KEY, PREFIX
 from t5enc.storage.codecs import find_codec
 from t5enc.storage.row_index import MISSING, copy_rows, unpack_rows
