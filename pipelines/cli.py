@@ -110,6 +110,10 @@ def encode(
         bool | None,
         typer.Option("--replace", help="May put aside more than a tenth of the shards, as inputs changed."),
     ] = None,
+    recheck: Annotated[
+        bool | None,
+        typer.Option("--recheck", help="Redo inputs that were written again, though size and footer are the same."),
+    ] = None,
     ray_address: Annotated[Text, typer.Option(help="auto or HOST:PORT; a local Ray is started otherwise.")] = None,
     ship_code: Annotated[
         bool | None, typer.Option("--ship-code", help="Send this t5enc to the nodes instead of expecting it there.")

@@ -62,6 +62,7 @@ class JobNames(SharedNames, total=False):
     overwrite: bool | None
     retry_errors: bool | None
     replace: bool | None
+    recheck: bool | None
     ray_address: str | None
 
 
@@ -94,6 +95,7 @@ class EncodeJob:
     overwrite: bool = False
     retry_errors: bool = False
     replace: bool = False
+    recheck: bool = False
     ray_address: str | None = None
 
     def __init__(self, **options: Unpack[JobNames]) -> None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.commit.counts import Counts
-from pipelines.commit.manifest import to_parquet
+from pipelines.commit.planned import to_parquet
 from pipelines.commit.records import SCHEMA, UnitRecord
 from pipelines.commit.shard_file import GROUP_ROWS, ROW_GROUP_BYTES, ShardFile, cut_by_size
 from pipelines.job import FrozenJob, schema_to_text

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipelines.commit.manifest import read_plan
+from pipelines.commit.planned import read_plan
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.commit.shard_file import hash_content
 from pipelines.commit.strays import is_in_the_way, judge

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipelines.commit.log import STRUCK_OUT, move_all
-from pipelines.commit.manifest import read_plan, to_parquet, write_plan
+from pipelines.commit.planned import read_plan, to_parquet, write_plan
 from pipelines.commit.records import SCHEMA, UnitRecord, read_metadata, read_record
 from pipelines.job import FrozenJob
 from pipelines.stores.concurrent_map import map_concurrently

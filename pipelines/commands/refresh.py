@@ -38,5 +38,5 @@ def refresh(
         raise OutputError(f"{shown}: expected the output of a t5enc job, got a folder without {JOB}")
     given = {"inputs": inputs or None, "actors": actors, "device": device}
     options = read_asked(frozen, shown, {name: value for name, value in given.items() if value is not None})
-    own = {"output": output, "reuse": [output], "replace": True, "ray_address": ray_address}
+    own = {"output": output, "reuse": [output], "replace": True, "recheck": True, "ray_address": ray_address}
     raise typer.Exit(supervise(EncodeJob.from_mapping(options | own)))

@@ -10,12 +10,11 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.commit.log import (
@@ -27,15 +26,15 @@ from pipelines.commit.log import (
     read_struck_out_since,
     strike_out,
 )
+from pipelines.commit.planned import to_parquet, write_plan
 from pipelines.commit.records import SCHEMA, Records, read_footer_record
 from pipelines.commit.strays import check_share, find_ours, is_in_the_way
-from pipelines.plan.plan import FILE_SCHEMA, Files, Units
+from pipelines.plan.plan import Units
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import Store
 from t5enc.errors import DriverError
-from t5enc.storage.layout import MANIFEST, PLAN, SUCCESS, is_shard
+from t5enc.storage.layout import MANIFEST, SUCCESS, is_shard
 
-PLANNED = ("source", "size", "num_rows", "digest", "densities")
 # The size of a shard that is not there.
 GONE = -1
 # Nobody is at work on a file, which is written at one go, for so long after its last byte.
@@ -48,15 +47,16 @@ def read_records(
     *,
     retry_errors: bool = False,
     may_replace: bool = True,
+    redone: Collection[str] = (),
     unreadable: Collection[str] = (),
 ) -> Records:
     """Records of the planned units that are committed; OutputError for foreign files, and unless it `may_replace` many.
 
     A shard that the log does not know is known by its footer. One that is damaged, or with `retry_errors` holds a
-    caption that died, is put aside and has no record. Where anything is left to do, so are shards outside the plan, but
-    for those of `unreadable` inputs: rows of an input as it was and as it is never stand side by side. What is to be
-    redone or moved is struck out of the log first of all, so that a run that is about to end sees it before it can
-    vouch for what is moved.
+    caption that died, or is of a source that is `redone`, is put aside and has no record. Where anything is left to do,
+    so are shards outside the plan, but for those of `unreadable` inputs: rows of an input as it was and as it is never
+    stand side by side. What is to be redone or moved is struck out of the log first of all, so that a run that is about
+    to end sees it before it can vouch for what is moved.
     """
     records = Records(units)
     records.struck_out = list_struck_out(store)
@@ -75,6 +75,8 @@ def read_records(
     read_footers(store, records, np.flatnonzero((sizes != GONE) & ~records.is_there))
     if retry_errors:
         records.is_there &= records.rows["died"] == 0
+    records.is_there &= ~units.are_of(redone)
+    records.redone = redone
     is_aside = (sizes != GONE) & ~records.is_there
     outside = [] if records.is_there.all() and not unreadable else [stray.name for stray in leaving]
     redone = _list_names(units, is_logged & ~records.is_there | is_aside)
@@ -112,22 +114,6 @@ def _list_names(units: Units, chosen: NDArray[np.bool_]) -> list[str]:
     return [unit.name for unit in units.select(np.flatnonzero(chosen))]
 
 
-def write_plan(store: Store, files: Files) -> None:
-    """Note which inputs a job encoded, for `fsck`."""
-    table = files.table.select(PLANNED)
-    store.replace(PLAN, to_parquet([table], table.schema))
-
-
-def read_plan(store: Store, name: str = PLAN) -> Files:
-    """What `write_plan` noted: enough to cut the same units again, not to read them."""
-    table = pq.read_table(pa.BufferReader(store.read(name)))
-    rest = {"path": pa.array([b""] * len(table)), "largest_group": table["num_rows"]}
-    if "densities" not in table.column_names:  # of a release that cut by rows alone
-        rest["densities"] = pa.array([[]] * len(table), FILE_SCHEMA.field("densities").type)
-    columns = {name: rest[name] if name in rest else table[name] for name in FILE_SCHEMA.names}
-    return Files(pa.table(columns, FILE_SCHEMA))
-
-
 def finish(store: Store, records: Records, check: Callable[[], None] = lambda: None) -> None:
     """End a job: shards outside the plan aside, then the plan, the manifest, and `_SUCCESS`. Can be repeated.
 
@@ -151,7 +137,7 @@ def finish(store: Store, records: Records, check: Callable[[], None] = lambda: N
         _check_settled(records, read_struck_out_since(store, records.struck_out))
         store.delete(SUCCESS)
     seen |= put_aside(store, ours)
-    write_plan(store, units.files)
+    write_plan(store, units.files, records.redone)
     if not is_finished:
         store.replace(MANIFEST, manifest)
         check()
@@ -248,12 +234,3 @@ def _is_finished(store: Store, manifest: pa.Buffer) -> bool:
         return bool(success["manifest_sha256"] == digest == hashlib.sha256(store.read(MANIFEST)).hexdigest())
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False
-
-
-def to_parquet(pieces: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> pa.Buffer:
-    """Rows of a table, some at a time, as the bytes of a Parquet file with a row group for each piece."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema) as writer:
-        for piece in pieces:
-            writer.write(piece)
-    return sink.getvalue()

@@ -49,6 +49,7 @@ def begin_commit(
     overwrite: bool = False,
     retry_errors: bool = False,
     replace: bool = True,
+    redone: Collection[str] = (),
     unreadable: Collection[str] = (),
 ) -> Commit:
     """Freeze the job, or find it frozen, and find out what earlier runs committed.
@@ -64,7 +65,12 @@ def begin_commit(
     units = Units.of(files if isinstance(files, Files) else Files.of(files), frozen)
     may_replace = replace or overwrite
     records = read_records(
-        store, units, retry_errors=retry_errors, may_replace=may_replace, unreadable=frozenset(unreadable)
+        store,
+        units,
+        retry_errors=retry_errors,
+        may_replace=may_replace,
+        redone=frozenset(redone),
+        unreadable=frozenset(unreadable),
     )
     commit = Commit(frozen=frozen, records=records)
     if commit.left or unreadable:

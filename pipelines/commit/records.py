@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Collection, Iterator, MutableMapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -91,6 +91,8 @@ class Records(MutableMapping[str, UnitRecord]):
         self.rows: NDArray[np.void] = np.zeros(len(units), ROW)
         # Objects of the log that strike names out and were there before any record was read, or are of this run.
         self.struck_out: set[str] = set()
+        # Sources of which this run redoes every unit.
+        self.redone: Collection[str] = ()
 
     def put(self, number: int, record: UnitRecord) -> None:
         """Note the record of the unit of a number; ValueError or TypeError for what cannot be one."""

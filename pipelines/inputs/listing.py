@@ -25,13 +25,15 @@ KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: 
 class Entry:
     """A file, a folder, or for a `reason` neither; then `is_folder` says that it may have been meant to be one.
 
-    Bytes of a local path that are no UTF-8 are surrogates. `way` are the real paths of the folders that led to a
-    local folder, itself included. One that `leads_back` is a link to one of these, or to what holds one: it has a
-    reason where that holds other things, too.
+    Bytes of a local path that are no UTF-8 are surrogates. `modified` is when a file was written, in nanoseconds after
+    1970, 0 where that is not known. `way` are the real paths of the folders that led to a local folder, itself
+    included. One that `leads_back` is a link to one of these, or to what holds one: it has a reason where that holds
+    other things, too.
     """
 
     path: str
     size: int | None = None
+    modified: int = 0
     is_folder: bool = False
     leads_back: bool = False
     reason: str = ""
@@ -153,7 +155,7 @@ def _follow(path: str, folder: Entry) -> Entry:
 
 def _file_or_other(path: str, status: os.stat_result) -> Entry:
     if stat.S_ISREG(status.st_mode):
-        return Entry(path=path, size=status.st_size)
+        return Entry(path=path, size=status.st_size, modified=status.st_mtime_ns)
     return Entry(path=path, reason=f"expected a file, got {KINDS.get(stat.S_IFMT(status.st_mode), 'something else')}")
 
 
@@ -224,4 +226,4 @@ def _read_info(info: Any) -> Entry:
     if info.type == pafs.FileType.Directory:
         return Entry(path=info.path, is_folder=True)
     reason = "" if info.is_file else "expected a file or a folder, got neither"
-    return Entry(path=info.path, size=info.size, reason=reason)
+    return Entry(path=info.path, size=info.size, modified=info.mtime_ns or 0, reason=reason)

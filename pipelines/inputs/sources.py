@@ -27,11 +27,12 @@ MAGIC = re.compile(r"[*?[]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One input file; `source` is its name in the output."""
+    """One input file; `source` is its name in the output, `modified` nanoseconds after 1970, or 0 for unknown."""
 
     source: str
     path: str
     size: int
+    modified: int = 0
     partitions: tuple[tuple[str, str | None], ...]
 
 
@@ -172,15 +173,17 @@ def _make_listing(entries: Sequence[Entry], depths: Sequence[int]) -> Listing:
     names = choose_names([entry.path for entry in entries], depths)
     named = sorted(zip(names, entries, depths, strict=True), key=itemgetter(0))
     return Listing(
-        files=tuple(make_source(name, entry.path, entry.size) for name, entry, _ in named if not entry.reason),
+        files=tuple(
+            make_source(name, entry.path, entry.size, entry.modified) for name, entry, _ in named if not entry.reason
+        ),
         unreadable={name: f"{name}: {entry.reason}" for name, entry, _ in named if entry.reason},
         places={name: Place(entry.path, depth) for name, entry, depth in named},
     )
 
 
-def make_source(source: str, path: str, size: Any) -> SourceFile:
+def make_source(source: str, path: str, size: Any, modified: int = 0) -> SourceFile:
     """A file by its name in the output."""
-    return SourceFile(source=source, path=path, size=size, partitions=read_partitions(source))
+    return SourceFile(source=source, path=path, size=size, modified=modified, partitions=read_partitions(source))
 
 
 def _list_input(item: _Input) -> list[Entry]:

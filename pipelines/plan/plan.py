@@ -7,7 +7,7 @@ into units of equal rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -33,7 +33,7 @@ FILE_SCHEMA = pa.schema(
     [
         *(
             pa.field(name, TYPES.get(name, pa.int64()), nullable=False)
-            for name in ("source", "path", "size", "num_rows", "largest_group", "digest")
+            for name in ("source", "path", "size", "modified", "num_rows", "largest_group", "digest")
         ),
         pa.field("densities", pa.list_(pa.field("item", DENSITY, nullable=False)), nullable=False),
     ]
@@ -100,13 +100,15 @@ class Files(Sequence[PlannedFile]):
 
 
 def _to_file(row: Mapping[str, Any]) -> PlannedFile:
-    file = make_source(row["source"], decode_path(row["path"]), row["size"])
+    file = make_source(row["source"], decode_path(row["path"]), row["size"], row["modified"])
     rest = {name: row[name] for name in ("num_rows", "largest_group", "digest")}
     return PlannedFile(file=file, **rest, densities=tuple(Density(**density) for density in row["densities"]))
 
 
 def _to_batch(files: Sequence[PlannedFile]) -> pa.RecordBatch:
-    columns = {name: [getattr(planned.file, name) for planned in files] for name in ("source", "path", "size")}
+    columns = {
+        name: [getattr(planned.file, name) for planned in files] for name in ("source", "path", "size", "modified")
+    }
     columns["path"] = [encode_path(path) for path in columns["path"]]
     columns |= {name: [getattr(planned, name) for planned in files] for name in ("num_rows", "largest_group", "digest")}
     columns["densities"] = [[asdict(density) for density in planned.densities] for planned in files]
@@ -216,6 +218,12 @@ class Units(Mapping[str, Unit]):
     def select(self, numbers: NDArray[np.int64]) -> Selection:
         """Units of these numbers."""
         return Selection(self, numbers)
+
+    def are_of(self, sources: Collection[str]) -> NDArray[np.bool_]:
+        """Which units, by number, are of these sources."""
+        is_chosen = np.array([source in sources for source in self.files.table["source"].to_pylist()], np.bool_)
+        of_stretches: NDArray[np.bool_] = is_chosen[self.stretches["place"]]
+        return np.repeat(of_stretches, np.diff(self.first_units))
 
     def count_rows(self, chosen: NDArray[np.bool_]) -> int:
         """Input rows of the units that are chosen, of all of them by number."""

@@ -17,7 +17,7 @@ from t5enc.storage.filesystems import hide_credentials
 
 ASKED, LEFT_OUT = "asked", "asked_but_not_recorded"
 # Of one run, and not of the job; a token is asked for anew wherever it is needed.
-OF_A_RUN = ("output", "token", "reuse", "overwrite", "retry_errors", "replace", "ray_address", "ship_code")
+OF_A_RUN = ("output", "token", "reuse", "overwrite", "retry_errors", "replace", "recheck", "ray_address", "ship_code")
 PATHS = ("inputs", "model", "tokenizer", "recipe", "compile_cache")
 
 

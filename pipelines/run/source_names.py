@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.commit.manifest import to_parquet
+from pipelines.commit.planned import to_parquet
 from pipelines.inputs.listing import decode_path, path_below
 from pipelines.inputs.names import Content, Given, Remembered, choose_names, escape, hash_path
 from pipelines.inputs.sources import Inputs, Listing

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.actors.tasks import SpanResult
 from pipelines.commit.ownership import find_frozen, refuse_old
+from pipelines.commit.planned import find_touched
 from pipelines.commit.protocol import Commit, begin_commit
 from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
@@ -65,6 +66,7 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
         overwrite=job.overwrite,
         retry_errors=job.retry_errors,
         replace=job.replace,
+        redone=find_touched(store, resolved.files) if job.recheck else (),
         unreadable=resolved.unreadable,
     )
     note_names(store, resolved.files, anew=job.overwrite)

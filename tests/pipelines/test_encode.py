@@ -236,6 +236,28 @@ def test_a_copied_and_touched_input_tree_resumes_without_encoding(
     assert encode_parquet(job(copied, tmp_path / "out")).spans == 0
 
 
+def write_bare(path: Path, texts: list[str]) -> None:
+    """A file whose size and footer say nothing of its texts but how long they are together."""
+    pq.write_table(pa.table({"caption": texts}), path, compression="none", use_dictionary=False, write_statistics=False)
+
+
+def test_an_edit_that_leaves_size_and_footer_is_found_where_one_asks_for_it(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_bare(tmp_path / "in" / "a.parquet", ["a cat", "a dog"])
+    write_bare(tmp_path / "in" / "b.parquet", ["snow"])
+    asked = {"inputs": tmp_path / "in", "output": tmp_path / "out"}
+    encode_parquet(job(**asked))
+    size = (tmp_path / "in" / "a.parquet").stat().st_size
+    write_bare(tmp_path / "in" / "a.parquet", ["a cat", "a cow"])
+    assert (tmp_path / "in" / "a.parquet").stat().st_size == size
+    assert encode_parquet(job(**asked)).progress.counts.captions == 0
+    report = encode_parquet(job(**asked, recheck=True))
+    assert report.progress.counts.captions == 2
+    assert load_embeddings(tmp_path / "out")[0]["caption"].to_pylist() == ["a cat", "a cow", "snow"]
+    assert check_output(open_store(str(tmp_path / "out")), deep=True) == []
+    assert encode_parquet(job(**asked, recheck=True)).progress.counts.captions == 0
+
+
 def test_an_output_inside_the_input_is_refused(write_captions: WriteCaptions) -> None:
     inputs = write_captions(["a"])
     with pytest.raises(OutputError, match="outside the input"):

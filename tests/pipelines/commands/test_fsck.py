@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.commands.fsck import Problem, check_output, print_problems
-from pipelines.commit.manifest import write_plan
+from pipelines.commit.planned import write_plan
 from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
 from pipelines.commit.records import read_footer_record
 from pipelines.plan.plan import Files

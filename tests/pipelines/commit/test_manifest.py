@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.commit.log import put_aside
-from pipelines.commit.manifest import ABANDONED_SECONDS, finish, read_plan, write_plan
+from pipelines.commit.manifest import ABANDONED_SECONDS, finish
+from pipelines.commit.planned import read_plan, write_plan
 from pipelines.commit.records import Records
 from pipelines.plan.plan import Files, Units
 from pipelines.stores.store import LocalStore
