@@ -30,6 +30,7 @@ from pipelines.progress.ledger import start_ledger
 from pipelines.progress.report import EncodeReport, describe_job, write_report
 from pipelines.progress.storage_error import add_errors
 from pipelines.progress.tracing import Tracing
+from pipelines.reuse.copying import EarlierRows
 from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
@@ -75,7 +76,11 @@ def encode_units(run: RunState, cluster: Cluster, on_progress: OnProgress | None
     ledger = start_ledger(run.commit.frozen.fingerprint, run.rows_left)
     output, filesystem = absolute_output(run.job.output), run.resolved.inputs.filesystem
     tracing = Tracing.from_environment(os.environ)
-    worker = SpanWorker(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code)
+    earlier = EarlierRows(run.earlier_outputs.list(output), run.commit.frozen.storage_dtype)
+    worker = SpanWorker(
+        *(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code),
+        earlier=earlier if len(earlier) else None,
+    )
     options = _actor_options(run, cluster)
     watch = Watch(run, ledger, on_progress, on_minute=note_report)
     with watch, Log(run.store) as log:
@@ -226,6 +231,7 @@ def _make_report(run: RunState, is_complete: bool, is_running: bool = False) -> 
         max_length=run.commit.frozen.identity["max_length"],
         recipe=run.commit.frozen.describe_recipe(),
         weaknesses=list_weaknesses(run.store),
+        missing=dict(run.earlier_outputs.missing),
         unreadable=dict(run.unreadable),  # which the run's own thread adds to
         bare=run.commit.records.find_bare() if not is_running else [],
         progress=run.progress,

@@ -20,6 +20,7 @@ from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import GROUP_ROWS, ROW_GROUP_BYTES, ContentHash, ShardFile, count_rows, cut_by_size
 from pipelines.inputs.valid_text import mend_texts
 from pipelines.job import FrozenJob
+from pipelines.reuse.copying import Copied
 from t5enc.storage import CaptionKeys, build_keys, build_table, working_dtype
 from t5enc.storage.schema import measure_values
 from t5enc.text.content_keys import hash_prompts
@@ -46,16 +47,31 @@ class ShardWriter:
         self._kept_sizes = prepared.batch.kept_sizes()
         self._file = ShardFile(prepared.batch.columns.schema, job, in_memory=len(self.pieces) <= 1)
         self._hash = ContentHash(build_keys(self._keys(slice(None))))
-        self._held: tuple[slice, EncodedTexts] | None = None
+        self._held: tuple[slice, EncodedTexts, NDArray[np.uint8] | None, Copied | None] | None = None
+        self.reused: dict[str, int] = {}
+        self.troubles: dict[str, str] = {}
 
     def _keys(self, captions: slice) -> CaptionKeys:
         batch, source = self.prepared.batch, self.prepared.unit.source
         return CaptionKeys(source=source, rows=batch.rows[captions], caption_indices=batch.caption_indices[captions])
 
-    def add(self, captions: slice, encoded: EncodedTexts) -> None:
-        """Hold the embeddings of the next piece, and write the last one's."""
+    def hash_prompts(self, captions: slice) -> NDArray[np.uint8]:
+        """(N, 16) content keys of a piece."""
+        return hash_prompts(self.job.computation, self.prepared.prompts[captions])
+
+    def add(
+        self,
+        captions: slice,
+        encoded: EncodedTexts,
+        content_keys: NDArray[np.uint8] | None = None,
+        copied: Copied | None = None,
+    ) -> None:
+        """Hold the embeddings of the next piece, and write the last one's.
+
+        Those that were `copied` have no tokens among the others. `content_keys` are the piece's, if they are at hand.
+        """
         self._write_held()
-        self._held = captions, encoded
+        self._held = captions, encoded, content_keys, copied
 
     def finish(self) -> tuple[UnitRecord, Any]:
         """The record of the unit, and the bytes of its shard."""
@@ -72,10 +88,12 @@ class ShardWriter:
 
     def _write_held(self) -> None:
         if self._held is not None:
-            (captions, encoded), self._held = self._held, None
-            self._write(captions, encoded)
+            held, self._held = self._held, None
+            self._write(*held)
 
-    def _write(self, captions: slice, encoded: EncodedTexts) -> None:
+    def _write(
+        self, captions: slice, encoded: EncodedTexts, keys: NDArray[np.uint8] | None, copied: Copied | None
+    ) -> None:
         errors = [encoded.failed.get(place, error) for place, error in enumerate(self.prepared.errors[captions])]
         rows = build_table(
             pa.table({}),
@@ -84,7 +102,8 @@ class ShardWriter:
             storage=self.job.storage_dtype,
             truncated=self.prepared.truncated[captions],
             errors=errors,
-            content_keys=self._hash_prompts(captions),
+            content_keys=self._find_keys(captions, keys),
+            stored=None if copied is None else copied.stored,
             has_references=self.job.has_references,
         )
         self._hash.add(rows)
@@ -97,11 +116,20 @@ class ShardWriter:
             mended += changed
             self._file.write([*kept.columns, *rows.slice(group.start, group.stop - group.start).columns])
         self._count(rows, errors, mended)
+        if copied is not None:
+            self._count_copied(copied)
 
-    def _hash_prompts(self, captions: slice) -> NDArray[np.uint8] | None:
-        prompts = self.prepared.prompts[captions]
-        return hash_prompts(self.job.computation, prompts) if self.job.has_keys else None
+    def _find_keys(self, captions: slice, keys: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+        if not self.job.has_keys:
+            return None
+        return self.hash_prompts(captions) if keys is None else keys
 
     def _count(self, rows: pa.Table, errors: list[str | None], mended: int) -> None:
         self.errors += errors
         self.counts += replace(count_rows(rows), died=errors.count(DIED), mended=mended)
+
+    def _count_copied(self, copied: Copied) -> None:
+        self.counts += Counts(reused=len(copied.stored.values), reused_tokens=int(copied.stored.tokens.sum()))
+        for output, count in copied.sources.items():
+            self.reused[output] = self.reused.get(output, 0) + count
+        self.troubles |= copied.troubles

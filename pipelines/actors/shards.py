@@ -89,16 +89,28 @@ def encode_unit(
     dtype: torch.dtype,
     captions: slice,
     on_rows: Callable[[torch.Tensor, NDArray[np.int64]], None] | None = None,
+    chosen: NDArray[np.bool_] | None = None,
 ) -> EncodedTexts:
-    """Embeddings of these captions of a unit; one without a text has no tokens. `on_rows` as in `encode_ragged`."""
+    """Embeddings of these captions of a unit; one without a text has no tokens, and one that is not `chosen`.
+
+    `on_rows` as in `encode_ragged`.
+    """
     prompts = prepared.prompts[captions]
-    places = [place for place, prompt in enumerate(prompts) if prompt is not None]
+    places = [place for place, prompt in enumerate(prompts) if prompt is not None and (chosen is None or chosen[place])]
     asked = [_prompt(prompts, place) for place in places]
     encoded = encoder.encode_ragged(asked, dtype=dtype, device="cpu", on_rows=on_rows)
     lengths = np.zeros(len(prompts), dtype=np.int64)
     lengths[places] = encoded.embeddings.lengths.numpy()
     failed = {places[place]: reason for place, reason in encoded.failed.items()}
     return EncodedTexts(Embeddings.from_lengths(encoded.embeddings.values, torch.from_numpy(lengths)), failed)
+
+
+def join_encoded(one: EncodedTexts, other: EncodedTexts) -> EncodedTexts:
+    """Embeddings of the same captions, each of which has tokens in one of both at most."""
+    pairs = zip(one.embeddings, other.embeddings, strict=True)
+    values = torch.cat([rows for pair in pairs for rows in pair])
+    lengths = one.embeddings.lengths + other.embeddings.lengths
+    return EncodedTexts(Embeddings.from_lengths(values, lengths), one.failed | other.failed)
 
 
 def encode_carefully(

@@ -18,8 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from pipelines.actors.attempts import Attempts
 from pipelines.actors.handover import Handover
@@ -27,7 +29,7 @@ from pipelines.actors.picklable_lock import PicklableLock
 from pipelines.actors.prefetching import prefetch
 from pipelines.actors.reader import UnitReader
 from pipelines.actors.shard_writer import ShardWriter
-from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, prepare_unit
+from pipelines.actors.shards import Caution, PreparedUnit, encode_carefully, encode_unit, join_encoded, prepare_unit
 from pipelines.actors.tasks import SpanResult, SpanTask
 from pipelines.actors.throughput import read_throughput
 from pipelines.commit.counts import Cost
@@ -41,12 +43,14 @@ from pipelines.progress.findings import Findings, find_reasons
 from pipelines.progress.ledger import Kind
 from pipelines.progress.places import find_place, name_device
 from pipelines.progress.tracing import Tracing, flush_traces, start_tracing, trace_unit
+from pipelines.reuse.copying import Copied, EarlierRows
 from pipelines.stores.retrying import count_retries
 from pipelines.stores.store import open_store
 from t5enc.actor import EncoderActor
 from t5enc.errors import InputError, OutputError, T5encError
 from t5enc.storage import working_dtype
 from t5enc.text.tokenizer import Tokenizer
+from t5enc.text_encoder import EncodedTexts
 
 # What PyTorch raises where a card is broken, or full: the next process may get another.
 CARD_ERRORS = (torch.AcceleratorError, torch.OutOfMemoryError)
@@ -64,13 +68,16 @@ class SpanWorker:
         on_error: str = "keep",
         tracing: Tracing | None = None,
         code: Code | None = None,
+        earlier: EarlierRows | None = None,
     ) -> None:
+        """`earlier` are outputs to copy embeddings from."""
         self.job = job
         self.output = output
         self.ledger = ledger
         self.on_error = on_error
         self.tracing = tracing
         self.code = code
+        self.earlier = earlier
         self.attempts = Attempts(ledger)
         self.reader = UnitReader(job, output, filesystem, self.attempts)
         self.is_alone = False
@@ -99,6 +106,8 @@ class SpanWorker:
         store = open_store(self.output)
         if not is_null_there(store, self.job):
             write_null(store, self.job, actor.submit(compute_null).result())
+        if self.earlier is not None:
+            self.earlier.open()
         names = ("device", "dtype", "attention", "token_budget")
         settings = {name: str(getattr(options, name)) for name in names}
         self.ledger.started.remote(
@@ -193,9 +202,29 @@ class SpanWorker:
         shard = ShardWriter(prepared, self.job, prepared.rows)
         with trace_unit("encode", prepared.unit):
             for piece in shard.pieces:
-                shard.add(piece, actor.submit(encode_unit, prepared, self._dtype, piece, shard.probe.take).result())
+                shard.add(piece, *self._encode_piece(actor, shard, piece))
         cost = Cost(waiting_seconds=waited, computing_seconds=self._lap())
         return shard, cost + (read_throughput(actor) - before)
+
+    def _encode_piece(
+        self, actor: EncoderActor, shard: ShardWriter, piece: slice
+    ) -> tuple[EncodedTexts, NDArray[np.uint8] | None, Copied | None]:
+        """Its embeddings, its content keys, and what was copied of it while the model computed the rest."""
+
+        def encode(chosen: NDArray[np.bool_] | None = None) -> Future[EncodedTexts]:
+            return actor.submit(encode_unit, shard.prepared, self._dtype, piece, shard.probe.take, chosen)
+
+        if self.earlier is None:
+            return encode().result(), None, None
+        keys = shard.hash_prompts(piece)
+        wanted = self.earlier.look_up(keys, np.array(shard.prepared.rows[piece], np.int64))
+        rest = np.ones(len(keys), bool)
+        rest[wanted.places] = False
+        computing = encode(rest)
+        copied = self.earlier.copy(wanted)
+        lost = ~rest & ~copied.is_there
+        encoded = computing.result()
+        return join_encoded(encoded, encode(lost).result()) if lost.any() else encoded, keys, copied
 
     def run_suspect(self, actor: EncoderActor, span: Span, unit: Unit, caution: Caution) -> UnitRecord:
         """Encode one unit that is suspected of killing its process, noting each stream before it runs."""
@@ -237,6 +266,7 @@ class SpanWorker:
         findings.count_lengths(prepared.lengths.tolist(), self.job.identity["max_length"])
         places = zip(batch.rows.tolist(), batch.caption_indices.tolist(), strict=True)
         find_reasons(findings, prepared.unit.source, places, errors)
+        findings.add_reused(shard.reused, shard.troubles)
         return findings
 
     @property

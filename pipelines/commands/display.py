@@ -100,7 +100,8 @@ def list_rates(progress: Progress, run: RunState) -> list[str]:
         f"{counts.captions / seconds:,.0f} captions/s",
         f"ETA {left}",
         *([f"{counts.errors:,} without embedding"] if counts.errors else []),
-        f"{counts.tokens / seconds:,.0f} useful tokens/s",
+        f"{counts.new_tokens / seconds:,.0f} useful tokens/s",
+        *([f"{counts.reused:,} reused"] if counts.reused else []),
         f"streams {progress.fill:.1%} full",
     ]
 

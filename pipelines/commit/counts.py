@@ -45,6 +45,11 @@ class Counts:
     shared: int = count("t5enc_shared", "Captions that refer to an embedding that is stored once.")
     longest: int = count(is_maximum=True)
 
+    @property
+    def new_tokens(self) -> int:
+        """Those that were not reused."""
+        return self.tokens - self.reused_tokens
+
     def __add__(self, other: Counts) -> Counts:
         return _join(self, other)
 

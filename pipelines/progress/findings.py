@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.progress.storage_error import StorageError
@@ -24,11 +24,16 @@ class Reason:
 
 @dataclass(slots=True)
 class Findings:
-    """Captions by length in tokens before they were cut (bar number -> captions), reasons, and the cost of storing."""
+    """Captions by length in tokens before they were cut (bar number -> captions), reasons, and the cost of storing.
+
+    `reused` are captions that were copied of each earlier output, `troubles` what went wrong with one.
+    """
 
     lengths: dict[int, int] = field(default_factory=dict)
     reasons: dict[str, Reason] = field(default_factory=dict)
     storage: StorageError = field(default_factory=StorageError)
+    reused: dict[str, int] = field(default_factory=dict)
+    troubles: dict[str, str] = field(default_factory=dict)
 
     def count_lengths(self, lengths: Iterable[int], max_length: int) -> None:
         """Sort lengths into bars; captions that were not tokenized have none."""
@@ -47,9 +52,16 @@ class Findings:
         kept.count += count
         kept.rows += rows[: MOST_ROWS - len(kept.rows)]
 
+    def add_reused(self, reused: Mapping[str, int], troubles: Mapping[str, str]) -> None:
+        """Count captions that were copied of earlier outputs."""
+        for output, count in reused.items():
+            self.reused[output] = self.reused.get(output, 0) + count
+        self.troubles = {**troubles, **self.troubles}
+
     def add(self, other: Findings) -> None:
         """Add what was found elsewhere."""
         self.storage.add(other.storage)
+        self.add_reused(other.reused, other.troubles)
         for bar, count in other.lengths.items():
             self._count_bar(bar, count)
         for reason, found in other.reasons.items():

@@ -254,8 +254,8 @@ class Ledger:
             start = end - getattr(cost, phase)
             self.history.add(phase, end - start, start, end)
             if phase == "computing_seconds":
-                for name in ("captions", "tokens"):
-                    self.history.add(name, getattr(counts, name), start, end)
+                self.history.add("captions", counts.captions, start, end)
+                self.history.add("tokens", counts.new_tokens, start, end)
             end = start
 
     def read(self) -> Progress:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from pipelines.job import FrozenJob
+from pipelines.progress.charts import show_seconds
 from pipelines.progress.findings import Reason
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.storage_error import StorageError
@@ -22,14 +23,17 @@ MOST_RUNS = 50
 MOST_INPUTS = 20
 # Files without an embedding that are named.
 MOST_BARE = 5
+# Tokens by which it is told how fast a run's models were.
+LEAST_TOKENS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeReport:
     """Totals of the output, and what this run contributed.
 
-    `recipe` says which one embeddings are made by and how it was chosen, `max_length` where captions are cut, and
-    `weaknesses` what the output's disk does not keep that others do.
+    `recipe` says which one embeddings are made by and how it was chosen, `max_length` where captions are cut,
+    `missing` which outputs to reuse are not there, and `weaknesses` what the output's disk does not keep that others
+    do.
     """
 
     output: str
@@ -37,6 +41,7 @@ class EncodeReport:
     max_length: int = 0
     recipe: str | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     bare: list[str] = field(default_factory=list)
     weaknesses: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Progress)
@@ -60,8 +65,21 @@ class EncodeReport:
 
     @property
     def tokens_per_second(self) -> float:
-        """Useful tokens a second of this run, from the moment its actors were ready."""
-        return self.progress.counts.tokens / self.run_seconds if self.run_seconds else 0.0
+        """Useful tokens a second of this run that were not reused, from the moment its actors were ready."""
+        return self.progress.counts.new_tokens / self.run_seconds if self.run_seconds else 0.0
+
+    @property
+    def seconds_saved(self) -> float:
+        """Seconds of a model's work that this run's reused tokens would have taken; 0 where too few others tell."""
+        counts, cost = self.progress.counts, self.progress.cost
+        if counts.new_tokens < LEAST_TOKENS:
+            return 0.0
+        return cost.busy_seconds / counts.new_tokens * counts.reused_tokens
+
+    @property
+    def not_reused(self) -> dict[str, str]:
+        """Why nothing or not all was had of some earlier outputs."""
+        return self.missing | self.details.findings.troubles
 
     @property
     def run_seconds(self) -> float:
@@ -78,6 +96,13 @@ class EncodeReport:
             "run_seconds": round(self.run_seconds, 3),
             "tokens_per_second": round(self.tokens_per_second, 1),
             "fill": round(self.progress.fill, 4),
+            "reuse": {
+                "outputs": self.details.findings.reused,
+                "captions": self.progress.counts.reused,
+                "tokens": self.progress.counts.reused_tokens,
+                "seconds_saved": round(self.seconds_saved, 1),
+                "not_reused": self.not_reused,
+            },
             "cores_used_while_encoding": round(self.cores_used, 2),
             "state": self.state,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -120,11 +145,23 @@ class EncodeReport:
                 f"{self.wall_seconds:.1f} s in all, {self.tokens_per_second:,.0f} useful tokens/s, "
                 f"streams {self.progress.fill:.1%} full, {self.cores_used:.1f} cores at work"
             )
+        lines += self._tell_reuse()
         lines += [f"  weaker than elsewhere: {weakness}" for weakness in self.weaknesses]
         lines += [f"  not read: {show_invisible(reason)}" for reason in self.unreadable.values()]
         if not self.is_finished:
             lines.append("  unfinished: mend or remove the inputs named above and run the same command again")
         return "\n".join(lines)
+
+    def _tell_reuse(self) -> list[str]:
+        """What this run copied from which outputs, and what that saved."""
+        counts, outputs = self.progress.counts, self.details.findings.reused
+        lines = [f"    from {show_invisible(name)}: {count:,}" for name, count in outputs.items()]
+        if counts.reused:
+            saved = f", about {show_seconds(self.seconds_saved)} of one model's work" if self.seconds_saved else ""
+            lines.insert(
+                0, f"  copied, not computed: {counts.reused:,} captions, {counts.reused_tokens:,} tokens{saved}"
+            )
+        return lines + [f"  not reused: {show_invisible(reason)}" for reason in self.not_reused.values()]
 
     def _tell_reasons(self) -> list[str]:
         """Why captions of this run have no embedding, and files of which none has one."""

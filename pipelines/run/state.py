@@ -17,6 +17,7 @@ from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import read_report, read_runs, read_storage_error
 from pipelines.progress.storage_error import StorageError
+from pipelines.reuse.earlier import Earlier, open_earlier
 from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
 from pipelines.run.source_names import note_names
 from pipelines.stores.store import Store, open_store
@@ -35,6 +36,7 @@ class RunState:
     commit: Commit
     units_per_span: int = 1
     spans: int = 0
+    earlier_outputs: Earlier = field(default_factory=Earlier)
     suspects: dict[str, SpanResult] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
@@ -59,6 +61,7 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
     refuse_old(store, job.output)
     there = None if job.overwrite else find_frozen(store)
     resolved = resolve_job(job, device, cpus=cpus, there=there)
+    earlier = open_earlier(job.reuse, resolved.frozen, is_begun=there is not None)
     commit = begin_commit(
         store,
         resolved.frozen,
@@ -70,7 +73,7 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
         unreadable=resolved.unreadable,
     )
     note_names(store, resolved.files, anew=job.overwrite)
-    run = RunState(job, resolved, store, commit, unreadable=dict(resolved.unreadable))
+    run = RunState(job, resolved, store, commit, unreadable=dict(resolved.unreadable), earlier_outputs=earlier)
     last = read_report(store, commit.frozen.fingerprint)
     run.earlier, run.earlier_error = read_runs(last), read_storage_error(last)
     run.rows_before = commit.units.count_rows(commit.records.is_there)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from t5enc.errors import OutputError
 from t5enc.shards.files import OpenShard, Stamp, check_stamp
-from t5enc.storage import METADATA_KEY, PREFIX
+from t5enc.storage import KEY, METADATA_KEY, PREFIX, SHARED_ROW
 from t5enc.storage.codecs import find_codec
 from t5enc.storage.row_index import MISSING, copy_rows, unpack_rows
 
@@ -50,6 +50,8 @@ class ShardIndex:
     file_rows: NDArray[np.int64] | None
     group_starts: NDArray[np.int64]
     is_plain: NDArray[np.bool_]
+    content_keys: NDArray[np.uint8] | None = None
+    """(R, 16), if they were asked for."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -57,7 +59,10 @@ class ShardIndex:
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
-        arrays = (self.ends, self.num_bytes, self.tokens, self.key_rows, self.key_captions, self.file_rows)
+        arrays = (
+            *(self.ends, self.num_bytes, self.tokens, self.key_rows, self.key_captions, self.file_rows),
+            self.content_keys,
+        )
         return 1024 + self.group_starts.nbytes + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
     def find_sizes(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -102,20 +107,23 @@ class ShardIndex:
         return starts if self.file_rows is None else np.searchsorted(self.file_rows, starts).astype(np.int64)
 
 
-def read_index(shard: OpenShard, *, storage: str, dim: int, skips_missing: bool) -> ShardIndex:
+def read_index(shard: OpenShard, *, storage: str, dim: int, skips_missing: bool, with_keys: bool = False) -> ShardIndex:
     """The index of a shard; OutputError for one that is damaged, of another dtype or width, or changes meanwhile."""
     try:
         with shard.open_parquet() as file:
-            _check_form(shard.path, file.schema_arrow, storage, dim)
-            index = _make_index(shard, file, storage, dim, skips_missing)
+            check_form(shard.path, file.schema_arrow, storage, dim)
+            index = _make_index(shard, file, storage, dim, skips_missing, with_keys)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise OutputError(f"{shard.path}: expected a Parquet shard, got: {error}") from error
     check_stamp(shard, index.stamp)
     return index
 
 
-def _check_form(path: str, schema: pa.Schema, storage: str, dim: int) -> None:
-    """A shard that another tool wrote again may have lost what says how; then it is as its job says."""
+def check_form(path: str, schema: pa.Schema, storage: str, dim: int) -> None:
+    """OutputError where a shard has other columns, another dtype or width than its job says.
+
+    One that another tool wrote again may have lost what says how; then it is as its job says.
+    """
     for name in (BYTES, ROW, CAPTION_INDEX, TOKENS, ERROR):
         if name not in schema.names:
             raise OutputError(f"{path}: no column {name!r}; expected one of {', '.join(schema.names)}")
@@ -125,11 +133,27 @@ def _check_form(path: str, schema: pa.Schema, storage: str, dim: int) -> None:
         raise OutputError(f"{path}: expected {storage} of width {dim} as its job has it, got {found[0]} of {found[1]}")
 
 
-def _make_index(shard: OpenShard, file: pq.ParquetFile, storage: str, dim: int, skips_missing: bool) -> ShardIndex:
+def read_rows(file: pq.ParquetFile) -> pa.Table:
+    """What `copy_rows` gave of all rows: of the footer, or of the columns where it does not say."""
     table = unpack_rows(file.metadata)
-    if table is None:
-        sizing = [NUM_BYTES] if NUM_BYTES in file.schema_arrow.names else []
-        table = copy_rows(file.read(columns=[ROW, CAPTION_INDEX, TOKENS, ERROR, *sizing], use_threads=False))
+    if table is not None:
+        return table
+    more = [name for name in (NUM_BYTES, KEY.name, SHARED_ROW.name) if name in file.schema_arrow.names]
+    return copy_rows(file.read(columns=[ROW, CAPTION_INDEX, TOKENS, ERROR, *more], use_threads=False))
+
+
+def read_content_keys(rows: pa.Table) -> NDArray[np.uint8]:
+    """(R, 16) keys of what `read_rows` gave, whatever where there is none; KeyError where rows have no keys."""
+    column = rows[KEY.name].combine_chunks()
+    chunk = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    start, width = chunk.offset, KEY.type.byte_width
+    return np.frombuffer(chunk.buffers()[1], np.uint8).reshape(-1, width)[start : start + len(chunk)]
+
+
+def _make_index(
+    shard: OpenShard, file: pq.ParquetFile, storage: str, dim: int, skips_missing: bool, with_keys: bool
+) -> ShardIndex:
+    table = read_rows(file)
     present = ~table[MISSING].to_numpy()
     tokens = np.where(present, _to_numpy(table[TOKENS], np.int32), 0).astype(np.int32)
     token_bytes = find_codec(storage).token_bytes(dim)
@@ -152,6 +176,7 @@ def _make_index(shard: OpenShard, file: pq.ParquetFile, storage: str, dim: int, 
         file_rows=kept,
         group_starts=group_starts,
         is_plain=is_plain,
+        content_keys=read_content_keys(table)[chosen].copy() if with_keys else None,
     )
 
 

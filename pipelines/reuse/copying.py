@@ -1,0 +1,214 @@
+"""Rows of earlier outputs into a unit: looked up by content key, read by byte range, checked, and stored anew.
+
+N captions of a piece of a unit. The index says where a row should be; its shard's own footer has the last word. What
+cannot be had, for whatever reason, is left out, and computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.reuse.building import open_key_index
+from pipelines.reuse.earlier import EarlierOutput
+from pipelines.reuse.index import NOT_THERE, KeyIndex
+from pipelines.reuse.shard_rows import read_values
+from t5enc.errors import OutputError
+from t5enc.shards.files import OpenShard, open_shard
+from t5enc.shards.index import ShardIndex, read_index
+from t5enc.shards.process import Process
+from t5enc.storage import NOT_SHARED, StoredRows, count_tokens, from_bytes, to_bytes, working_dtype
+
+# Reads at a time; of a store, several times as many.
+THREADS = 4
+# Shards in a row that cannot be read before an output is not asked any more.
+MOST_FAILURES = 16
+UNREADABLE = "not all of it can be read"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """(N, 16) keys of captions and (N,) tokens of their embeddings; `hints` are (shards, places) of each output.
+
+    `places` are the captions that an output seems to have.
+    """
+
+    keys: NDArray[np.uint8]
+    tokens: NDArray[np.int64]
+    hints: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    places: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copied:
+    """What was had of N captions, how many of them from which output, and what went wrong with one, by its name."""
+
+    stored: StoredRows
+    sources: dict[str, int]
+    troubles: dict[str, str]
+
+    @property
+    def is_there(self) -> NDArray[np.bool_]:
+        """(N,) which captions need not be computed."""
+        found: NDArray[np.bool_] = self.stored.shared != NOT_SHARED
+        found[list(self.stored.values)] = True
+        return found
+
+
+class EarlierRows:
+    """Earlier outputs in the order in which they are asked; what a process holds of them, it opens itself."""
+
+    def __init__(self, outputs: Sequence[EarlierOutput], storage: str) -> None:
+        """`storage` is how the rows are stored anew."""
+        self.outputs = tuple(outputs)
+        self.storage = storage
+        self._lock = threading.Lock()
+        self._sources: list[_Source] | None = None
+
+    def __reduce__(self) -> tuple[type[EarlierRows], tuple[Any, ...]]:
+        return EarlierRows, (self.outputs, self.storage)
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def open(self) -> list[_Source]:
+        """Have their indexes, built where this machine has none; an output whose index cannot be is left out."""
+        with self._lock:
+            if self._sources is None:
+                self._sources = [_Source(output, self.storage) for output in self.outputs]
+            return self._sources
+
+    def look_up(self, keys: NDArray[np.uint8], tokens: NDArray[np.int64]) -> Wanted:
+        """Which of (N, 16) keys are there, but for captions without (N,) `tokens`."""
+        hints = [source.look_up(keys) for source in self.open()]
+        is_there = np.zeros(len(keys), bool)
+        for shards, _ in hints:
+            is_there |= shards != NOT_THERE
+        return Wanted(keys=keys, tokens=tokens, hints=hints, places=np.flatnonzero(is_there & (tokens > 0)))
+
+    def copy(self, wanted: Wanted) -> Copied:
+        """Read them, from the first output that has them whole."""
+        values: dict[int, NDArray[np.uint8]] = {}
+        sources, troubles = {}, {}
+        for source, (shards, places) in zip(self.open(), wanted.hints, strict=True):
+            left = np.array([place for place in wanted.places.tolist() if place not in values], np.int64)
+            left = left[shards[left] != NOT_THERE]
+            found = source.copy(shards[left], places[left], wanted.keys[left], wanted.tokens[left])
+            values.update((int(left[place]), value) for place, value in found.items())
+            if found:
+                sources[source.output.shown] = len(found)
+            if source.trouble:
+                troubles[source.output.shown] = source.trouble
+        return Copied(stored=_store(values, wanted.tokens), sources=sources, troubles=troubles)
+
+
+def _store(values: dict[int, NDArray[np.uint8]], tokens: NDArray[np.int64]) -> StoredRows:
+    own = np.zeros(len(tokens), np.int32)
+    places = list(values)
+    own[places] = tokens[places]
+    return StoredRows(tokens=own, values=values, shared=np.full(len(tokens), NOT_SHARED, np.int64))
+
+
+class _Source:
+    """One earlier output in one process."""
+
+    def __init__(self, output: EarlierOutput, storage: str) -> None:
+        self.output = output
+        self.storage = storage
+        self.process = Process([output.filesystem], THREADS, os.getpid())
+        self.trouble = ""
+        self._bad: set[int] = set()
+        self._failures = 0
+        self._index = self._open_index()
+
+    def _open_index(self) -> KeyIndex | None:
+        try:
+            return open_key_index(self.output, self.process)
+        except OSError as error:
+            self._tell(f"no index of its keys can be made, so that nothing is reused of it: {error}")
+            return None
+
+    def _tell(self, trouble: str) -> None:
+        """Once, and kept for the report."""
+        if not self.trouble:
+            print(f"reuse: {self.output.shown}: {trouble}", file=sys.stderr, flush=True)
+            self.trouble = trouble
+
+    def look_up(self, keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shards and places in them by (N, 16) keys."""
+        if self._index is None or self._failures >= MOST_FAILURES:
+            return np.full(len(keys), NOT_THERE, np.int64), np.zeros(len(keys), np.int64)
+        return self._index.find(keys)
+
+    def copy(
+        self,
+        shards: NDArray[np.int64],
+        places: NDArray[np.int64],
+        keys: NDArray[np.uint8],
+        tokens: NDArray[np.int64],
+    ) -> dict[int, NDArray[np.uint8]]:
+        """Bytes of rows, in the job's codec, by their numbers here; equal rows are read once."""
+        if not len(shards):
+            return {}
+        order = np.lexsort((places, shards))
+        bounds = [0, *(np.flatnonzero(np.diff(shards[order])) + 1).tolist(), len(order)]
+        groups = [order[start:stop] for start, stop in itertools.pairwise(bounds)]
+        tasks: list[Callable[[], dict[int, NDArray[np.uint8]]]] = [
+            partial(self._copy_shard, int(shards[group[0]]), places[group], keys[group], tokens[group], group)
+            for group in groups
+        ]
+        return {place: value for part in self.process.run(tasks) for place, value in part.items()}
+
+    def _copy_shard(
+        self,
+        shard: int,
+        places: NDArray[np.int64],
+        keys: NDArray[np.uint8],
+        tokens: NDArray[np.int64],
+        numbers: NDArray[np.int64],
+    ) -> dict[int, NDArray[np.uint8]]:
+        if shard in self._bad or self._failures >= MOST_FAILURES:
+            return {}
+        rows, firsts, again = np.unique(places, return_index=True, return_inverse=True)
+        try:
+            file, index = self._open(shard)
+            values = read_values(file, index, self.process.groups, shard, rows, keys[firsts], tokens[firsts])
+            stored = [self._convert(value, int(count)) for value, count in zip(values, tokens[firsts], strict=True)]
+        except (OutputError, OSError) as error:
+            self._bad.add(shard)
+            self._failures += 1
+            self._tell(f"{UNREADABLE}, and what is not is computed: {error}")
+            return {}
+        self._failures = 0
+        return {
+            int(number): value
+            for number, place in zip(numbers, again.tolist(), strict=True)
+            if (value := stored[place]) is not None
+        }
+
+    def _open(self, shard: int) -> tuple[OpenShard, ShardIndex]:
+        path = f"{self.output.root}/{self.output.shards['name'][shard].as_py()}"
+        file = self.process.files.get(shard, partial(open_shard, self.process.filesystems[0], path))
+        storage, dim = self.output.storage, self.output.dim
+        load = partial(read_index, file, storage=storage, dim=dim, skips_missing=False, with_keys=True)
+        return file, self.process.indexes.get(shard, load)
+
+    def _convert(self, value: NDArray[np.uint8] | None, tokens: int) -> NDArray[np.uint8] | None:
+        """A row's bytes in the job's codec; None for a row that is not there, or has other bytes than it should."""
+        storage, dim = self.output.storage, self.output.dim
+        if value is None or count_tokens(value, storage, dim) != tokens:
+            return None
+        if storage == self.storage:
+            return value
+        numbers = from_bytes(value, storage, dim).to(working_dtype(self.storage))
+        return to_bytes(numbers, self.storage).reshape(-1) if bool(torch.isfinite(numbers).all()) else None
