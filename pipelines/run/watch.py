@@ -67,7 +67,10 @@ class Watch:
         self._reporting: threading.Thread | None = None
 
     def __enter__(self) -> Watch:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except GivenUp as error:  # on a busy machine the watch may look before this thread knows that it began
+            raise self._explain() from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -78,12 +81,14 @@ class Watch:
                 _raise_in(self._runner, None)  # it may not have come yet
         except GivenUp:
             kind = GivenUp
-        if self.error is not None and kind in (None, GivenUp):
-            raise self.error
-        if self.reason is not None and kind in (None, GivenUp):
-            raise DriverError(self.reason)
+        if kind in (None, GivenUp) and (self.reason is not None or self.error is not None):
+            raise self._explain()
         if kind is None:
             self._conclude()
+
+    def _explain(self) -> Exception:
+        """Why the watch ended the run."""
+        return self.error or DriverError(self.reason or "")
 
     def _conclude(self) -> None:
         """Bring the run up to date at a good end. A report still being written must not come after the last one."""

@@ -60,6 +60,21 @@ def test_a_run_in_another_thread_is_ended_there() -> None:
     assert len(ended) == 1
 
 
+def test_a_watch_that_looks_before_its_start_is_over_ends_the_run_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def start_slowly(self: threading.Thread) -> None:
+        start(self)
+        for _ in range(300):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
+    with pytest.raises(DriverError, match="4 encoder processes in a row died"):
+        run_for_ever(TOO_MANY)
+
+
 def test_an_error_of_the_run_itself_is_not_hidden() -> None:
     with pytest.raises(ValueError, match="its own"):
         fail_under_watch()
