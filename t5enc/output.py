@@ -22,13 +22,18 @@ from t5enc.errors import OutputError, UnfinishedError
 from t5enc.pooling import Pooler
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.recipes.recipe import Recipe
+from t5enc.shards.shared import SharedRows, fill_references, name_referring
 from t5enc.storage import PREFIX, column_format, read_column
 from t5enc.storage.filesystems import find_filesystem, hide_credentials
-from t5enc.storage.layout import DATA, FORMAT_VERSION, JOB, MANIFEST, NULL, OLD_JOB, SUCCESS, is_shard
+from t5enc.storage.layout import DATA, FORMAT_VERSION, JOB, MANIFEST, NULL, OLD_JOB, SHARED, SUCCESS, is_shard
 from t5enc.storage.null_prompt import deserialize_null
 
 # What a manifest says of each shard, beside its name, that readers use.
 COUNTED = ("source", "first_row", "captions", "errors")
+# What a job's `duplicates` says where equal embeddings are stored once.
+REFERENCED = "referenced"
+# In what an output and its `shared/` must be alike.
+SAME = ("weights", "recipe", "dtype", "storage_dtype", "dim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,23 @@ class OutputFolder:
     pooler: Pooler | None = None
     manifest: pa.Table | None = None
     """Of a finished output: `name` of each shard and, where they were noted, what `COUNTED` names."""
+    shared: SharedFolder | None = None
+    """What rows refer to, where equal embeddings are stored once."""
 
     def read_shard(self, name: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, Embeddings]:
-        """The rows of one shard without their bytes, and their embeddings."""
-        table, embeddings = read_shard(self.filesystem, f"{self.root}/{name}", columns)
+        """The rows of one shard without their bytes, and their embeddings, those that rows refer to among them."""
+        shared = None if self.shared is None else self.shared.rows
+        table, embeddings = read_shard(self.filesystem, f"{self.root}/{name}", columns, shared)
         return table, replace(embeddings, conditioning=self.conditioning, pooler=self.pooler)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedFolder:
+    """The finished `shared/` of an output: its shards in order, and its rows by number."""
+
+    shards: tuple[str, ...]
+    manifest: pa.Table
+    rows: SharedRows
 
 
 def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> OutputFolder:
@@ -67,7 +84,30 @@ def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> Outpu
     found = _list_shards(filesystem, root) if manifest is None else manifest["name"].to_pylist()
     conditioning = _read_conditioning(filesystem, root, job)
     pooler = _read_pooler(job)
-    return OutputFolder(filesystem, root, job, tuple(found), manifest is not None, conditioning, pooler, manifest)
+    is_finished, shared = manifest is not None, _open_shared(filesystem, root, job, is_finished=manifest is not None)
+    return OutputFolder(filesystem, root, job, tuple(found), is_finished, conditioning, pooler, manifest, shared)
+
+
+def _open_shared(filesystem: Any, root: str, job: Mapping[str, Any], *, is_finished: bool) -> SharedFolder | None:
+    """What rows of an output refer to; None where they do not, or where an unfinished output does not have it yet.
+
+    OutputError where it is missing, not finished, or of another computation or codec than the output.
+    """
+    if job["identity"].get("duplicates") != REFERENCED:
+        return None
+    folder = f"{root}/{SHARED}"
+    found, manifest = _read_job(filesystem, folder, folder), read_manifest(filesystem, folder)
+    if found is None or manifest is None:
+        if not is_finished:
+            return None
+        raise OutputError(f"{folder}: expected the finished output that rows of {root} refer to, got none")
+    for name in SAME:
+        mine, theirs = ({**one["identity"], "dim": one["dim"]}.get(name) for one in (job, found))
+        if mine != theirs:
+            raise OutputError(f"{folder}: expected the {name} of {root}, {mine}, got {theirs}")
+    shards = tuple(manifest["name"].to_pylist())
+    form = {"storage": job["identity"]["storage_dtype"], "dim": job["dim"]}
+    return SharedFolder(shards, manifest, SharedRows(filesystem, folder, shards, **form))
 
 
 def _read_job(filesystem: Any, root: str, shown: str) -> dict[str, Any] | None:
@@ -131,9 +171,7 @@ def load_embeddings(
     tokens; its reason stands in `text_embedding_error`. One shard is read without copying its values again.
     """
     if str(path).endswith(".parquet"):
-        filesystem, file = find_filesystem(path)
-        table, embeddings = read_shard(filesystem, file, columns)
-        return table, _complete(filesystem, file, embeddings)
+        return _read_alone(*find_filesystem(path), columns)
     parts = list(iter_embeddings(path, columns, partial=partial))
     if not parts:
         raise OutputError(f"{hide_credentials(os.fspath(path))}: expected at least one shard, got none")
@@ -148,28 +186,34 @@ def iter_embeddings(
     return (folder.read_shard(name, columns) for name in folder.shards)
 
 
-def read_shard(filesystem: Any, path: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, Embeddings]:
-    """One shard's rows without their bytes, and their embeddings."""
+def read_shard(
+    filesystem: Any, path: str, columns: Sequence[str] | None = None, shared: SharedRows | None = None
+) -> tuple[pa.Table, Embeddings]:
+    """One shard's rows without their bytes, and their embeddings, of which `shared` has those that rows refer to."""
     try:
         file = pq.ParquetFile(path, filesystem=filesystem)
     except (OSError, pa.ArrowInvalid) as error:
         raise OutputError(f"{path}: expected a Parquet shard, got {error}") from error
     with file:
-        form = column_format(file.schema_arrow)
-        wanted = [name for name in file.schema_arrow.names if columns is None or name in columns]
-        _check_columns(path, columns or (), file.schema_arrow.names)
-        table = file.read(columns=[*dict.fromkeys([*wanted, f"{PREFIX}bytes"])])
+        form, present = column_format(file.schema_arrow), file.schema_arrow.names
+        wanted = [name for name in present if columns is None or name in columns]
+        _check_columns(path, columns or (), present)
+        table = file.read(columns=[*dict.fromkeys([*wanted, f"{PREFIX}bytes", *name_referring(present)])])
     embeddings = read_column(table.column(f"{PREFIX}bytes"), form["storage_dtype"], form["dim"])
+    embeddings = fill_references(path, 0, table, embeddings, shared)
     return table.select([name for name in wanted if name != f"{PREFIX}bytes"]), embeddings
 
 
-def _complete(filesystem: Any, file: str, embeddings: Embeddings) -> Embeddings:
-    """A shard's embeddings with what the job says of them in whose folder it lies; as they are where there is none."""
+def _read_alone(filesystem: Any, file: str, columns: Sequence[str] | None) -> tuple[pa.Table, Embeddings]:
+    """One shard with what the job says of it in whose folder it lies; as it is where there is none."""
     for folder in PurePosixPath(file).parents:
-        if (job := _read_job(filesystem, str(folder), str(folder))) is not None:
-            conditioning = _read_conditioning(filesystem, str(folder), job)
-            return replace(embeddings, conditioning=conditioning, pooler=_read_pooler(job))
-    return embeddings
+        root = str(folder)
+        if (job := _read_job(filesystem, root, root)) is not None:
+            conditioning = _read_conditioning(filesystem, root, job)
+            shared = _open_shared(filesystem, root, job, is_finished=False)
+            table, embeddings = read_shard(filesystem, file, columns, None if shared is None else shared.rows)
+            return table, replace(embeddings, conditioning=conditioning, pooler=_read_pooler(job))
+    return read_shard(filesystem, file, columns)
 
 
 def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> None:

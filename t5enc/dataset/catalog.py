@@ -15,10 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from t5enc.errors import ConfigError, OutputError
-from t5enc.output import OutputFolder, open_output
+from t5enc.output import OutputFolder, SharedFolder, open_output
 from t5enc.recipes.conditioning import Conditioning
 from t5enc.storage.codecs import find_codec
 from t5enc.storage.filesystems import hide_credentials
+from t5enc.storage.layout import SHARED
 
 Path = str | os.PathLike[str]
 # What becomes of a row without an embedding: it is not counted, has no tokens, or may not be.
@@ -52,6 +53,7 @@ class Output:
 class Catalog:
     """Shards in order; `captions` are a shard's rows, `errors` those without an embedding, UNKNOWN where not noted.
 
+    After those of all outputs come those that rows of each refer to, which are not counted.
     `sources` and `first_rows` say where in its job's input a shard begins, "" and UNKNOWN where that is not noted.
     """
 
@@ -62,9 +64,10 @@ class Catalog:
     first_rows: NDArray[np.int64]
     captions: NDArray[np.int64]
     errors: NDArray[np.int64]
+    num_shared: int
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.names) - self.num_shared
 
     def find_path(self, shard: int) -> str:
         """Where a shard lies on its filesystem."""
@@ -94,15 +97,19 @@ def open_catalog(paths: Sequence[Path], *, partial: bool) -> Catalog:
     outputs = tuple(_describe(folder, path) for folder, path in zip(folders, paths, strict=True))
     for output in outputs[1:]:
         _check_alike(outputs[0], output)
-    counts = [len(folder.shards) for folder in folders]
+    own = [_Listing(place, folder.shards, folder.manifest) for place, folder in enumerate(folders)]
+    shared = [_list_shared(place, folder.shared) for place, folder in enumerate(folders) if folder.shared is not None]
+    listings = [*own, *shared]
+    places, counts = [listing.output for listing in listings], [len(listing.names) for listing in listings]
     return Catalog(
         outputs=outputs,
-        names=tuple(name for folder in folders for name in folder.shards),
-        output_of=np.repeat(np.arange(len(folders), dtype=np.int32), counts),
-        sources=tuple(source for folder in folders for source in _read_sources(folder)),
-        first_rows=np.concatenate([_read_noted(folder, "first_row") for folder in folders]),
-        captions=np.concatenate([_read_noted(folder, "captions") for folder in folders]),
-        errors=np.concatenate([_read_noted(folder, "errors") for folder in folders]),
+        names=tuple(name for listing in listings for name in listing.names),
+        output_of=np.repeat(np.array(places, np.int32), counts),
+        sources=tuple(source for listing in listings for source in listing.read_sources()),
+        first_rows=np.concatenate([listing.read_noted("first_row") for listing in listings]),
+        captions=np.concatenate([listing.read_noted("captions") for listing in listings]),
+        errors=np.concatenate([listing.read_noted("errors") for listing in listings]),
+        num_shared=sum(counts[len(own) :]),
     )
 
 
@@ -151,15 +158,26 @@ def _name_recipe(output: Output) -> str:
     return f"{output.conditioning.recipe.name}, version {output.conditioning.recipe.version}"
 
 
-def _read_sources(folder: OutputFolder) -> list[str]:
-    if folder.manifest is None or "source" not in folder.manifest.column_names:
-        return [""] * len(folder.shards)
-    return folder.manifest["source"].to_pylist()  # type: ignore[no-any-return]
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """Some shards of an output in order, and what a manifest notes of them."""
+
+    output: int
+    names: tuple[str, ...]
+    manifest: pa.Table | None
+
+    def read_sources(self) -> list[str]:
+        """The source of each shard, "" where it is not noted."""
+        if self.manifest is None or "source" not in self.manifest.column_names:
+            return [""] * len(self.names)
+        return self.manifest["source"].to_pylist()  # type: ignore[no-any-return]
+
+    def read_noted(self, name: str) -> NDArray[np.int64]:
+        """A count of each shard's, or UNKNOWN."""
+        if self.manifest is None or name not in self.manifest.column_names:
+            return np.full(len(self.names), UNKNOWN, np.int64)
+        return np.asarray(self.manifest[name].to_numpy(), np.int64)
 
 
-def _read_noted(folder: OutputFolder, name: str) -> NDArray[np.int64]:
-    """A count of each shard's as the manifest has it, or UNKNOWN."""
-    manifest: pa.Table | None = folder.manifest
-    if manifest is None or name not in manifest.column_names:
-        return np.full(len(folder.shards), UNKNOWN, np.int64)
-    return np.asarray(manifest[name].to_numpy(), np.int64)
+def _list_shared(output: int, shared: SharedFolder) -> _Listing:
+    return _Listing(output, tuple(f"{SHARED}/{name}" for name in shared.shards), shared.manifest)

@@ -245,7 +245,7 @@ def _check_options(missing: str, pad_to: int | None, threads: int) -> None:
 
 def _check_complete(catalog: Catalog, missing: Missing) -> None:
     """OutputError where rows without embedding are to be an error, and there are some."""
-    bad = np.flatnonzero(catalog.errors > 0)
+    bad = np.flatnonzero(catalog.errors[: len(catalog)] > 0)
     if missing == "error" and len(bad):
         raise OutputError(
             f"{int(catalog.errors[bad].sum())} rows have no embedding, the first of them in "

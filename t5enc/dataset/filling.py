@@ -6,22 +6,20 @@ B rows of a batch, S the padded length, M model dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from t5enc.dataset.rows import Located, Rows
+from t5enc.dataset.rows import Rows
 from t5enc.dataset.samples import find_size
 from t5enc.errors import OutputError
-from t5enc.shards.byte_ranges import Wanted, cut_runs, read_run
+from t5enc.shards.fetching import Fetching, fetch
 from t5enc.shards.index import name_row
-from t5enc.shards.row_groups import copy_rows
+from t5enc.shards.located import Located
 from t5enc.storage.codecs import count_tokens, decode_into, find_codec
 
 
@@ -102,11 +100,8 @@ def _fill(rows: Rows, located: Located, dropped: NDArray[np.bool_], padded: Tens
     )
     for place in np.flatnonzero(~is_wanted).tolist():
         flat[place] = 0
-    tasks = [
-        *_share_ranges(filling, np.flatnonzero(is_wanted & located.is_plain)),
-        *_share_groups(filling, np.flatnonzero(is_wanted & ~located.is_plain)),
-    ]
-    rows.process.run(tasks)
+    fetching = Fetching(shards=rows, located=located, buffers=filling.buffers, finish=partial(_finish, filling))
+    fetch(fetching, np.flatnonzero(is_wanted))
 
 
 def _make_buffers(
@@ -123,62 +118,6 @@ def _make_buffers(
             zip(located.sizes.tolist(), outputs.tolist(), is_wanted.tolist(), strict=True)
         )
     ]
-
-
-def _share_ranges(filling: Filling, places: NDArray[np.int64]) -> Iterator[Callable[[], None]]:
-    """The rows of these places by byte range, cut for the threads."""
-    located = filling.located
-    wanted = Wanted(
-        places=places, shards=located.shards[places], starts=located.starts[places], sizes=located.sizes[places]
-    )
-    ordered, bounds = cut_runs(wanted)
-    for first, last in _share_out(ordered.sizes, bounds, filling.rows):
-        yield partial(_read_ranges, filling, ordered, bounds[first : last + 1])
-
-
-def _share_out(sizes: NDArray[np.int64], bounds: NDArray[np.int64], rows: Rows) -> Iterator[tuple[int, int]]:
-    """Stretches of runs of about as many bytes each, one a thread at most."""
-    runs = len(bounds) - 1
-    if not runs:
-        return
-    before = np.concatenate([[0], np.cumsum(sizes)])[bounds]
-    process = rows.process
-    shares = min(process.threads, runs, 1 + int(before[-1]) // process.share_bytes)
-    cuts = np.searchsorted(before, np.linspace(0, before[-1], shares + 1)[1:-1])
-    edges = np.unique([0, *cuts.tolist(), runs]).tolist()
-    yield from pairwise(edges)
-
-
-def _read_ranges(filling: Filling, ordered: Wanted, bounds: NDArray[np.int64]) -> None:
-    """Some stretches of rows; those that are not where they should be by their row groups."""
-    rows = filling.rows
-    for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        shard, places = int(ordered.shards[first]), ordered.places[first:last]
-        buffers = [filling.buffers[place] for place in places.tolist()]
-        index = rows.index(shard)
-        is_right = read_run(rows.open(shard), index.stamp, int(ordered.starts[first]), buffers)
-        _finish(filling, places[is_right])
-        if not is_right.all():
-            index.is_plain[filling.located.groups[places[~is_right]]] = False
-            for read in _share_groups(filling, places[~is_right]):
-                read()
-
-
-def _share_groups(filling: Filling, places: NDArray[np.int64]) -> Iterator[Callable[[], None]]:
-    """The rows of these places by row group, a task each."""
-    if not len(places):
-        return
-    located = filling.located
-    keys = np.stack([located.shards[places], located.groups[places]], axis=1)
-    for shard, group in np.unique(keys, axis=0).tolist():
-        yield partial(_read_rows, filling, shard, group, places[(keys == (shard, group)).all(axis=1)])
-
-
-def _read_rows(filling: Filling, shard: int, group: int, places: NDArray[np.int64]) -> None:
-    decoded = filling.rows.group(shard, group)
-    file_rows = filling.located.file_rows[places].tolist()
-    copy_rows(filling.rows.open(shard), decoded, file_rows, [filling.buffers[place] for place in places.tolist()])
-    _finish(filling, places)
 
 
 def _finish(filling: Filling, places: NDArray[np.int64]) -> None:

@@ -135,7 +135,7 @@ def _take_one(found: list[int], what: str) -> int:
 def _list_starts(rows: Rows) -> dict[tuple[int, str], tuple[NDArray[np.int64], NDArray[np.int64]]]:
     catalog = rows.catalog
     starts: dict[tuple[int, str], list[tuple[int, int]]] = {}
-    for shard, first_row in enumerate(catalog.first_rows.tolist()):
+    for shard, first_row in enumerate(catalog.first_rows[: len(catalog)].tolist()):
         if first_row == UNKNOWN or not catalog.sources[shard]:
             if not len(rows.index(shard)):
                 continue

@@ -9,7 +9,6 @@ import hashlib
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -21,27 +20,18 @@ from numpy.typing import NDArray
 from t5enc.dataset.catalog import Catalog, Missing
 from t5enc.errors import InputError, OutputError
 from t5enc.shards.files import OpenShard, check_stamp, open_shard
-from t5enc.shards.index import BYTES, SOURCE, ShardIndex, read_index
+from t5enc.shards.index import BYTES, SOURCE, ShardIndex, name_row, read_index
+from t5enc.shards.located import Located, count_before, find_referring, locate, split_rows
 from t5enc.shards.process import Process
+from t5enc.shards.references import References
 from t5enc.shards.row_groups import DecodedGroup, read_group
+from t5enc.storage import NOT_SHARED
+from t5enc.storage.layout import SHARED
 
+# What goes along to another process.
+KEPT = ("missing", "threads", "catalog", "offsets", "shared_offsets", "shared_starts")
 # Lengths and row groups of all rows are kept where they take no more.
 KEPT_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
-    """B rows: their shards, places among the rows there that count, and what the shards' indexes say of them."""
-
-    shards: NDArray[np.int64]
-    places: NDArray[np.int64]
-    file_rows: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    is_there: NDArray[np.bool_]
-    is_plain: NDArray[np.bool_]
 
 
 class Rows:
@@ -54,8 +44,12 @@ class Rows:
         self._forget_process()
         if len(catalog.unknown):
             self.catalog = self._count_unknown()
-        counted = self.catalog.captions - (self.catalog.errors if missing == "skip" else 0)
-        self.offsets = np.concatenate([[0], np.cumsum(counted)]).astype(np.int64)
+        own, counted = len(self.catalog), self.catalog.captions.copy()
+        counted[:own] -= self.catalog.errors[:own] if missing == "skip" else 0
+        self.offsets, self.shared_offsets = count_before(counted[:own]), count_before(counted[own:])
+        # (outputs + 1,) where the rows that those of each output refer to begin, among all that are referred to.
+        firsts = np.searchsorted(self.catalog.output_of[own:], np.arange(len(catalog.outputs) + 1))
+        self.shared_starts = self.shared_offsets[firsts]
 
     def _forget_process(self) -> None:
         self._opened_in = os.getpid()
@@ -63,7 +57,7 @@ class Rows:
         self._surveyed: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("missing", "threads", "catalog", "offsets")}
+        return {name: getattr(self, name) for name in KEPT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -97,8 +91,9 @@ class Rows:
 
     def _count_rows(self, shard: int) -> tuple[int, int]:
         index = self.process.indexes.get(shard, partial(self._read_index, shard))
-        missing = index.num_rows - len(index) if self.missing == "skip" else int((index.ends == 0).sum())
-        return index.num_rows, missing
+        places = np.arange(len(index))
+        there = index.are_there(places) | (index.find_shared_rows(places) != NOT_SHARED)
+        return index.num_rows, index.num_rows - int(there.sum())
 
     def open(self, shard: int) -> OpenShard:
         """A shard's file."""
@@ -115,12 +110,20 @@ class Rows:
         return self.process.indexes.get(shard, lambda: self._check_index(shard, self._read_index(shard)))
 
     def _read_index(self, shard: int) -> ShardIndex:
-        output = self.catalog.find_output(shard)
-        skips = self.missing == "skip"
-        return read_index(self.open(shard), storage=output.storage, dim=output.dim, skips_missing=skips)
+        output, skips = self.catalog.find_output(shard), self._skips(shard)
+        with_keys = shard >= len(self.catalog)
+        return read_index(
+            self.open(shard), storage=output.storage, dim=output.dim, skips_missing=skips, with_keys=with_keys
+        )
+
+    def _skips(self, shard: int) -> bool:
+        """Whether rows without an embedding are not counted: of those that others refer to, all are."""
+        return self.missing == "skip" and shard < len(self.catalog)
 
     def _check_index(self, shard: int, index: ShardIndex) -> ShardIndex:
-        expected = int(self.catalog.captions[shard]), int(self.offsets[shard + 1] - self.offsets[shard])
+        captions = int(self.catalog.captions[shard])
+        missing = int(self.catalog.errors[shard]) if self._skips(shard) else 0
+        expected = captions, captions - missing
         found = index.num_rows, len(index)
         if found != expected:
             raise OutputError(
@@ -164,7 +167,8 @@ class Rows:
 
     def check_columns(self, names: Sequence[str]) -> None:
         """InputError unless the first shard of each output has these columns; OutputError where it cannot be read."""
-        for shard in np.unique(self.catalog.output_of, return_index=True)[1].tolist() if names else ():
+        outputs = self.catalog.output_of[: len(self.catalog)]
+        for shard in np.unique(outputs, return_index=True)[1].tolist() if names else ():
             file = self.open(shard)
             try:
                 with file.open_parquet() as parquet:
@@ -172,47 +176,52 @@ class Rows:
             except (OSError, pa.ArrowException) as error:
                 raise OutputError(f"{file.path}: expected a Parquet shard, got: {error}") from error
 
-    def find_shards(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(B,) the shards of rows, and their places there."""
-        shards = np.searchsorted(self.offsets, numbers, "right") - 1
-        return shards, numbers - self.offsets[shards]
-
     def split(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
         """Each shard of these rows, which of them (as places in `numbers`) are its own, and their places there."""
-        shards, places = self.find_shards(numbers)
-        order = np.argsort(shards, kind="stable")
-        bounds = np.flatnonzero(np.diff(shards[order])) + 1
-        for chosen in np.split(order, bounds) if len(order) else ():
-            yield int(shards[chosen[0]]), chosen, places[chosen]
+        return split_rows(self.offsets, numbers)
 
     def locate(self, numbers: NDArray[np.int64]) -> Located:
-        """Where rows lie."""
-        count = len(numbers)
-        arrays: dict[str, Any] = {name: np.zeros(count, np.int64) for name in INTEGERS}
-        found = Located(**arrays, is_there=np.zeros(count, np.bool_), is_plain=np.zeros(count, np.bool_))
-        for (shard, chosen, places), index in self._with_indexes(numbers):
-            file_rows = index.find_file_rows(places)
-            groups = index.find_groups(file_rows)
-            found.shards[chosen], found.places[chosen] = shard, places
-            found.file_rows[chosen], found.groups[chosen] = file_rows, groups
-            found.starts[chosen], found.sizes[chosen] = index.find_starts(places), index.find_sizes(places)
-            found.is_there[chosen] = index.are_there(places)
-            found.tokens[chosen], found.is_plain[chosen] = index.tokens[places], index.is_plain[groups]
+        """Where the embeddings of rows lie, those that they refer to of rows that do."""
+        found = self._locate_own(numbers)
+        referring = find_referring(found)
+        if len(referring):
+            found.replace(referring, self._locate_shared(found.take(referring)))
         return found
 
-    def _with_indexes(self, numbers: NDArray[np.int64]) -> Iterator[tuple[Any, ShardIndex]]:
-        """The parts of `split` with the indexes of their shards, of which those that are not kept are read at once."""
-        parts = list(self.split(numbers))
+    def _locate_own(self, numbers: NDArray[np.int64]) -> Located:
+        return self._locate_parts(len(numbers), list(self.split(numbers)))
+
+    def _locate_shared(self, referring: Located) -> Located:
+        """The rows of `shared/` that rows refer to; OutputError where one is not there, or of another caption."""
+        catalog = self.catalog
+        outputs = catalog.output_of[referring.shards]
+        references = References(
+            rows=referring.shared_rows,
+            tokens=referring.tokens,
+            keys=referring.keys,
+            name=lambda row: name_row(catalog.find_path(int(referring.shards[row])), int(referring.file_rows[row])),
+            where=lambda row: f"{catalog.outputs[int(outputs[row])].root}/{SHARED}",
+        )
+        starts = self.shared_starts[outputs]
+        references.check_range(self.shared_starts[outputs + 1] - starts)
+        parts = split_rows(self.shared_offsets, starts + references.rows)
+        found = self._locate_parts(
+            len(outputs), [(len(catalog) + shard, chosen, places) for shard, chosen, places in parts]
+        )
+        references.check_found(found)
+        return found
+
+    def _locate_parts(self, count: int, parts: Sequence[tuple[int, NDArray[np.int64], NDArray[np.int64]]]) -> Located:
+        indexes = self._find_indexes([shard for shard, _, _ in parts])
+        return locate(count, ((*part, indexes[part[0]]) for part in parts))
+
+    def _find_indexes(self, shards: Sequence[int]) -> dict[int, ShardIndex]:
+        """The indexes of shards, of which those that are not kept are read at once."""
         process = self.process
-        tasks: list[Callable[[], ShardIndex]] = []
-        found = {shard: process.indexes.find(shard) for shard, _, _ in parts}
+        found = {shard: process.indexes.find(shard) for shard in shards}
         absent = [shard for shard, index in found.items() if index is None]
-        tasks = [partial(self.index, shard) for shard in absent]
-        found.update(zip(absent, process.run(tasks), strict=True))
-        for part in parts:
-            index = found[part[0]]
-            assert index is not None
-            yield part, index
+        read = zip(absent, process.run([partial(self.index, shard) for shard in absent]), strict=True)
+        return {shard: index for shard, index in found.items() if index is not None} | dict(read)
 
     def survey(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """(N,) tokens of all rows, and (G + 1,) where each row group that has rows begins."""
@@ -238,7 +247,7 @@ class Rows:
         """(B,) tokens of rows."""
         if self._surveyed is not None:
             return self._surveyed[0][numbers]
-        return self.locate(numbers).tokens.astype(np.int32)
+        return self._locate_own(numbers).tokens.astype(np.int32)
 
     def map_shards(self, work: Callable[[int], Any]) -> Iterator[Any]:
         """`work` of each shard's number in order, several at once."""
@@ -266,9 +275,6 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType, path: str) -> pa.ChunkedAr
         return column.cast(kind)
     except pa.ArrowException as error:
         raise OutputError(f"{path}: expected a column of {kind} as in the first shard, got {column.type}") from error
-
-
-INTEGERS = ("shards", "places", "file_rows", "groups", "starts", "sizes", "tokens")
 
 
 def check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from t5enc.errors import OutputError
 from t5enc.shards.files import OpenShard, Stamp, check_stamp
-from t5enc.storage import KEY, METADATA_KEY, PREFIX, SHARED_ROW
+from t5enc.storage import KEY, METADATA_KEY, NOT_SHARED, PREFIX, SHARED_ROW
 from t5enc.storage.codecs import find_codec
 from t5enc.storage.row_index import MISSING, copy_rows, unpack_rows
 
@@ -35,7 +35,8 @@ ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
 class ShardIndex:
     """Rows that count, in order: 8 bytes each where a row has one caption, and tokens are of one size.
 
-    `ends` is where a value's bytes end, 0 for none. `file_rows` are the rows' places in the file, None where all count.
+    `ends` is where a value's bytes end, 0 for none. `shared_rows` are those of `shared/` that rows refer to, NOT_SHARED
+    for others, None where none refers. `file_rows` are the rows' places in the file, None where all count.
     `group_starts` (G + 1,) are places in the file, and `is_plain` (G,) says whether byte ranges serve, as far as known.
     """
 
@@ -50,8 +51,9 @@ class ShardIndex:
     file_rows: NDArray[np.int64] | None
     group_starts: NDArray[np.int64]
     is_plain: NDArray[np.bool_]
+    shared_rows: NDArray[np.int64] | None = None
     content_keys: NDArray[np.uint8] | None = None
-    """(R, 16), if they were asked for."""
+    """(R, 16), if they were asked for, or rows refer to others."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -61,7 +63,7 @@ class ShardIndex:
         """Memory that it takes."""
         arrays = (
             *(self.ends, self.num_bytes, self.tokens, self.key_rows, self.key_captions, self.file_rows),
-            self.content_keys,
+            *(self.shared_rows, self.content_keys),
         )
         return 1024 + self.group_starts.nbytes + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
@@ -77,9 +79,13 @@ class ShardIndex:
         return self.ends[places].astype(np.int64) - self.find_sizes(places) - LENGTH_BYTES
 
     def are_there(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which rows have an embedding."""
+        """Which rows have an embedding of their own."""
         found: NDArray[np.bool_] = self.ends[places] != 0
         return found
+
+    def find_shared_rows(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of `shared/` that rows refer to, NOT_SHARED for those with an embedding of their own or none."""
+        return np.full(len(places), NOT_SHARED) if self.shared_rows is None else self.shared_rows[places]
 
     def find_keys(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The rows of the input that rows are of, and which of their captions."""
@@ -155,13 +161,15 @@ def _make_index(
 ) -> ShardIndex:
     table = read_rows(file)
     present = ~table[MISSING].to_numpy()
+    shared_rows = _read_shared_rows(table)
+    is_own = present if shared_rows is None else present & (shared_rows == NOT_SHARED)
     tokens = np.where(present, _to_numpy(table[TOKENS], np.int32), 0).astype(np.int32)
     token_bytes = find_codec(storage).token_bytes(dim)
     num_bytes = None if token_bytes is not None else _read_sizes(shard.path, table, storage)
     sizes = tokens.astype(np.int64) * (token_bytes or 0) if num_bytes is None else num_bytes
-    ends, group_starts, is_plain = _find_ends(file.metadata, np.where(present, sizes + LENGTH_BYTES, 0))
+    ends, group_starts, is_plain = _find_ends(file.metadata, np.where(is_own, sizes + LENGTH_BYTES, 0))
     # Those of pages that are no plain bytes are never used, and may lie before the file.
-    ends = np.where(present, np.maximum(ends, 1), 0)
+    ends = np.where(is_own, np.maximum(ends, 1), 0)
     kept = np.flatnonzero(present) if skips_missing and not present.all() else None
     chosen: Any = slice(None) if kept is None else kept
     return ShardIndex(
@@ -176,8 +184,16 @@ def _make_index(
         file_rows=kept,
         group_starts=group_starts,
         is_plain=is_plain,
-        content_keys=read_content_keys(table)[chosen].copy() if with_keys else None,
+        shared_rows=None if shared_rows is None else shared_rows[chosen],
+        content_keys=read_content_keys(table)[chosen].copy() if with_keys or shared_rows is not None else None,
     )
+
+
+def _read_shared_rows(table: pa.Table) -> NDArray[np.int64] | None:
+    """The rows of `shared/` that rows refer to; None where none refers."""
+    if SHARED_ROW.name not in table.column_names or table[SHARED_ROW.name].null_count == len(table):
+        return None
+    return _to_numpy(pc.fill_null(table[SHARED_ROW.name], NOT_SHARED), np.int64)
 
 
 def _shorten_rows(rows: NDArray[np.int64]) -> NDArray[np.int64] | int:
