@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pipelines.job import EncodeJob
 
 
 def refresh(
@@ -23,6 +27,16 @@ def refresh(
     What does not fit the inputs any more is put aside, and embeddings of captions that were encoded before are copied.
     """
     from pipelines.commands.supervise import supervise
+
+    given = {"inputs": inputs or None, "actors": actors, "device": device, "ray_address": ray_address}
+    raise typer.Exit(supervise(make_job(output, {name: value for name, value in given.items() if value is not None})))
+
+
+def make_job(output: str, given: Mapping[str, Any]) -> EncodeJob:
+    """The job of an output as it was asked for, but for what is `given`, on inputs that may have changed.
+
+    OutputError where there is no job, or its output does not tell what it was asked for.
+    """
     from pipelines.commit.ownership import find_frozen, refuse_old
     from pipelines.job import EncodeJob
     from pipelines.run.asked import read_asked
@@ -36,7 +50,5 @@ def refresh(
     frozen, shown = find_frozen(store), hide_credentials(output)
     if frozen is None:
         raise OutputError(f"{shown}: expected the output of a t5enc job, got a folder without {JOB}")
-    given = {"inputs": inputs or None, "actors": actors, "device": device}
-    options = read_asked(frozen, shown, {name: value for name, value in given.items() if value is not None})
-    own = {"output": output, "reuse": [output], "replace": True, "recheck": True, "ray_address": ray_address}
-    raise typer.Exit(supervise(EncodeJob.from_mapping(options | own)))
+    own = {"output": output, "reuse": [output], "replace": True, "recheck": True}
+    return EncodeJob.from_mapping(read_asked(frozen, shown, given) | own)
