@@ -11,9 +11,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from pipelines.actors.tasks import SpanResult
+from pipelines.actors.tasks import FatalError, SpanResult
 from pipelines.actors.worker import SpanWorker
 from pipelines.commit.card import write_card
 from pipelines.commit.log import Log
@@ -31,11 +33,13 @@ from pipelines.progress.report import EncodeReport, describe_job, write_report
 from pipelines.progress.storage_error import add_errors
 from pipelines.progress.tracing import Tracing
 from pipelines.reuse.copying import EarlierRows
+from pipelines.run.key_pass import find_repeats, without_columns
+from pipelines.run.shared_job import make_shared_job, put_old_aside, tidy_shared
 from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
 from pipelines.stores.store import list_weaknesses
-from t5enc.errors import DriverError, ExitCode, OutputError, T5encError
+from t5enc.errors import DriverError, T5encError
 from t5enc.options import EncoderOptions, ModelSource, resolve_device
 from t5enc.storage.filesystems import hide_credentials
 
@@ -54,7 +58,7 @@ def encode_parquet(
     and called again, it goes on where it was. Raises ConfigError, CheckpointError, SourceError or OutputError for
     what cannot be done as asked, JobMismatchError where the output holds another job.
     """
-    check_installed()
+    check_installed(job)
     with explained(), contextlib.ExitStack() as stack:
         # A cluster decides the device; without one this machine does, and Ray need not start if nothing is left.
         cluster = stack.enter_context(connect(job)) if job.ray_address or is_connected() else None
@@ -65,8 +69,44 @@ def encode_parquet(
         if run.commit.left:
             if on_begin is not None:
                 on_begin(run)
-            encode_units(run, cluster or stack.enter_context(connect(job)), on_progress)
+            cluster = cluster or stack.enter_context(connect(job))
+            if job.dedup == "job":
+                encode_shared(run, cluster, device, on_progress)
+            encode_units(run, cluster, on_progress)
     return conclude(run)
+
+
+def encode_shared(run: RunState, cluster: Cluster, device: torch.device, on_progress: OnProgress | None) -> None:
+    """Encode the prompts that occur more than once, if there are any, into an output of their own within the run's."""
+    run.repeats = find_repeats(run, partial(note_keys, run, cluster, on_progress))
+    if not run.repeats.distinct:
+        return
+    frozen = run.commit.frozen
+    inner = begin_run(make_shared_job(run.job, frozen), device, actors=cluster.actors[1], generation=frozen.generation)
+    inner.doing = "encoding repeated captions"
+    if inner.commit.left:
+        encode_units(inner, cluster, on_progress)
+    run.shared = conclude(inner)
+    if not run.shared.is_finished:
+        raise DriverError(f"captions that occur more than once: {', '.join(run.shared.unreadable.values())}")
+
+
+def note_keys(
+    run: RunState, cluster: Cluster, on_progress: OnProgress | None, is_there: NDArray[np.bool_]
+) -> list[list[SpanResult]]:
+    """Have the content keys of the units that are not there noted, by a pool of actors without a model."""
+    from pipelines.run.dispatch import map_keys
+
+    frozen, units = without_columns(run.commit.frozen), run.commit.units
+    ledger = start_ledger(None, units.count_rows(~is_there))
+    output, filesystem = absolute_output(run.job.output), run.resolved.inputs.filesystem
+    worker = SpanWorker(frozen, output, filesystem, ledger, code=cluster.code)
+    options = _actor_options(run, cluster)
+    run.doing = "looking for repeated captions"
+    with Watch(run, ledger, on_progress):
+        found = list(map_keys(units, is_there, options, worker, units_per_span=run.units_per_span))
+    run.doing = ""
+    return found
 
 
 def encode_units(run: RunState, cluster: Cluster, on_progress: OnProgress | None) -> None:
@@ -185,15 +225,7 @@ def _take(run: RunState, log: Log, result: SpanResult) -> None:
     elif result.kind == "returned":
         pass  # it is still there for the next pass
     else:
-        raise _Fatal(result.reason, result.exit_code)
-
-
-class _Fatal(OutputError):
-    """What an actor met that no other unit would survive either."""
-
-    def __init__(self, reason: str, exit_code: ExitCode) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code
+        raise FatalError(result.reason, result.exit_code)
 
 
 def conclude(run: RunState) -> EncodeReport:
@@ -204,7 +236,9 @@ def conclude(run: RunState) -> EncodeReport:
         check_owner(run.store, run.commit.frozen)  # before anything of another job's is replaced
         mend_null(run.store, run.commit.frozen, _frozen_options(run))
         write_card(run.store, run.commit.frozen, run.commit.records.totals())
+        put_old_aside(run.store, run.commit.frozen)
         conclude_commit(run.store, run.commit)
+        tidy_shared(run.store, run.commit.frozen)
     report = _make_report(run, is_complete)
     if run.spans:
         write_report(run.store, report)

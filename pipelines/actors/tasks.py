@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.commit.records import UnitRecord
 from pipelines.plan.plan import Units
 from pipelines.plan.units import Span, Unit, cut_spans
-from t5enc.errors import ExitCode, T5encError
+from t5enc.errors import ExitCode, OutputError, T5encError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,14 @@ class SpanTask:
 
     span: Span
     done: frozenset[int] = frozenset()
+
+
+class FatalError(OutputError):
+    """What an actor met that no other unit would survive either."""
+
+    def __init__(self, reason: str, exit_code: ExitCode) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from pipelines.commands.references import Problem, check_references
+from pipelines.commit.ownership import find_frozen
 from pipelines.commit.planned import read_plan
 from pipelines.commit.records import UnitRecord, read_footer_record
 from pipelines.commit.shard_file import hash_content
 from pipelines.commit.strays import is_in_the_way, judge
 from pipelines.job import FrozenJob
 from pipelines.plan.plan import Units
+from pipelines.stores.below import Below
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
 from t5enc.storage.filesystems import hide_credentials
-from t5enc.storage.layout import JOB, MANIFEST, PLAN, SUCCESS, is_shard
+from t5enc.storage.layout import JOB, MANIFEST, PLAN, SHARED, SUCCESS, is_shard
 
 FOREIGN = "no shard of a t5enc job; move it elsewhere"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that is not as it should be."""
-
-    name: str
-    what: str
 
 
 def check_output(store: Store, *, deep: bool = False) -> list[Problem]:
@@ -50,7 +44,21 @@ def check_output(store: Store, *, deep: bool = False) -> list[Problem]:
         *_check_plan(store, job, records),
         *_check_strays(store, [name for name in sizes if name not in records]),
         *_check_foreign(store, listed),
+        *(check_shared(store, job, records, deep=deep) if job.has_references else []),
     ]
+
+
+def check_shared(store: Store, job: FrozenJob, records: Iterable[str], *, deep: bool) -> Iterator[Problem]:
+    """What is wrong with the output that rows refer to, and with the references if they are looked at."""
+    shared = Below(store, SHARED)
+    there = find_frozen(shared)
+    if there is not None:
+        for problem in check_output(shared, deep=deep):
+            yield Problem(f"{SHARED}/{problem.name}", problem.what)
+        if there.generation != job.generation:
+            yield Problem(f"{SHARED}/{JOB}", f"expected generation {job.generation}, got {there.generation}")
+    if deep:
+        yield from check_references(store, shared if there is not None else None, records)
 
 
 def _check_strays(store: Store, names: Sequence[str]) -> Iterator[Problem]:

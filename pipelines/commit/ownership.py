@@ -30,13 +30,14 @@ def freeze(store: Store, job: FrozenJob, *, overwrite: bool = False) -> FrozenJo
     """Make this job the output's own, or find it there already.
 
     Returns the frozen job that counts: the one found where its identity is the same. Another one raises
-    JobMismatchError naming each field that differs, or with `overwrite` makes way for a new generation.
+    JobMismatchError naming each field that differs, or with `overwrite` makes way for a new generation. So does one of
+    an earlier generation than this job's.
     """
     if store.create(JOB, job.to_json()):
         return job
     found = FrozenJob.from_json(store.read(JOB))
-    if overwrite:
-        return _start_generation(store, job, found.generation + 1)
+    if overwrite or found.generation < job.generation:
+        return _start_generation(store, job, max(job.generation, found.generation + overwrite))
     differences = compare(found.identity, job.identity)
     if differences:
         lines = [f"  {name}: there {there!r}, here {here!r}" for name, (there, here) in differences.items()]

@@ -18,7 +18,7 @@ from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError, show_invisible
 from t5enc.storage import METADATA_KEY
-from t5enc.storage.layout import DATA, JOB, NOTES, PAGE, PARQUET, REPORT, SHARD_NAME, STALE, SUCCESS
+from t5enc.storage.layout import DATA, JOB, NOTES, PAGE, PARQUET, REPORT, SHARD_NAME, SHARED, STALE, SUCCESS
 
 # A run that would put aside more than one in so many of the shards that are there wants to be told that it may.
 ONE_IN = 10
@@ -49,11 +49,16 @@ def is_in_data(name: str) -> bool:
 
 def is_in_the_way(name: str, size: int) -> bool:
     """Whether readers would take an object for a part of the output: all Parquet, and all that they see in `data/`."""
-    if name.startswith(f"{NOTES}/"):
+    if name.startswith(f"{NOTES}/") or is_shared_shard(name):
         return False
     if name.endswith(PARQUET):
         return True
     return is_in_data(name) and size > 0 and not name.rpartition("/")[2].startswith((".", "_"))
+
+
+def is_shared_shard(name: str) -> bool:
+    """Whether an object lies where the shards do that rows of `data/` refer to, and is called like one."""
+    return name.startswith(f"{SHARED}/{DATA}/") and SHARD_NAME.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def check_place(store: Store) -> None:

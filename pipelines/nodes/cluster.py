@@ -23,6 +23,8 @@ from t5enc.errors import ConfigError, DriverError
 from t5enc.machine.own_ray import restoring_token
 
 ANSWER_SECONDS = 10.0
+# What encode needs besides what this package always has, by what equal captions are looked for in.
+NEEDED = {"unit": {"ray": "Ray"}, "job": {"ray": "Ray", "duckdb": "DuckDB"}}
 SHIPPED = ("t5enc", "pipelines")
 
 
@@ -62,10 +64,11 @@ def _find_capacity(job: EncodeJob) -> tuple[list[Node], Cluster]:
         raise ConfigError(f"{error}; {why_not}" if why_not else str(error)) from None
 
 
-def check_installed() -> None:
-    """ConfigError, before anything is written, where Ray is missing."""
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError('encode needs Ray, which is not installed: pip install "t5enc[data]"')
+def check_installed(job: EncodeJob) -> None:
+    """ConfigError, before anything is written, where Ray is missing, or what else a job needs."""
+    for module, name in NEEDED[job.dedup].items():
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(f'encode needs {name}, which is not installed: pip install "t5enc[data]"')
 
 
 def is_connected() -> bool:

@@ -274,7 +274,7 @@ class Ledger:
         return Details(history=self.history, findings=self.findings, places=sum_places(self.places.values()))
 
 
-def start_ledger(job: str, rows: int) -> Any:
+def start_ledger(job: str | None, rows: int) -> Any:
     """A Ledger as a Ray actor, beside its driver wherever that is possible: other nodes may vanish sooner."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -23,6 +23,7 @@ from pipelines.actors.tasks import SpanResult, cut_tasks
 from pipelines.actors.tokenizers import TokenizerActor
 from pipelines.actors.worker import SpanWorker
 from pipelines.commit.records import Records
+from pipelines.dedup.key_actor import KeyActor
 from pipelines.nodes.shares import Cluster
 from pipelines.plan.plan import Units
 from t5enc.actor import EncoderActor
@@ -93,6 +94,22 @@ def map_tasks(
             min_size=low, max_size=high, initial_size=warm, **(TWO_UNITS if tokenizers else ONE_TASK)
         )
         dataset = _map(dataset, EncoderActor, options, worker, compute=pool, **cluster.actor_options())
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from map(pickle.loads, batch["results"].to_pylist())
+
+
+def map_keys(
+    units: Units, is_there: NDArray[np.bool_], options: EncoderOptions, worker: SpanWorker, *, units_per_span: int
+) -> Iterator[list[SpanResult]]:
+    """What a pool of KeyActors, a CPU each, makes of the units that are not there, as it comes."""
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    most = max(1, sum(1 for _ in islice(cut_tasks(units, is_there, units_per_span=units_per_span), cpus)))
+    with ray.data.DataContext.current(make_context(most)):
+        dataset = ray.data.read_datasource(
+            TaskSource(units, is_there, units_per_span), override_num_blocks=1, num_cpus=0
+        )
+        pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=2)
+        dataset = _map(dataset, KeyActor, options, worker, compute=pool, num_cpus=1)
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from map(pickle.loads, batch["results"].to_pylist())
 

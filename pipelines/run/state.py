@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from pipelines.actors.tasks import SpanResult
 from pipelines.commit.ownership import find_frozen, refuse_old
 from pipelines.commit.planned import find_touched
 from pipelines.commit.protocol import Commit, begin_commit
+from pipelines.dedup.captions_file import Found
 from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
-from pipelines.progress.report import read_report, read_runs, read_storage_error
+from pipelines.progress.report import EncodeReport, read_report, read_runs, read_storage_error
 from pipelines.progress.storage_error import StorageError
 from pipelines.reuse.earlier import Earlier, open_earlier
 from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
@@ -28,7 +29,11 @@ SPANS_PER_ACTOR = 4
 
 @dataclass(slots=True)
 class RunState:
-    """State of one run of a job."""
+    """State of one run of a job.
+
+    `repeats` is what a pass over all captions found, `shared` the report of encoding those prompts first, and `doing`
+    what is shown while another step than the job's own is at work.
+    """
 
     job: EncodeJob
     resolved: ResolvedJob
@@ -48,6 +53,9 @@ class RunState:
     started_cpu: float = field(default_factory=time.process_time)
     ready: float | None = None
     rows_before: int = 0
+    doing: str = ""
+    repeats: Found | None = None
+    shared: EncodeReport | None = None
 
     @property
     def rows_left(self) -> int:
@@ -55,8 +63,11 @@ class RunState:
         return self.commit.units.count_rows(~self.commit.records.is_there)
 
 
-def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0) -> RunState:
-    """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster."""
+def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0, generation: int = 1) -> RunState:
+    """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster.
+
+    What an output holds of an earlier generation makes way.
+    """
     store = open_store(job.output)
     refuse_old(store, job.output)
     there = None if job.overwrite else find_frozen(store)
@@ -64,7 +75,7 @@ def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: in
     earlier = open_earlier(job.reuse, resolved.frozen, is_begun=there is not None)
     commit = begin_commit(
         store,
-        resolved.frozen,
+        replace(resolved.frozen, generation=generation),
         resolved.files,
         overwrite=job.overwrite,
         retry_errors=job.retry_errors,

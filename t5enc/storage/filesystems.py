@@ -15,6 +15,8 @@ from t5enc.errors import OutputError
 
 # `?` is also a wildcard, so only a tail of options is read as a query: s3://bucket/captions?region=eu-west-1
 QUERY = re.compile(r"\?\w+=[^/?*]*$")
+# Schemes of which a URI may have such options.
+BUCKETS = ("s3", "gs", "gcs")
 # Arrow gives up after three, which a throttled bucket outlasts.
 ATTEMPTS = 10
 
@@ -69,6 +71,13 @@ def find_filesystem(path: str | os.PathLike[str]) -> tuple[Any, str]:
             f"{os.fspath(path) or repr(path)}: expected a filesystem that can be opened, got: {error}"
         )
         raise OutputError(told) from error
+
+
+def join_path(path: str, name: str) -> str:
+    """The path or URI of what lies below another, whose options it keeps."""
+    query = QUERY.search(path) if path.partition("://")[0] in BUCKETS else None
+    folder = path[: query.start()] if query else path
+    return f"{folder.rstrip('/')}/{name}{query[0] if query else ''}"
 
 
 def hide_credentials(uri: str) -> str:

@@ -13,17 +13,21 @@ from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from pipelines import EncodeJob, encode_parquet
 from pipelines.actors.tasks import SpanResult, cut_tasks
 from pipelines.actors.tokenizers import TokenizerActor
 from pipelines.actors.worker import SpanWorker
 from pipelines.commit.records import Records
+from pipelines.dedup.key_actor import KeyActor
 from pipelines.nodes.selectors import Node
 from pipelines.nodes.shares import Cluster, share_out
+from pipelines.plan.plan import Units
 from pipelines.progress.ledger import Ledger
 from pipelines.progress.report import EncodeReport
 from t5enc import TextEncoder
@@ -48,7 +52,7 @@ def stay_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         is_initialized=lambda: False,
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "pipelines.run.dispatch", SimpleNamespace(map_tasks=map_tasks))
+    monkeypatch.setitem(sys.modules, "pipelines.run.dispatch", SimpleNamespace(map_tasks=map_tasks, map_keys=map_keys))
     monkeypatch.setattr("pipelines.encode.connect", connect)
     monkeypatch.setattr("pipelines.encode.start_ledger", lambda _, rows: Near(Ledger(rows=rows)))
     monkeypatch.setattr("pipelines.run.watch.find_leaving", set)
@@ -78,6 +82,16 @@ def map_tasks(
         sent = pa.table({"tasks": pa.array([pickle.dumps(tasks)], pa.binary())})
         for batch in [sent] if tokenizer is None else tokenizer(sent):
             yield from map(pickle.loads, actor(batch)["results"].to_pylist())
+
+
+def map_keys(
+    units: Units, is_there: NDArray[np.bool_], options: EncoderOptions, worker: SpanWorker, *, units_per_span: int
+) -> Iterator[list[SpanResult]]:
+    """What one actor makes of the units whose keys are not there."""
+    actor = KeyActor(options, worker)
+    for tasks in list(cut_tasks(units, is_there, units_per_span=units_per_span)):
+        for batch in actor(pa.table({"tasks": pa.array([pickle.dumps(tasks)], pa.binary())})):
+            yield from map(pickle.loads, batch["results"].to_pylist())
 
 
 def load_once(options: EncoderOptions, checkpoint: Checkpoint | None = None) -> TextEncoder:

@@ -1,0 +1,89 @@
+"""The job within a job that encodes the prompts that occur more than once, into an output of its own."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+from pipelines.commit.log import move_aside
+from pipelines.commit.ownership import find_frozen
+from pipelines.dedup.captions_file import COLUMN, name_captions
+from pipelines.dedup.key_files import DISTINCT
+from pipelines.job import EncodeJob, FrozenJob
+from pipelines.stores.concurrent_map import map_concurrently
+from pipelines.stores.store import LocalStore, Store, open_store
+from t5enc.errors import OutputError
+from t5enc.storage.filesystems import hide_credentials, join_path
+from t5enc.storage.layout import JOB, NOTES, SHARED
+
+# Where it lies until the job is done, if nothing will refer to it.
+COPIED_FROM = f"{NOTES}/{SHARED}"
+
+
+def name_shared(job: FrozenJob) -> str:
+    """The folder of the output within a job's output."""
+    return SHARED if job.has_references else COPIED_FROM
+
+
+def make_shared_job(job: EncodeJob, frozen: FrozenJob) -> EncodeJob:
+    """Encodes the captions of the file that the pass has written, as the job would.
+
+    OutputError where something else lies there, or another run has overwritten the output meanwhile.
+    """
+    output = join_path(job.output, name_shared(frozen))
+    there = find_frozen(open_store(output))
+    if there is not None and not is_shared(there):
+        raise OutputError(f"{hide_credentials(output)}: expected room for embeddings of this job, got another output")
+    if there is not None and there.generation > frozen.generation:
+        raise OutputError(f"{JOB}: another run has overwritten this output while this one worked")
+    return replace(
+        job,
+        inputs=[join_path(job.output, name_captions(frozen.generation))],
+        output=output,
+        text_column=COLUMN,
+        caption_choice="all",
+        keep_columns=[],
+        cast={},
+        dedup="unit",
+        duplicates="copied",
+        rows_per_shard=None,
+        on_error="keep",
+        overwrite=False,
+        retry_errors=False,
+        replace=True,
+        recheck=False,
+    )
+
+
+def is_shared(frozen: FrozenJob) -> bool:
+    """Whether a job is one within a job."""
+    return any(name_captions(frozen.generation) in path for path in frozen.record.get("inputs", ()))
+
+
+def tidy_shared(store: Store, job: FrozenJob) -> None:
+    """Remove what a job that is done no longer needs: captions before what was made of them."""
+    keep = name_captions(job.generation) if job.has_references else ""
+    remove_all(store, [name for name, _ in store.list(DISTINCT) if name != keep])
+    if not job.has_references:
+        own = f"{COPIED_FROM}/{JOB}"
+        remove_all(store, [name for name, _ in store.list(COPIED_FROM) if name != own])
+        store.delete(own)
+        if isinstance(store, LocalStore):
+            shutil.rmtree(store.root / COPIED_FROM, ignore_errors=True)
+
+
+def remove_all(store: Store, names: list[str]) -> None:
+    """Remove objects, several at once."""
+    for _ in map_concurrently(store.delete, names):
+        pass
+
+
+def put_old_aside(store: Store, job: FrozenJob) -> None:
+    """Move the shared embeddings of an earlier generation out of the way."""
+    own = f"{SHARED}/{JOB}"
+    if store.size(own) is None:
+        return
+    there = FrozenJob.from_json(store.read(own))
+    if is_shared(there) and (not job.has_references or there.generation < job.generation):
+        move_aside(store, [name for name, _ in store.list(SHARED) if name != own])
+        move_aside(store, [own])
