@@ -9,8 +9,11 @@ import typer
 from t5enc.commands import export as export_commands
 from t5enc.commands import recipes as recipe_commands
 from t5enc.commands.model_options import takes_model_options
+from t5enc.commands.outputs import OF_MODELS, OF_OUTPUTS, is_output, refuse_given, verify_stored
 from t5enc.errors import ConfigError, ExitCode
 
+# What `t5enc verify` takes with an output alone.
+OUTPUTS = "Of an output"
 RecipeOptions = Annotated[
     list[str] | None, typer.Option("--recipe-option", help="NAME=VALUE of the pipeline's call; may be given again.")
 ]
@@ -77,7 +80,10 @@ def bench(
 
 @takes_model_options()
 def verify(
-    model: Annotated[str | None, typer.Argument(help="Hub id, folder or builtin:NAME.")] = None,
+    context: typer.Context,
+    target: Annotated[
+        str | None, typer.Argument(metavar="MODEL|OUTPUT", help="Hub id, folder or builtin:NAME; or a job's output.")
+    ] = None,
     pipeline: Annotated[
         str | None,
         typer.Option(help="A diffusers repository instead: compare with what its pipeline makes of captions."),
@@ -101,20 +107,49 @@ def verify(
     peers: Annotated[bool, typer.Option("--peers", help="Measure nai-t5-wrapper, too.")] = False,
     json: Annotated[str | None, typer.Option(help="File for all figures.")] = None,
     plot: Annotated[str | None, typer.Option(help="File for a picture; needs the extra `plot`.")] = None,
+    rows: Annotated[str, typer.Option(help="Rows to draw, or all.", rich_help_panel=OUTPUTS)] = "256",
+    seed: Annotated[int, typer.Option(help="Which rows are drawn.", rich_help_panel=OUTPUTS)] = 0,
+    against: Annotated[
+        str, typer.Option(help="What encodes again, in float32: t5enc or transformers.", rich_help_panel=OUTPUTS)
+    ] = "t5enc",
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(help="Input file or folder, if captions were not kept; repeatable.", rich_help_panel=OUTPUTS),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model that encodes again, if not the job's.", rich_help_panel=OUTPUTS)
+    ] = None,
     *,
     place: dict[str, Any],
 ) -> None:
-    """Compare with transformers in float32: quantiles of the absolute difference, by dtype.
+    """Compare a model with transformers in float32, or an output with what its captions give.
 
-    Ends with 1 where t5enc is past the tolerance. Meanwhile the reference's states lie in a temporary folder.
+    Of a model: quantiles of the absolute difference, by dtype. Ends with 1 where t5enc is past the tolerance.
+    Meanwhile the reference's states lie in a temporary folder.
     With --pipeline, compare texts, ids, masks and embeddings with those of a diffusers pipeline, in float32.
+    Of an output of `t5enc encode`: rows are drawn, their captions encoded again in float32, and all that is stored of
+    them is checked. Ends with 1 where something is wrong.
     """
+    if is_output(target):
+        refuse_given(context, ("pipeline", *OF_MODELS), "an output")
+        given = {
+            "rows": rows,
+            "seed": seed,
+            "against": against,
+            "captions": captions or (),
+            "model": model,
+            "device": device,
+            "batch_size": batch_size,
+        }
+        verify_stored(str(target), given, place, json)
+        return
+    refuse_given(context, OF_OUTPUTS, f"what is no output ({target or pipeline})")
     if pipeline is not None:
         _verify_pipeline(
-            pipeline, model, texts, recipe_option, place=place, device=device, tolerance=tolerance, json=json
+            pipeline, target, texts, recipe_option, place=place, device=device, tolerance=tolerance, json=json
         )
         return
-    if model is None:
+    if target is None:
         raise ConfigError("model: expected one, or --pipeline with a diffusers repository, got neither")
     from rich.console import Console
 
@@ -128,7 +163,7 @@ def verify(
     captions = _read_captions(texts)
     if plot:
         make_figure()  # say now that matplotlib is missing, not when all is measured
-    given = {"model": model, "device": device, "max_length": max_length, "attention": attention}
+    given = {"model": target, "device": device, "max_length": max_length, "attention": attention}
     options = EncoderOptions.from_mapping(given | place)
     dtypes = [name.strip() for name in dtype.split(",")]
     with show_progress() as progress:
