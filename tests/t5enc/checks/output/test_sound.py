@@ -33,8 +33,8 @@ def test_an_output_of_each_codec_is_sound(storage: str, tmp_path: Path) -> None:
 def test_an_output_of_each_compute_dtype_is_sound(dtype: str, against: Any, tmp_path: Path) -> None:
     report = verify(write_output(tmp_path, dtype=dtype, storage_dtype="float32"), against=against)
     assert wrong(report) == set()
-    assert 0 < report.farthest.row < report.nearest_limit.row
-    assert (dtype in report.bound) == (dtype != "float32")
+    assert report.farthest.row < report.nearest_limit.row
+    assert (f"what computing in {dtype} was off by" in report.bound) == (dtype != "float32")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_an_output_of_each_compute_dtype_is_sound(dtype: str, against: Any, tmp_
 def test_an_output_of_a_recipe_is_sound(recipe: str, model: str, against: Any, tmp_path: Path) -> None:
     report = verify(write_output(tmp_path, TEXTS[-6:], recipe=recipe, model=model), against=against)
     assert wrong(report) == set()
-    assert "null prompt" in {check.name for check in report.checks}
+    assert ("null prompt" in {check.name for check in report.checks}) == (recipe != "flux")  # Flux has none
     assert report.recipe.startswith(recipe)
 
 
