@@ -14,7 +14,7 @@ from pipelines.job import FrozenJob
 from pipelines.stores.store import Store
 from t5enc.storage import PREFIX
 from t5enc.storage.filesystems import hide_credentials
-from t5enc.storage.layout import CARD, DATA, PARQUET
+from t5enc.storage.layout import CARD, DATA, PARQUET, SHARED
 
 # `name` or `owner/name`; anything else is a path.
 HUB_ID = re.compile(r"[\w-][\w.-]*([/:][\w-][\w.-]*)?")
@@ -94,7 +94,7 @@ The array of a caption is `{prefix}bytes`, a token after the other, and its form
 `{prefix}shape` (tokens, width). Both are null where there is no embedding, and
 `{prefix}error` says why. `{prefix}source`, `_row` and `_caption_index` say which
 file, row and caption of the input it is.
-
+{about}
 ## Read it
 
 In any reader of Parquet:
@@ -105,27 +105,27 @@ import numpy as np
 {functions}
 def decode(row):
     data, shape = row["{prefix}bytes"], row["{prefix}shape"]
-    return None if data is None else {decode}
+{resolve}    return None if data is None else {decode}
 ```
 
 ```python
 import pandas as pd
 
-rows = pd.read_parquet("{data}").to_dict("records")
+{pandas}rows = pd.read_parquet("{data}").to_dict("records")
 embeddings = [decode(row) for row in rows]
 ```
 
 ```python
 import polars as pl
 
-rows = pl.read_parquet("{data}").iter_rows(named=True)
+{polars}rows = pl.read_parquet("{data}").iter_rows(named=True)
 embeddings = [decode(row) for row in rows]
 ```
 
 ```python
 import duckdb
 
-rows = duckdb.sql("select * from '{data}/**/*{parquet}'").to_arrow_table().to_pylist()
+{duckdb}rows = duckdb.sql("select * from '{data}/**/*{parquet}'").to_arrow_table().to_pylist()
 embeddings = [decode(row) for row in rows]
 ```
 
@@ -133,7 +133,7 @@ embeddings = [decode(row) for row in rows]
 import os
 from datasets import load_dataset
 
-rows = load_dataset(os.getcwd(), split="train", streaming=True)  # or its name on the hub
+{datasets}rows = load_dataset(os.getcwd(), split="train", streaming=True)  # or its name on the hub
 embeddings = [decode(row) for row in rows]
 ```
 
@@ -145,6 +145,28 @@ from t5enc import load_embeddings
 table, embeddings = load_embeddings(".")
 ```
 """
+# What a card says beside that where equal embeddings are stored once.
+REFERENCES = {
+    "about": f"""
+Equal embeddings are stored once. A row without bytes that has a shape refers to one of `{SHARED}/`, an output
+of the same form: `{PREFIX}shared_row` is the number of the row there, counted from 0 in the order of its
+files, whose `{PREFIX}bytes` are its own.
+""",
+    "resolve": f"""    if data is None and shape is not None:
+        data = shared[int(row["{PREFIX}shared_row"])]
+""",
+    "pandas": f"""shared = pd.read_parquet("{SHARED}/{DATA}")["{PREFIX}bytes"]
+""",
+    "polars": f"""shared = pl.read_parquet("{SHARED}/{DATA}")["{PREFIX}bytes"]
+""",
+    "duckdb": f"""there = duckdb.sql("select {PREFIX}bytes from '{SHARED}/{DATA}/**/*{PARQUET}'")
+shared = [data for (data,) in there.fetchall()]
+""",
+    "datasets": f"""there = load_dataset(os.getcwd(), data_files="{SHARED}/{DATA}/**/*{PARQUET}", split="train")
+shared = there["{PREFIX}bytes"]
+""",
+}
+NO_REFERENCES = dict.fromkeys(REFERENCES, "")
 
 
 def make_card(job: FrozenJob, totals: Mapping[str, int]) -> bytes:
@@ -161,6 +183,7 @@ def make_card(job: FrozenJob, totals: Mapping[str, int]) -> bytes:
         functions=FUNCTIONS.get(job.storage_dtype, ""),
         storage_dtype=job.storage_dtype,
         dim=job.dim,
+        **(REFERENCES if job.has_references else NO_REFERENCES),
         **{name: job.identity[name] for name in ("max_length", "dtype")},
         **{name: totals[name] for name in ("captions", "truncated", "errors")},
     ).encode()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from t5enc.embeddings import Embeddings
-from t5enc.output import OutputFolder, open_output, read_recipe
+from t5enc.errors import OutputError
+from t5enc.output import OutputFolder, SharedFolder, open_output, read_recipe
 from t5enc.recipes.describe import describe_line
-from t5enc.storage import PREFIX
-from t5enc.storage.layout import SUCCESS
+from t5enc.storage import PREFIX, SHARED_ROW
+from t5enc.storage.layout import SHARED, SUCCESS
 
 SHOWN_WIDTH = 48
 # Whichever is reached first ends a shard; with rows_per_shard as an option there is no other.
@@ -30,6 +33,8 @@ def print_output(path: str, *, rows: int, partial: bool) -> None:
     console.print(_describe_job(folder.job))
     if folder.is_finished:
         console.print(_describe_totals(folder))
+        if folder.shared is not None:
+            console.print(_describe_shared(folder, folder.shared))
     if folder.shards and rows > 0:
         console.print(_first_rows(folder, rows))
 
@@ -63,6 +68,32 @@ def _describe_totals(folder: OutputFolder) -> Table:
     for name, value in totals.items():
         table.add_row(TOTALS.get(name, name), f"{value:,}")
     return table
+
+
+def _describe_shared(folder: OutputFolder, shared: SharedFolder) -> str:
+    """How many rows refer to how many, and the bytes that this saved; OutputError where a shard cannot be read."""
+    sizes = shared.rows.measure()
+    counts = np.zeros(len(sizes), np.int64)
+    for name in folder.shards:
+        found = np.bincount(_read_column(folder, name, SHARED_ROW.name).drop_null().to_numpy(), minlength=len(sizes))
+        if len(found) > len(sizes):
+            raise OutputError(
+                f"{folder.root}/{name}: expected {len(sizes)} rows in {SHARED}/, got a row {len(found) - 1}"
+            )
+        counts += found
+    saved = int((counts * sizes).sum() - sizes.sum())
+    return (
+        f"{counts.sum():,} rows refer to {np.count_nonzero(counts):,} embeddings in {SHARED}/: {saved:,} bytes less "
+        f"than with one each"
+    )
+
+
+def _read_column(folder: OutputFolder, name: str, column: str) -> pa.ChunkedArray:
+    path = f"{folder.root}/{name}"
+    try:
+        return pq.read_table(path, columns=[column], filesystem=folder.filesystem, partitioning=None)[column]
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"{path}: expected a Parquet shard, got {error}") from error
 
 
 def _first_rows(folder: OutputFolder, rows: int) -> Table:

@@ -1,4 +1,4 @@
-"""What rows say of the rows of `shared/` that they refer to, and whether these are there and the same.
+"""What rows say of those that they refer to, and whether these are there and the same.
 
 R rows that refer to others.
 """

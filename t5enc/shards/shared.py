@@ -1,4 +1,4 @@
-"""The embeddings that rows of an output refer to, where equal ones are stored once, in its `shared/`.
+"""The embeddings that rows of an output refer to, where equal ones are stored once, read by byte range.
 
 R rows that refer, U rows of `shared/` that they refer to.
 """
@@ -77,6 +77,12 @@ class SharedRows:
         """A row group of a shard, decoded."""
         load = partial(read_group, self.open(shard), self.index(shard), group)
         return self.process.groups.get((shard, group), load)
+
+    def measure(self) -> NDArray[np.int64]:
+        """The bytes of each row's value."""
+        indexes = (self.index(shard) for shard in range(len(self._paths)))
+        sizes = [index.find_sizes(np.arange(len(index))) for index in indexes]
+        return np.concatenate([np.empty(0, np.int64), *sizes])
 
     def read(self, references: References) -> tuple[Embeddings, NDArray[np.int64]]:
         """The embeddings of U rows, and (R,) which of them is each reference's; OutputError where one is not there."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from t5enc.errors import ConfigError, OutputError
 from t5enc.output import OutputFolder
+from t5enc.shards.shared import SharedRows, fill_references, name_referring
 from t5enc.storage import PREFIX, column_format, read_column
 from t5enc.trainers.format import Caption, ShardRows
 
@@ -49,7 +50,7 @@ class Columns:
 class Shard:
     """An open shard: its footer, so that each thread opens it again for nothing; `first` numbers its rows.
 
-    `mark` is another where any of its rows is.
+    `mark` is another where any of its rows is. `shared` has what rows refer to, where equal embeddings are stored once.
     """
 
     filesystem: Any
@@ -58,6 +59,7 @@ class Shard:
     first: int
     metadata: Any
     mark: str
+    shared: SharedRows | None = None
 
     @property
     def num_rows(self) -> int:
@@ -89,7 +91,7 @@ class Shard:
 
 def open_shards(folder: OutputFolder, columns: Columns) -> Iterator[Shard]:
     """All shards in the output's order; ConfigError where one has not the columns."""
-    first = 0
+    first, shared = 0, None if folder.shared is None else folder.shared.rows
     for index, name in enumerate(folder.shards):
         path = f"{folder.root}/{name}"
         try:
@@ -98,7 +100,8 @@ def open_shards(folder: OutputFolder, columns: Columns) -> Iterator[Shard]:
             raise OutputError(f"{path}: expected a Parquet shard, got {error}") from error
         _check_columns(path, columns, metadata.schema.to_arrow_schema().names)
         mark = _mark(name, metadata)
-        yield Shard(filesystem=folder.filesystem, path=path, index=index, first=first, metadata=metadata, mark=mark)
+        form = {"filesystem": folder.filesystem, "path": path, "index": index, "first": first}
+        yield Shard(**form, metadata=metadata, mark=mark, shared=shared)
         first += metadata.num_rows
 
 
@@ -155,10 +158,13 @@ def _read_texts(table: pa.Table, name: str) -> list[str | None]:
 
 def read_rows(shard: Shard, columns: Columns, group: int) -> Iterator[tuple[Caption, Tensor]]:
     """The rows of a row group that have an embedding, and it (L, M) in the codec's working dtype."""
-    table = shard.read([*columns.names, TOKENS, ERROR, BYTES], [group])
-    form = column_format(shard.metadata.schema.to_arrow_schema())
+    schema = shard.metadata.schema.to_arrow_schema()
+    names = [*columns.names, TOKENS, ERROR, BYTES, *name_referring(schema.names)]
+    table, form = shard.read([*dict.fromkeys(names)], [group]), column_format(schema)
+    start = shard.group_starts()[group]
     embeddings = read_column(table[BYTES], form["storage_dtype"], form["dim"])
-    captions = make_captions(table, columns, shard.first + shard.group_starts()[group])
+    embeddings = fill_references(shard.path, start, table, embeddings, shard.shared)
+    captions = make_captions(table, columns, shard.first + start)
     for place, caption in enumerate(captions):
         if isinstance(caption, Caption):
             yield caption, embeddings[place]

@@ -10,6 +10,7 @@ import pyarrow.fs
 from torch import Tensor
 
 from t5enc.errors import ConfigError, OutputError
+from t5enc.storage.layout import SHARED
 from t5enc.trainers.files import check_name, link_file, list_files, write_file
 from t5enc.trainers.format import Caption, Pieces, ShardFormat, ShardRows
 from t5enc.trainers.progress import ExportReport
@@ -53,7 +54,7 @@ def _look(
     without: Counter[str] = Counter()
     counts, todo = [], []
     for shard in shards:
-        if run.link and (reason := format_.explain_link(shard.describe(), run.given)) is not None:
+        if run.link and (reason := _explain_link(run, format_, shard)) is not None:
             raise ConfigError(f"--link: {shard.path}: {format_.name} cannot have this shard as it is: {reason}")
         count = 0
         seen: dict[str, int] = {}
@@ -74,6 +75,13 @@ def _look(
         if _is_missing(run, format_, shard):
             todo.append(shard)
     return without, counts, todo
+
+
+def _explain_link(run: Run, format_: ShardFormat, shard: Shard) -> str | None:
+    """Why a shard cannot be a file as it is, if it cannot."""
+    if shard.shared is not None:
+        return f"rows refer to embeddings in {SHARED}/, which the loader does not know; without --link they are copied"
+    return format_.explain_link(shard.describe(), run.given)
 
 
 def _is_missing(run: Run, format_: ShardFormat, shard: Shard) -> bool:

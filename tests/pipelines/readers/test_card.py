@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,18 @@ import yaml
 
 from pipelines.commit.card import DECODERS, is_ours, make_card, write_card
 from pipelines.commit.protocol import begin_commit, commit_shard, conclude_commit
+from pipelines.job import FrozenJob
 from pipelines.stores.store import LocalStore
 from t5enc import load_embeddings
 from t5enc.storage import CODECS, STORAGE_DTYPES
-from t5enc.storage.layout import CARD
+from t5enc.storage.layout import CARD, JOB
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import make_job, make_unit_shard, plan_file
+from tests.t5enc.dataset.referring.making import refer
 
 TOTALS = {"captions": 12, "truncated": 1, "errors": 0}
+# The hash of a card as releases before references wrote it.
+PLAIN = "2ad54277b597d2429302b4a9a16ec0a75e062c619019c57beb3743427fb8d657"
 READERS = ("pandas", "polars", "duckdb", "datasets", "t5enc")
 
 
@@ -57,16 +62,21 @@ def test_it_names_a_model_but_not_where_its_owner_keeps_it(model: str, told: str
     assert f"| model | `{told}` |" in card
 
 
+@pytest.mark.parametrize("refers", [False, True], ids=["plain", "referring"])
 @pytest.mark.parametrize("storage", STORAGE_DTYPES)
-def test_its_code_decodes_what_is_stored(storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_code_decodes_what_is_stored(
+    storage: str, refers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     store = LocalStore(tmp_path / "out")
     commit = begin_commit(store, make_job(storage_dtype=storage), [plan_file(rows=5)])
     for unit in commit.left:
         commit.records[unit.name] = commit_shard(store, *make_unit_shard(commit.frozen, unit, died=[1]))
-    write_card(store, commit.frozen, commit.records.totals())
     conclude_commit(store, commit)
+    if refers:
+        assert refer(tmp_path / "out", lambda place: place != 2, shard_rows=2) == 3
+    write_card(store, FrozenJob.from_json(store.read(JOB)), commit.records.totals())
     monkeypatch.chdir(tmp_path / "out")
     decode, *reads = re.findall(r"```python\n(.*?)```", Path(CARD).read_text(), re.S)
     assert len(reads) == len(READERS)
@@ -79,6 +89,14 @@ def test_its_code_decodes_what_is_stored(storage: str, tmp_path: Path, monkeypat
         for index, expected in enumerate(embeddings):
             np.testing.assert_allclose(to_numpy(got[index]), expected.float().numpy(), rtol=1e-6)
             assert "load_embeddings" in code or (got[index] is None) == (index == 1)
+
+
+def test_references_are_told_of_where_there_are_any_alone() -> None:
+    plain = make_card(make_job(), TOTALS)
+    assert hashlib.sha256(plain).hexdigest() == PLAIN
+    card = make_card(make_job(duplicates="referenced"), TOTALS)
+    assert b"`text_embedding_shared_row` is the number of the row there" in card
+    assert b"shared" not in plain
 
 
 def to_numpy(embedding: Any) -> Any:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from t5enc.text.content_keys import KEY_BYTES, hash_computation, hash_prompt, ha
 from t5enc.text.preparer import Preparer, check_fit
 from t5enc.text.prompts import Document, Prompt
 
+ROOT = Path(__file__).resolve().parents[3]
 COMPUTATION = hash_computation(weights="w", dtype="float32")
 FINISHES = ("none", "add_norms", "project")
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=6)
@@ -128,3 +133,26 @@ def prepare_under(encoder: TextEncoder, recipe: Recipe | None) -> Preparer:
     if made.longest > encoder.preparer.longest:
         raise ConfigError("longer than this encoder takes")
     return made
+
+
+@given(IDS, st.sampled_from(["bfloat16", "float32"]), st.sampled_from([None, "ab" * 32]))
+def test_the_code_of_the_document_computes_keys(ids: list[int], dtype: str, projection: str | None) -> None:
+    page = (ROOT / "docs" / "format.md").read_text()
+    (code,) = re.findall(r"```python\n(import hashlib\n.*?)```", page, re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    identity = {"weights": "9f86", "dtype": dtype, "max_length": 9} | ({"projection": projection} if projection else {})
+    computation = hash_computation(weights="9f86", dtype=dtype, projection=projection)
+    assert names["make_key"](identity, ids) == hash_prompt(computation, Prompt.of(np.array(ids, np.int32)))
+
+
+@given(PROMPTS)
+def test_a_key_is_what_the_document_says_byte_for_byte(prompt: Prompt) -> None:
+    told = b'{"dtype": "float32", "projection": null, "version": 1, "weights": "w"}'
+    data = hashlib.sha256(told).digest()
+    for document in prompt.documents:
+        word, ids = document.finish.encode("ascii"), document.ids.tolist()
+        for number in (document.kept, document.keys, len(word), len(ids)):
+            data += number.to_bytes(4, "little", signed=True)
+        data += word + b"".join(number.to_bytes(4, "little", signed=True) for number in ids)
+    assert hash_prompt(COMPUTATION, prompt) == hashlib.sha256(data).digest()[:16]

@@ -16,7 +16,7 @@ from pipelines.commit.shard_file import RECORD_KEY, ShardFile
 from pipelines.job import FrozenJob
 from t5enc.output import open_output
 from t5enc.storage import KEY, PREFIX, SHARED_ROW, list_columns
-from t5enc.storage.layout import JOB, SHARED, SUCCESS, name_shard
+from t5enc.storage.layout import JOB, NULL, SHARED, SUCCESS, name_shard
 from tests.t5enc.dataset.outputs import finish
 
 BYTES = f"{PREFIX}bytes"
@@ -55,6 +55,9 @@ def refer(folder: Path, chooses: Callable[[int], bool] = often, *, shard_rows: i
         records.append(record.with_size(len(data)))
     shared.write(folder / SHARED, shard_rows)
     (folder / JOB).write_bytes(referring.to_json())
+    if (folder / NULL).exists():
+        null = (folder / NULL).read_bytes()
+        (folder / NULL).write_bytes(null.replace(job.fingerprint.encode(), referring.fingerprint.encode()))
     if is_finished:
         finish(folder, records)
     return count
