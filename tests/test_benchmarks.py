@@ -113,6 +113,7 @@ def test_every_reader_reads_all_rows_and_goals_stand_beside_the_figures(tmp_path
     assert 0 < warm < cold  # the first batch of a warm pass is not measured
     assert len({found[0]["bytes"] for name, found in passes.items() if name.endswith("in order")}) == 1
     assert figures["rows"][0]["name"] == "t5enc, random"
+    assert any("30 % referred to" in goal["what"] for goal in figures["goals"])
     assert all(row["warm_cpu_ms_a_row"] > 0 for row in figures["rows"])
     assert figures["parts"]["order"]["rows"] == 10**9
     assert all("met" in goal["goal"] for goal in figures["goals"])

@@ -158,6 +158,7 @@ def pad_rows(rows: list[Row]) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
 READERS: Mapping[str, Callable[[Task], Iterator[tuple[int, int]]]] = {
     "t5enc, random": _open_ours(),
     "t5enc, random, one thread": _open_ours(threads=1),
+    "t5enc, random, 30 % referred": _open_ours(),
     "t5enc, random, by length": _open_ours(by_length=True),
     "t5enc, whole row groups mixed": _open_ours(order="row_groups"),
     "t5enc, in order": _open_ours(order="sequential"),
