@@ -82,10 +82,8 @@ def _describe_shared(folder: OutputFolder, shared: SharedFolder) -> str:
             )
         counts += found
     saved = int((counts * sizes).sum() - sizes.sum())
-    return (
-        f"{counts.sum():,} rows refer to {np.count_nonzero(counts):,} embeddings in {SHARED}/: {saved:,} bytes less "
-        f"than with one each"
-    )
+    change = f"{abs(saved):,} bytes {'less' if saved >= 0 else 'more'} than with one each"
+    return f"{counts.sum():,} rows refer to {np.count_nonzero(counts):,} embeddings in {SHARED}/: {change}"
 
 
 def _read_column(folder: OutputFolder, name: str, column: str) -> pa.ChunkedArray:

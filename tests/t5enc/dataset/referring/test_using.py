@@ -65,6 +65,15 @@ def test_inspecting_says_how_many_rows_refer_and_what_that_saved(
     assert "refer" not in capsys.readouterr().out
 
 
+def test_inspecting_says_what_embeddings_cost_that_no_row_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, referring = write_both(tmp_path, lambda place: place == 0)
+    add_totals(referring)
+    print_output(str(referring), rows=0, partial=False)
+    assert "1 rows refer to 1 embeddings in shared/: 24 bytes more than with one each" in capsys.readouterr().out
+
+
 def test_inspecting_names_a_shard_that_refers_to_what_is_not_there(tmp_path: Path) -> None:
     _, referring = write_both(tmp_path)
     write_output(tmp_path / "others", SHARDS[1:2])
