@@ -33,8 +33,9 @@ from pipelines.progress.report import EncodeReport, describe_job, write_report
 from pipelines.progress.storage_error import add_errors
 from pipelines.progress.tracing import Tracing
 from pipelines.reuse.copying import EarlierRows
+from pipelines.reuse.earlier import find_output
 from pipelines.run.key_pass import find_repeats, without_columns
-from pipelines.run.shared_job import make_shared_job, put_old_aside, tidy_shared
+from pipelines.run.shared_job import describe_dedup, make_shared_job, put_old_aside, take_from, tidy_shared, unless_over
 from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
@@ -71,7 +72,8 @@ def encode_parquet(
                 on_begin(run)
             cluster = cluster or stack.enter_context(connect(job))
             if job.dedup == "job":
-                encode_shared(run, cluster, device, on_progress)
+                with unless_over(run):
+                    encode_shared(run, cluster, device, on_progress)
             encode_units(run, cluster, on_progress)
     return conclude(run)
 
@@ -89,6 +91,7 @@ def encode_shared(run: RunState, cluster: Cluster, device: torch.device, on_prog
     run.shared = conclude(inner)
     if not run.shared.is_finished:
         raise DriverError(f"captions that occur more than once: {', '.join(run.shared.unreadable.values())}")
+    take_from(run, find_output(inner.job.output))
 
 
 def note_keys(
@@ -116,7 +119,7 @@ def encode_units(run: RunState, cluster: Cluster, on_progress: OnProgress | None
     ledger = start_ledger(run.commit.frozen.fingerprint, run.rows_left)
     output, filesystem = absolute_output(run.job.output), run.resolved.inputs.filesystem
     tracing = Tracing.from_environment(os.environ)
-    earlier = EarlierRows(run.earlier_outputs.list(output), run.commit.frozen.storage_dtype)
+    earlier = EarlierRows(run.earlier_outputs.list(output), run.commit.frozen.storage_dtype, run.referred)
     worker = SpanWorker(
         *(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code),
         earlier=earlier if len(earlier) else None,
@@ -264,6 +267,7 @@ def _make_report(run: RunState, is_complete: bool, is_running: bool = False) -> 
         totals=run.commit.records.totals(),
         max_length=run.commit.frozen.identity["max_length"],
         recipe=run.commit.frozen.describe_recipe(),
+        dedup=describe_dedup(run),
         weaknesses=list_weaknesses(run.store),
         missing=dict(run.earlier_outputs.missing),
         unreadable=dict(run.unreadable),  # which the run's own thread adds to

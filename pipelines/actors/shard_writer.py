@@ -21,7 +21,7 @@ from pipelines.commit.shard_file import GROUP_ROWS, ROW_GROUP_BYTES, ContentHash
 from pipelines.inputs.valid_text import mend_texts
 from pipelines.job import FrozenJob
 from pipelines.reuse.copying import Copied
-from t5enc.storage import CaptionKeys, build_keys, build_table, working_dtype
+from t5enc.storage import NOT_SHARED, CaptionKeys, build_keys, build_table, working_dtype
 from t5enc.storage.schema import measure_values
 from t5enc.text.content_keys import hash_prompts
 from t5enc.text_encoder import EncodedTexts
@@ -129,7 +129,12 @@ class ShardWriter:
         self.counts += replace(count_rows(rows), died=errors.count(DIED), mended=mended)
 
     def _count_copied(self, copied: Copied) -> None:
-        self.counts += Counts(reused=len(copied.stored.values), reused_tokens=int(copied.stored.tokens.sum()))
+        stored = copied.stored
+        self.counts += Counts(
+            reused=len(stored.values),
+            reused_tokens=int(stored.tokens.sum()),
+            shared=int(np.count_nonzero(stored.shared != NOT_SHARED)),
+        )
         for output, count in copied.sources.items():
             self.reused[output] = self.reused.get(output, 0) + count
         self.troubles |= copied.troubles

@@ -16,7 +16,7 @@ from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.storage_error import StorageError
 from pipelines.stores.store import Store
 from t5enc.errors import ExitCode, show_invisible
-from t5enc.storage.layout import PAGE, REPORT
+from t5enc.storage.layout import PAGE, REPORT, SHARED
 
 # Earlier runs of a job, and inputs of it, that a report names.
 MOST_RUNS = 50
@@ -31,6 +31,7 @@ LEAST_TOKENS = 1000
 class EncodeReport:
     """Totals of the output, and what this run contributed.
 
+    `dedup` is what was found of captions that occur more than once, where they were looked for.
     `recipe` says which one embeddings are made by and how it was chosen, `max_length` where captions are cut,
     `missing` which outputs to reuse are not there, and `weaknesses` what the output's disk does not keep that others
     do.
@@ -40,6 +41,7 @@ class EncodeReport:
     totals: dict[str, int]
     max_length: int = 0
     recipe: str | None = None
+    dedup: dict[str, int | float] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     bare: list[str] = field(default_factory=list)
@@ -145,12 +147,25 @@ class EncodeReport:
                 f"{self.wall_seconds:.1f} s in all, {self.tokens_per_second:,.0f} useful tokens/s, "
                 f"streams {self.progress.fill:.1%} full, {self.cores_used:.1f} cores at work"
             )
-        lines += self._tell_reuse()
+        lines += [*self._tell_dedup(), *self._tell_reuse()]
         lines += [f"  weaker than elsewhere: {weakness}" for weakness in self.weaknesses]
         lines += [f"  not read: {show_invisible(reason)}" for reason in self.unreadable.values()]
         if not self.is_finished:
             lines.append("  unfinished: mend or remove the inputs named above and run the same command again")
         return "\n".join(lines)
+
+    def _tell_dedup(self) -> list[str]:
+        """What captions that occur more than once came to, and how many refer to an embedding that is stored once."""
+        found, lines = self.dedup, []
+        if found:
+            lines.append(
+                f"  equal captions: {found['repeated']:,} of {found['captions']:,}; the {found['distinct']:,} distinct "
+                f"ones of them were encoded first, and {found['repeated'] - found['distinct']:,} need no encoder"
+            )
+        if referring := self.totals.get("shared"):
+            size = f", {found['size'] / 1e6:,.1f} MB" if "size" in found else ""
+            lines.append(f"  stored once, in {SHARED}/{size}: {referring:,} captions refer to it")
+        return lines
 
     def _tell_reuse(self) -> list[str]:
         """What this run copied from which outputs, and what that saved."""

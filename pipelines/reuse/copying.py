@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipelines.reuse.building import open_key_index
 from pipelines.reuse.earlier import EarlierOutput
 from pipelines.reuse.index import NOT_THERE, KeyIndex
-from pipelines.reuse.shard_rows import read_values
+from pipelines.reuse.shard_rows import check_rows, read_values
 from t5enc.errors import OutputError
 from t5enc.shards.files import OpenShard, open_shard
 from t5enc.shards.index import ShardIndex, read_index
@@ -40,12 +40,13 @@ UNREADABLE = "not all of it can be read"
 class Wanted:
     """(N, 16) keys of captions and (N,) tokens of their embeddings; `hints` are (shards, places) of each output.
 
-    `places` are the captions that an output seems to have.
+    `shared` are those of the output to refer to, if there is one; `places` the captions that any output seems to have.
     """
 
     keys: NDArray[np.uint8]
     tokens: NDArray[np.int64]
     hints: list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+    shared: tuple[NDArray[np.int64], NDArray[np.int64]] | None
     places: NDArray[np.int64]
 
 
@@ -68,40 +69,48 @@ class Copied:
 class EarlierRows:
     """Earlier outputs in the order in which they are asked; what a process holds of them, it opens itself."""
 
-    def __init__(self, outputs: Sequence[EarlierOutput], storage: str) -> None:
-        """`storage` is how the rows are stored anew."""
+    def __init__(self, outputs: Sequence[EarlierOutput], storage: str, shared: EarlierOutput | None = None) -> None:
+        """`storage` is how the rows are stored anew; to those of `shared`, the job's own, its rows refer instead."""
         self.outputs = tuple(outputs)
         self.storage = storage
+        self.shared = shared
         self._lock = threading.Lock()
         self._sources: list[_Source] | None = None
+        self._referred: _Source | None = None
 
     def __reduce__(self) -> tuple[type[EarlierRows], tuple[Any, ...]]:
-        return EarlierRows, (self.outputs, self.storage)
+        return EarlierRows, (self.outputs, self.storage, self.shared)
 
     def __len__(self) -> int:
-        return len(self.outputs)
+        return len(self.outputs) + (self.shared is not None)
 
     def open(self) -> list[_Source]:
         """Have their indexes, built where this machine has none; an output whose index cannot be is left out."""
         with self._lock:
             if self._sources is None:
                 self._sources = [_Source(output, self.storage) for output in self.outputs]
+                self._referred = None if self.shared is None else _Source(self.shared, self.storage)
             return self._sources
 
     def look_up(self, keys: NDArray[np.uint8], tokens: NDArray[np.int64]) -> Wanted:
         """Which of (N, 16) keys are there, but for captions without (N,) `tokens`."""
         hints = [source.look_up(keys) for source in self.open()]
+        shared = None if self._referred is None else self._referred.look_up(keys)
         is_there = np.zeros(len(keys), bool)
-        for shards, _ in hints:
+        for shards, _ in (*hints, *([] if shared is None else [shared])):
             is_there |= shards != NOT_THERE
-        return Wanted(keys=keys, tokens=tokens, hints=hints, places=np.flatnonzero(is_there & (tokens > 0)))
+        places = np.flatnonzero(is_there & (tokens > 0))
+        return Wanted(keys=keys, tokens=tokens, hints=hints, shared=shared, places=places)
 
     def copy(self, wanted: Wanted) -> Copied:
-        """Read them, from the first output that has them whole."""
+        """Refer to them where they are shared; read the others, from the first output that has them whole."""
         values: dict[int, NDArray[np.uint8]] = {}
-        sources, troubles = {}, {}
+        sources: dict[str, int] = {}
+        troubles: dict[str, str] = {}
+        shared = self._refer(wanted, troubles)
         for source, (shards, places) in zip(self.open(), wanted.hints, strict=True):
-            left = np.array([place for place in wanted.places.tolist() if place not in values], np.int64)
+            own = wanted.places[shared[wanted.places] == NOT_SHARED]
+            left = np.array([place for place in own.tolist() if place not in values], np.int64)
             left = left[shards[left] != NOT_THERE]
             found = source.copy(shards[left], places[left], wanted.keys[left], wanted.tokens[left])
             values.update((int(left[place]), value) for place, value in found.items())
@@ -109,14 +118,26 @@ class EarlierRows:
                 sources[source.output.shown] = len(found)
             if source.trouble:
                 troubles[source.output.shown] = source.trouble
-        return Copied(stored=_store(values, wanted.tokens), sources=sources, troubles=troubles)
+        return Copied(stored=_store(values, shared, wanted.tokens), sources=sources, troubles=troubles)
+
+    def _refer(self, wanted: Wanted, troubles: dict[str, str]) -> NDArray[np.int64]:
+        """(N,) rows of the shared output."""
+        rows = np.full(len(wanted.keys), NOT_SHARED, np.int64)
+        if self._referred is not None and wanted.shared is not None:
+            chosen, (shards, places) = wanted.places, wanted.shared
+            rows[chosen] = self._referred.number(
+                shards[chosen], places[chosen], wanted.keys[chosen], wanted.tokens[chosen]
+            )
+            if self._referred.trouble:
+                troubles[self._referred.output.shown] = self._referred.trouble
+        return rows
 
 
-def _store(values: dict[int, NDArray[np.uint8]], tokens: NDArray[np.int64]) -> StoredRows:
-    own = np.zeros(len(tokens), np.int32)
-    places = list(values)
-    own[places] = tokens[places]
-    return StoredRows(tokens=own, values=values, shared=np.full(len(tokens), NOT_SHARED, np.int64))
+def _store(values: dict[int, NDArray[np.uint8]], shared: NDArray[np.int64], tokens: NDArray[np.int64]) -> StoredRows:
+    is_stored = shared != NOT_SHARED
+    is_stored[list(values)] = True
+    own = np.where(is_stored, tokens, 0).astype(np.int32)
+    return StoredRows(tokens=own, values=values, shared=shared)
 
 
 class _Source:
@@ -149,6 +170,27 @@ class _Source:
         if self._index is None or self._failures >= MOST_FAILURES:
             return np.full(len(keys), NOT_THERE, np.int64), np.zeros(len(keys), np.int64)
         return self._index.find(keys)
+
+    def number(
+        self,
+        shards: NDArray[np.int64],
+        places: NDArray[np.int64],
+        keys: NDArray[np.uint8],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Rows counted over the whole output, NOT_SHARED for what its shards themselves do not have there."""
+        rows = np.full(len(shards), NOT_SHARED, np.int64)
+        for shard in np.unique(shards[shards != NOT_THERE]).tolist():
+            here = np.flatnonzero(shards == shard)
+            try:
+                _, index = self._open(shard)
+            except (OutputError, OSError) as error:
+                self._tell(f"{UNREADABLE}, and what is not is computed: {error}")
+                continue
+            assert self._index is not None
+            chosen = here[check_rows(index, places[here], keys[here], tokens[here])]
+            rows[chosen] = self._index.number(shards[chosen], places[chosen])
+        return rows
 
     def copy(
         self,

@@ -32,7 +32,7 @@ def read_values(
     `groups` are decoded row groups by (`number` of the shard, group). OutputError where the shard is damaged or is
     another now.
     """
-    is_right = _check(index, places, keys, tokens)
+    is_right = check_rows(index, places, keys, tokens)
     chosen = np.flatnonzero(is_right)
     buffers = _read(shard, index, partial(_find_group, shard, index, groups, number), places[chosen])
     values: list[NDArray[np.uint8] | None] = [None] * len(places)
@@ -41,7 +41,7 @@ def read_values(
     return values
 
 
-def _check(
+def check_rows(
     index: ShardIndex, places: NDArray[np.int64], keys: NDArray[np.uint8], tokens: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """Which rows are those that are wanted, by what the shard itself says."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 from pipelines.commit.log import move_aside
 from pipelines.commit.ownership import find_frozen
 from pipelines.dedup.captions_file import COLUMN, name_captions
 from pipelines.dedup.key_files import DISTINCT
 from pipelines.job import EncodeJob, FrozenJob
+from pipelines.reuse.earlier import Found, list_output
+from pipelines.run.state import RunState
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import LocalStore, Store, open_store
-from t5enc.errors import OutputError
+from t5enc.errors import OutputError, T5encError
 from t5enc.storage.filesystems import hide_credentials, join_path
-from t5enc.storage.layout import JOB, NOTES, SHARED
+from t5enc.storage.layout import JOB, NOTES, SHARED, SUCCESS
 
 # Where it lies until the job is done, if nothing will refer to it.
 COPIED_FROM = f"{NOTES}/{SHARED}"
@@ -55,6 +59,35 @@ def make_shared_job(job: EncodeJob, frozen: FrozenJob) -> EncodeJob:
     )
 
 
+def take_from(run: RunState, shared: Found) -> None:
+    """Have a run's rows refer to those of the shared output, or copied from it before any other."""
+    if run.commit.frozen.has_references:
+        run.referred = list_output(shared)
+    else:
+        run.earlier_outputs = replace(run.earlier_outputs, found=(shared, *run.earlier_outputs.found))
+
+
+@contextlib.contextmanager
+def unless_over(run: RunState) -> Iterator[None]:
+    """Another run that has ended the job meanwhile has removed what this one works on: then nothing is amiss."""
+    try:
+        yield
+    except (FileNotFoundError, T5encError):
+        if run.store.size(SUCCESS) is None:
+            raise
+
+
+def describe_dedup(run: RunState) -> dict[str, int | float]:
+    """What a run's report says of captions that occur more than once; nothing where none were looked for."""
+    if run.repeats is None:
+        return {}
+    told: dict[str, int | float] = asdict(run.repeats)
+    if run.shared is not None:
+        told |= {"size": run.shared.totals["size"], "tokens": run.shared.totals["tokens"]}
+        told |= {"useful_tokens": run.shared.progress.cost.useful_tokens, "seconds": run.shared.wall_seconds}
+    return told
+
+
 def is_shared(frozen: FrozenJob) -> bool:
     """Whether a job is one within a job."""
     return any(name_captions(frozen.generation) in path for path in frozen.record.get("inputs", ()))
@@ -69,7 +102,8 @@ def tidy_shared(store: Store, job: FrozenJob) -> None:
         remove_all(store, [name for name, _ in store.list(COPIED_FROM) if name != own])
         store.delete(own)
         if isinstance(store, LocalStore):
-            shutil.rmtree(store.root / COPIED_FROM, ignore_errors=True)
+            for folder in (COPIED_FROM, DISTINCT):
+                shutil.rmtree(store.root / folder, ignore_errors=True)
 
 
 def remove_all(store: Store, names: list[str]) -> None:

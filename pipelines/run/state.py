@@ -18,7 +18,7 @@ from pipelines.job import EncodeJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import EncodeReport, read_report, read_runs, read_storage_error
 from pipelines.progress.storage_error import StorageError
-from pipelines.reuse.earlier import Earlier, open_earlier
+from pipelines.reuse.earlier import Earlier, EarlierOutput, open_earlier
 from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
 from pipelines.run.source_names import note_names
 from pipelines.stores.store import Store, open_store
@@ -31,8 +31,8 @@ SPANS_PER_ACTOR = 4
 class RunState:
     """State of one run of a job.
 
-    `repeats` is what a pass over all captions found, `shared` the report of encoding those prompts first, and `doing`
-    what is shown while another step than the job's own is at work.
+    `repeats` is what a pass over all captions found, `shared` the report of encoding those prompts first, into what
+    rows are copied from, or refer to (`referred`). `doing` is shown while another step than the job's own is at work.
     """
 
     job: EncodeJob
@@ -42,6 +42,7 @@ class RunState:
     units_per_span: int = 1
     spans: int = 0
     earlier_outputs: Earlier = field(default_factory=Earlier)
+    referred: EarlierOutput | None = None
     suspects: dict[str, SpanResult] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
