@@ -37,9 +37,9 @@ def make_job(inputs: Path, output: Path, **options: object) -> EncodeJob:
     return EncodeJob.from_mapping({"inputs": [str(inputs)], "output": str(output)} | usual | options)
 
 
-def encode_plain(folder: Path) -> Path:
+def encode_plain(folder: Path, files: dict[str, Sequence[str | None]] | None = None) -> Path:
     """The output of a job without dedup."""
-    encode_in_process(make_job(write_files(folder / "in"), folder / "out"))
+    encode_in_process(make_job(write_files(folder / "in", files), folder / "out"))
     return folder / "out"
 
 
