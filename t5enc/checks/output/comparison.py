@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from t5enc.checks.output.diagnosis import MOST_SUSPECTS, Other, Suspect, pool
+from t5enc.checks.output.diagnosis import Other, Suspect, pool
 from t5enc.checks.output.distances import NEAREST, Bound, Distance, farthest, measure
 from t5enc.checks.output.encoding import Encode
 from t5enc.checks.output.findings import Findings
 from t5enc.checks.output.row_checks import PreparedRow, check_values
 
+# Rows that are looked into: each is encoded anew under some dozens of suppositions.
+MOST_SUSPECTS = 6
+SUSPECTS_OF_A_SHARD = 2
 # Rows of which the mean is kept, to find whose embedding another row holds.
 MOST_MEANS = 4096
 # Those whose mean is nearest are tried.
@@ -62,8 +65,13 @@ class Comparison:
             self.nearest_limit = _nearest(self.nearest_limit, limit)
             told = f"{where}: expected at most {_show(limit)}, got {_show(found)}"
             is_near = self.findings.add("numbers", not found.exceeds(limit), told)
-        if not is_near and len(self.suspects) < MOST_SUSPECTS:
+        if not is_near and self._takes(prepared):
             self.suspects.append(Suspect(prepared=prepared, values=values.float(), expected=expected))
+
+    def _takes(self, prepared: PreparedRow) -> bool:
+        """Whether one more suspect is looked into: few of a shard, whose rows are likely off for the same reason."""
+        alike = [suspect for suspect in self.suspects if suspect.prepared.row.shard == prepared.row.shard]
+        return len(self.suspects) < MOST_SUSPECTS and len(alike) < SUSPECTS_OF_A_SHARD
 
     def find_likely(self, values: Tensor) -> list[Other]:
         """The rows whose means are nearest to that of (T, M)."""

@@ -25,8 +25,6 @@ from t5enc.storage.codecs import STORAGE_DTYPES, find_codec, from_bytes, to_byte
 from t5enc.text.preparer import Preparer, find_kind
 from t5enc.text.prompts import Prompt
 
-# Rows that are looked into: each is encoded anew under some dozens of suppositions.
-MOST_SUSPECTS = 4
 LENGTHS = (32, 64, 77, 120, 128, 200, 224, 226, 256, 300, 400, 512, 1024)
 DTYPES = ("float16", "bfloat16")
 # Beyond this, no dtype explains what is off.
@@ -70,12 +68,11 @@ class Suppositions:
 
     def explain(self, suspects: Sequence[Suspect]) -> list[str]:
         """A sentence for each kind of cause, the most frequent first."""
-        chosen = suspects[:MOST_SUSPECTS]
-        causes = [self._explain(suspect) for suspect in chosen]
+        causes = [self._explain(suspect) for suspect in suspects]
         counts = Counter(kind for kind, _ in causes)
         firsts = dict(reversed(causes))
         return [
-            f"{kind} ({count} of {len(chosen)} rows looked into): {firsts[kind]}"
+            f"{kind} ({count} of {len(suspects)} rows looked into): {firsts[kind]}"
             for kind, count in counts.most_common()
         ]
 

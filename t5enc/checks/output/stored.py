@@ -31,14 +31,20 @@ TEXTS = ("source", "dtype", "error")
 class StoredRow:
     """A row: `columns` without their prefix, its caption if it was kept, and its embedding (T, M) if there is one.
 
-    `where` names it for people, `number` counts it among all rows.
+    It is row `file_row` of a shard, and row `number` of the output.
     """
 
-    where: str
+    shard: str
+    file_row: int
     number: int
     columns: dict[str, Any]
     caption: str | None
     values: Tensor | None = None
+
+    @property
+    def where(self) -> str:
+        """The row, for people."""
+        return f"{self.shard}, row {self.file_row}"
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -98,7 +104,8 @@ class StoredRows:
             values = {name.removeprefix(PREFIX): columns[name][at] for name in columns if name.startswith(PREFIX)}
             values |= {name: _to_text(values.get(name)) for name in TEXTS}
             yield StoredRow(
-                where=f"{self.shards.name(shard)}, row {place}",
+                shard=self.shards.name(shard),
+                file_row=place,
                 number=int(self.shards.offsets[shard]) + place,
                 columns=values,
                 caption=read_text(texts[at], int(values["caption_index"])),

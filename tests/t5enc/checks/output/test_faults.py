@@ -196,3 +196,12 @@ def test_a_damaged_null_prompt_is_found(tmp_path: Path) -> None:
         values, metadata = file.get_tensor("values"), file.metadata()
     save_file({"values": values * 2}, path, metadata=metadata)
     assert wrong(verify(made)) == {"null prompt"}
+
+
+def test_causes_are_told_of_each_shard(output: Path) -> None:
+    first, *_, last = find_shards(output)
+    change_rows(first, move_rows([4, 0, 1, 2, 3]))
+    change_rows(last, change_numbers(0, _scale))
+    told = " ".join(verify(output).causes)
+    assert "embeddings of other rows (2 of 3 rows looked into)" in told
+    assert "scaled numbers (1 of 3 rows looked into)" in told
