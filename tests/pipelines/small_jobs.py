@@ -96,6 +96,18 @@ def make_unit_shard(
     job: FrozenJob, unit: Unit, version: int = 1, *, died: Collection[int] = (), rounding: int = 0
 ) -> tuple[UnitRecord, bytes]:
     """A unit's record and shard; `died` rows have no embedding, `rounding` is another last bit of the others."""
+    return make_shard(prepare_small(unit, version, died=died), embed(job, unit, rounding), job)
+
+
+def embed(job: FrozenJob, unit: Unit, rounding: int = 0) -> EncodedTexts:
+    """The embeddings of a unit's rows, of a token each."""
+    rows = torch.arange(unit.first_row, unit.first_row + unit.num_rows)
+    values = rows.to(working_dtype(job.storage_dtype))[:, None].repeat(1, DIM) + rounding / 64
+    return EncodedTexts(Embeddings.from_lengths(values, torch.ones(len(rows), dtype=torch.int64)))
+
+
+def prepare_small(unit: Unit, version: int = 1, *, died: Collection[int] = ()) -> PreparedUnit:
+    """A unit whose rows have a caption of one token each: the row's number, so that equal keys are equal rows."""
     rows = np.arange(unit.first_row, unit.first_row + unit.num_rows)
     texts: list[str | None] = [caption(unit.source, version, row) for row in rows]
     batch = CaptionBatch(
@@ -107,17 +119,14 @@ def make_unit_shard(
         texts=texts,
         reasons=[None] * len(rows),
     )
-    prepared = PreparedUnit(
+    return PreparedUnit(
         unit=unit,
         batch=batch,
-        prompts=[Prompt.of(np.array([1], np.int32))] * len(rows),
+        prompts=[Prompt.of(np.array([row], np.int32)) for row in rows],
         truncated=np.zeros(len(rows), bool),
         lengths=np.ones(len(rows), np.int64),
         errors=[DIED if row in died else None for row in rows],
     )
-    values = torch.from_numpy(rows).to(working_dtype(job.storage_dtype))[:, None].repeat(1, DIM) + rounding / 64
-    encoded = EncodedTexts(Embeddings.from_lengths(values, torch.ones(len(rows), dtype=torch.int64)))
-    return make_shard(prepared, encoded, job)
 
 
 @cache
