@@ -72,6 +72,15 @@ def test_every_codec_is_measured_on_every_kind_of_numbers(tmp_path: Path) -> Non
 
 
 @pytest.mark.long
+def test_keys_are_indexed_and_rows_copied_beside_encoding_them(tmp_path: Path) -> None:
+    figures = run_quickly("reuse", tmp_path)
+    index, copying = figures["index"], figures["copying"]
+    assert index["bytes"] >= 24 * index["keys"] > 0
+    assert index["lookups_a_second"] > 0
+    assert all(copying[f"{kind}_mb_a_second"] > 0 for kind in ("encoding", "reading", "copying"))
+
+
+@pytest.mark.long
 def test_every_cleaning_is_timed_beside_the_tokenizer_alone(tmp_path: Path) -> None:
     figures = run_quickly("recipes", tmp_path)
     alone, *rows = figures["rows"]

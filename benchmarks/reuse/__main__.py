@@ -1,0 +1,5 @@
+"""Runs it."""
+
+from benchmarks.reuse.figures import main
+
+main()
