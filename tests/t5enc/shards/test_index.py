@@ -12,7 +12,9 @@ import pytest
 from t5enc.errors import OutputError
 from t5enc.shards.files import LocalShard
 from t5enc.shards.index import ShardIndex, read_index
+from t5enc.storage import NOT_SHARED
 from tests.t5enc.dataset.outputs import Shard, rewrite, write_output
+from tests.t5enc.dataset.referring.making import refer
 
 
 def index(path: Path, storage: str = "float16", dim: int = 4, *, skips_missing: bool = True) -> ShardIndex:
@@ -80,3 +82,24 @@ def test_rows_of_lossless_codecs_are_found_by_their_bytes_alone(tmp_path: Path) 
     pq.write_table(pq.read_table(path).drop_columns(["text_embedding_num_bytes"]), path)
     with pytest.raises(OutputError, match="expected a column 'text_embedding_num_bytes'"):
         index(path, storage="bf16z")
+
+
+@pytest.mark.parametrize("skips_missing", [True, False])
+@pytest.mark.parametrize("options", [None, {"compression": "none", "use_dictionary": False}])
+def test_rows_that_refer_have_no_bytes_and_those_beside_them_lie_where_they_do(
+    tmp_path: Path, skips_missing: bool, options: dict[str, Any] | None
+) -> None:
+    path = write(tmp_path, Shard(lengths=[2, None, 4, 3]), group_bytes=8 << 20)
+    refer(tmp_path, lambda place: place in (0, 2))
+    if options:
+        rewrite(path, **options)
+    found = index(path, skips_missing=skips_missing)
+    places = np.arange(len(found))
+    assert found.find_shared_rows(places).tolist() == [1, *([] if skips_missing else [NOT_SHARED]), 2, NOT_SHARED]
+    assert found.are_there(places).tolist() == [False] * (2 if skips_missing else 3) + [True]
+    assert found.tokens.tolist() == [2, *([] if skips_missing else [0]), 4, 3]
+    assert found.is_plain.all()
+    assert found.content_keys is not None
+    assert found.content_keys.shape == (len(found), 16)
+    start = int(found.find_starts(places[-1:])[0])
+    assert int.from_bytes(path.read_bytes()[start : start + 4], "little") == 3 * 4 * 2
