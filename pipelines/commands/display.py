@@ -41,7 +41,7 @@ def show_progress() -> Iterator[OnProgress]:
         task = bar.add_task("loading", total=None, rates="")
 
         def update(progress: Progress, run: RunState) -> None:
-            state = "encoding" if run.ready else "loading"
+            state = run.doing or ("encoding" if run.ready else "loading")
             done, total = count_rows(progress, run)
             room = console.width - len(f"{state} {total}/{total} ") - (BAR_WIDTH + 1 if has_bar else 0)
             rates = fit(list_rates(progress, run), room)
@@ -62,8 +62,9 @@ class Lines:
             return
         self.last = time.monotonic()
         done, total = count_rows(progress, run)
+        doing = f"{run.doing}: " if run.doing else ""
         self.console.print(
-            f"{done:,}/{total:,} rows, {describe(progress, run)}",
+            ", ".join(filter(None, [f"{doing}{done:,}/{total:,} rows", describe(progress, run)])),
             soft_wrap=True,
             highlight=False,
             markup=False,
@@ -90,7 +91,7 @@ def describe(progress: Progress, run: RunState) -> str:
 def list_rates(progress: Progress, run: RunState) -> list[str]:
     """The same in its parts, first what one wants to know first."""
     if run.ready is None:
-        return ["loading the model"]
+        return [] if run.doing and progress.tokenizers_ready else ["loading the model"]
     seconds = max(time.perf_counter() - run.ready, 1e-9)
     done, total = count_rows(progress, run)
     counts = progress.counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,8 +18,11 @@ from pipelines.plan.plan import Units
 from pipelines.progress.report import describe_cuts
 from pipelines.run.resolved_job import SPEEDS, ResolvedJob, flops_per_token, resolve_job, seconds_per_token
 from pipelines.run.sample import Sample
+from pipelines.run.sample_repeats import RepeatsSample, sample_repeats
+from t5enc.checkpoint.opening import open_model
 from t5enc.errors import ConfigError, ExitCode, show_invisible
 from t5enc.storage import usual_token_bytes
+from t5enc.text.preparer import open_preparer
 
 # Bytes of a row besides its embedding and what is kept: key, shape, dtype, flags.
 ROW_BYTES = 64
@@ -111,6 +115,8 @@ def print_estimate(
         raise ConfigError(f"tokens_per_second: expected more than 0, got {tokens_per_second:g}")
     resolved = resolve_job(job, device_to_plan(job.encoder.device))
     frozen, found = resolved.frozen, estimate(resolved, tokens_per_second)
+    checkpoint = open_model(resolved.options.source, with_weights=False)
+    repeats = sample_repeats(resolved, job, open_preparer(resolved.options, checkpoint))
     cuts = describe_cuts(found.truncated, found.captions, found.longest, frozen.identity["max_length"])
     basis = "as measured" if tokens_per_second else "a rough guess; measure yours with `t5enc bench`"
     table = Table("figure", "estimate", title=f"plan for {job.encoder.source.model}", title_justify="left")
@@ -121,6 +127,7 @@ def print_estimate(
         "recipe": frozen.describe_recipe() or "none",
         "tokens": f"{found.tokens:,} computed, {found.kept:,} rows stored",
         "captions cut": f"{cuts}, of the sample",
+        "equal captions": describe_repeats(repeats, found),
         "output": f"{found.shards:,} shards, {found.bytes / 1e9:,.3g} GB, of that {found.beside / 1e9:,.3g} GB as kept",
         "compute": f"{found.flops_per_token / 1e9:,.3g} GFLOP a token, {found.device_hours:,.3g} device-hours, {basis}",
         "time": f"{timedelta(seconds=round(3600 * found.wall_hours(prices)))} on {prices.devices} device(s)",
@@ -144,6 +151,20 @@ def describe_reasons(sample: Sample) -> str:
     """How many captions of the sample have none, and why."""
     told = ", ".join(f"{count:,} {reason}" for reason, count in sample.reasons.items())
     return f"{told or 'none'} of {sample.captions:,} captions in {sample.rows:,} rows of the sample"
+
+
+def describe_repeats(sample: RepeatsSample, found: Estimate, cores: int | None = None) -> str:
+    """What share of the work comes again, as far as a sample tells, and whether `--dedup job` pays on these cores."""
+    cores = cores or os.cpu_count() or 1
+    pass_hours = found.captions * sample.seconds_per_caption / cores / 3600
+    saved = sample.share * found.device_hours
+    least = pass_hours / found.device_hours if found.device_hours else 1.0
+    pays = "pays" if saved > pass_hours else f"pays where at least {least:.2%} come again"
+    return (
+        f"{sample.captions - sample.distinct:,} of {sample.captions:,} captions at {sample.places} places came again, "
+        f"{sample.share:.1%} of the tokens: a lower bound for all of them. --dedup job tokenizes all captions first, "
+        f"{pass_hours:,.3g} hours on {cores} core(s), to save at least {saved:,.3g} device-hours: it {pays}"
+    )
 
 
 def device_to_plan(name: str | None) -> torch.device:

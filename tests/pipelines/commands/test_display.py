@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from pipelines.commands.display import describe, fit, show_progress
+from pipelines.commands.display import LINE_SECONDS, describe, fit, show_progress
 from pipelines.commit.counts import Counts
 from pipelines.progress.ledger import Progress
 
 
-def make_run(*, is_ready: bool = True) -> Any:
+def make_run(*, is_ready: bool = True, doing: str = "") -> Any:
     """One that was ready three seconds ago."""
     files = SimpleNamespace(total_rows=60_000)
     ready = time.perf_counter() - 3 if is_ready else None
-    return SimpleNamespace(ready=ready, rows_before=0, resolved=SimpleNamespace(files=files))
+    return SimpleNamespace(ready=ready, rows_before=0, doing=doing, resolved=SimpleNamespace(files=files))
 
 
 def show(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -61,3 +61,11 @@ def test_a_line_has_as_many_parts_as_have_room() -> None:
 def test_a_log_shows_everything() -> None:
     assert describe(Progress(), make_run(is_ready=False)) == "loading the model"
     assert describe(Progress(), make_run()).startswith("0 captions/s, ETA unknown, 0 useful tokens/s, streams ")
+
+
+def test_another_step_than_encoding_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress() as on_progress:
+        on_progress.last -= LINE_SECONDS  # type: ignore[attr-defined]
+        looking = Progress(counts=Counts(input_rows=1000), tokenizers_ready=2)
+        on_progress(looking, make_run(is_ready=False, doing="looking for repeated captions"))
+    assert capsys.readouterr().err == "looking for repeated captions: 1,000/60,000 rows\n"
