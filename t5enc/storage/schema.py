@@ -161,8 +161,8 @@ def _encode(
         return to_bytes(embeddings.values, storage), embeddings.offsets.numpy() * size
     nothing = np.empty(0, np.uint8)
     values = [
-        stored[place] if place in stored else nothing if null else to_bytes(text, storage).reshape(-1)
-        for place, (text, null) in enumerate(zip(embeddings, is_null, strict=True))
+        stored[place] if place in stored else nothing if null else to_bytes(embeddings[place], storage).reshape(-1)
+        for place, null in enumerate(is_null.tolist())
     ]
     offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
     return np.concatenate([nothing, *values]), offsets
