@@ -1,4 +1,4 @@
-"""Commands of the batch pipeline: encode, plan, refresh, fsck, demo, import."""
+"""Commands of the batch pipeline: encode, plan, refresh, fsck, demo, import, merge, select."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.commands.derive import merge, select
 from pipelines.commands.import_cache import import_cache
 from pipelines.commands.refresh import refresh
 from t5enc.commands.library import RecipeOptions
@@ -49,6 +50,8 @@ def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
     app.command("refresh")(refresh)
     app.command("import")(import_cache)
+    app.command("merge")(merge)
+    app.command("select")(select)
 
 
 @takes_model_options()

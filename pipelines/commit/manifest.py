@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -132,29 +132,29 @@ def finish(store: Store, records: Records, check: Callable[[], None] = lambda: N
     ours = [stray.name for stray in find_ours(store, strays)]
     _check_committed(records, sizes)
     manifest = to_parquet(records.to_batches(), SCHEMA.with_metadata({"fingerprint": units.fingerprint}))
-    is_finished = _is_finished(store, manifest)
-    if not is_finished:
+    is_done = is_finished(store, manifest)
+    if not is_done:
         _check_settled(records, read_struck_out_since(store, records.struck_out))
         store.delete(SUCCESS)
     seen |= put_aside(store, ours)
     write_plan(store, units.files, records.redone)
-    if not is_finished:
+    if not is_done:
         store.replace(MANIFEST, manifest)
         check()
-        success = _make_success(records, manifest)
+        success = make_success(manifest, units.fingerprint, records.totals())
         store.replace(SUCCESS, success)
         with _withdrawn_where_it_raises(store, success):
             check()
             _check_untouched(units, read_struck_out_since(store, seen))
-    store.sweep(_choose_unwanted(units, unnamed))
+    store.sweep(choose_unwanted(units, unnamed))
 
 
-def _choose_unwanted(units: Units, unnamed: Mapping[str, float]) -> list[str]:
+def choose_unwanted(names: Iterable[str], unnamed: Mapping[str, float]) -> list[str]:
     """Temporary files of shards that are planned, and so stored by now; those that another run may want where old."""
     if not unnamed:
         return []
     shards = {name.rpartition(".")[0] for name in unnamed}
-    ours = shards & {name.rpartition("/")[2] for name in units}
+    ours = shards & {name.rpartition("/")[2] for name in names}
     old = time.time() - ABANDONED_SECONDS
     return [name for name, written in unnamed.items() if name.rpartition(".")[0] in ours or written < old]
 
@@ -217,16 +217,17 @@ def _withdrawn_where_it_raises(store: Store, success: bytes) -> Iterator[None]:
         raise
 
 
-def _make_success(records: Records, manifest: pa.Buffer) -> bytes:
+def make_success(manifest: pa.Buffer, fingerprint: str, totals: Mapping[str, int]) -> bytes:
+    """The content of `_SUCCESS`, which vouches for a manifest, of a job with a fingerprint."""
     content = {
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-        "fingerprint": records.units.fingerprint,
-        "totals": records.totals(),
+        "fingerprint": fingerprint,
+        "totals": dict(totals),
     }
     return json.dumps(content, indent=2).encode()
 
 
-def _is_finished(store: Store, manifest: pa.Buffer) -> bool:
+def is_finished(store: Store, manifest: pa.Buffer) -> bool:
     """Whether the output has this manifest, and a `_SUCCESS` for it."""
     try:
         success = json.loads(store.read(SUCCESS))

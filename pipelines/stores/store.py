@@ -30,6 +30,8 @@ from t5enc.storage.layout import TEMPORARY
 BUCKETS = ("s3", "gs", "gcs")
 UNSYNCED = "its disk syncs no folders: a power cut may take what was written last, which `t5enc fsck` then finds"
 UNGUARDED = "its disk has no links, and its renames replace what is there: let no two machines write to it at once"
+# Another disk, one without links, somebody else's file, and one that has as many names as it may.
+UNLINKED = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EMLINK)
 # Of Linux: paths are as they stand, and a name that is taken stays.
 AT_FDCWD, RENAME_NOREPLACE = -100, 1
 
@@ -135,6 +137,29 @@ class LocalStore:
         """Store an object, whatever was there before."""
         with self._written_aside(name, data) as temporary:
             os.replace(temporary, self.root / name)
+
+    def link(self, name: str, path: Path) -> bool:
+        """Give a file of this machine another name here; False where its disk is another one, or knows no links.
+
+        What has the name already stays. FileNotFoundError where there is no such file.
+        """
+        target = self.root / name
+        try:
+            self._make_folder(target.parent)
+            try:
+                os.link(path, target)
+            except FileExistsError:
+                return True
+            except OSError as error:
+                if error.errno in UNLINKED:
+                    return False
+                raise
+            self._note(sync_path(target.parent))
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _explain(error, target) from error
+        return True
 
     def move(self, name: str, target: str) -> None:
         """Rename an object."""

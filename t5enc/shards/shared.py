@@ -20,7 +20,7 @@ from t5enc.errors import OutputError
 from t5enc.shards.fetching import Fetching, fetch
 from t5enc.shards.files import OpenShard, open_shard
 from t5enc.shards.index import TOKENS, ShardIndex, name_row, read_content_keys, read_index
-from t5enc.shards.located import count_before, locate, split_rows
+from t5enc.shards.located import Located, count_before, locate, split_rows
 from t5enc.shards.process import Process
 from t5enc.shards.references import References
 from t5enc.shards.row_groups import DecodedGroup, read_group
@@ -86,28 +86,43 @@ class SharedRows:
 
     def read(self, references: References) -> tuple[Embeddings, NDArray[np.int64]]:
         """The embeddings of U rows, and (R,) which of them is each reference's; OutputError where one is not there."""
-        references.check_range(np.full(len(references.rows), self._offsets[-1]))
-        numbers, inverse = np.unique(references.rows, return_inverse=True)
-        parts = split_rows(self._offsets, numbers)
-        located = locate(len(numbers), ((*part, self.index(part[0])) for part in parts))
-        references.check_found(located.take(inverse))
+        located, inverse = self._locate(references)
         values = torch.empty(int(located.tokens.sum()), self.dim, dtype=working_dtype(self.storage))
         found = Embeddings.from_lengths(values, located.tokens.tolist())
-        buffers = [np.empty(size, np.uint8) for size in located.sizes.tolist()]
+        buffers = _make_buffers(located)
 
         def finish(places: NDArray[np.int64]) -> None:
             for place in places.tolist():
                 shard, file_row = int(located.shards[place]), int(located.file_rows[place])
                 self._decode(buffers[place], found[place], name_row(self._paths[shard], file_row))
 
-        fetch(Fetching(shards=self, located=located, buffers=buffers, finish=finish), np.arange(len(numbers)))
+        fetch(Fetching(shards=self, located=located, buffers=buffers, finish=finish), np.arange(len(buffers)))
         return found, inverse
+
+    def read_values(self, references: References) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
+        """The same as they are stored: the bytes of U rows, and (R,) which of them is each reference's."""
+        located, inverse = self._locate(references)
+        buffers = _make_buffers(located)
+        fetch(Fetching(shards=self, located=located, buffers=buffers, finish=lambda _: None), np.arange(len(buffers)))
+        return buffers, inverse
+
+    def _locate(self, references: References) -> tuple[Located, NDArray[np.int64]]:
+        references.check_range(np.full(len(references.rows), self._offsets[-1]))
+        numbers, inverse = np.unique(references.rows, return_inverse=True)
+        parts = split_rows(self._offsets, numbers)
+        located = locate(len(numbers), ((*part, self.index(part[0])) for part in parts))
+        references.check_found(located.take(inverse))
+        return located, inverse
 
     def _decode(self, data: NDArray[np.uint8], out: torch.Tensor, name: str) -> None:
         try:
             decode_into(data, self.storage, out)
         except OutputError as error:
             raise OutputError(f"{name}: {error}") from error
+
+
+def _make_buffers(located: Located) -> list[NDArray[np.uint8]]:
+    return [np.empty(size, np.uint8) for size in located.sizes.tolist()]
 
 
 def fill_references(
@@ -118,8 +133,20 @@ def fill_references(
     `table` has the columns of `name_referring`. OutputError where what a row refers to is not
     there.
     """
-    if SHARED_ROW.name not in table.column_names or table[SHARED_ROW.name].null_count == len(table):
+    found = find_references(path, first, table, shared)
+    if found is None:
         return embeddings
+    referring, references, rows_there = found
+    values, inverse = rows_there.read(references)
+    return _merge(embeddings, referring, values, torch.from_numpy(inverse))
+
+
+def find_references(
+    path: str, first: int, table: pa.Table, shared: SharedRows | None
+) -> tuple[NDArray[np.int64], References, SharedRows] | None:
+    """Which of a table's rows refer to others, to what, and where that lies; None where none does."""
+    if SHARED_ROW.name not in table.column_names or table[SHARED_ROW.name].null_count == len(table):
+        return None
     rows = table[SHARED_ROW.name].fill_null(NOT_SHARED).to_numpy()
     referring = np.flatnonzero(rows != NOT_SHARED)
     if shared is None:
@@ -134,8 +161,7 @@ def fill_references(
         name=lambda row: name_row(path, first + int(referring[row])),
         where=lambda _: shared.root,
     )
-    found, inverse = shared.read(references)
-    return _merge(embeddings, referring, found, torch.from_numpy(inverse))
+    return referring, references, shared
 
 
 def _merge(own: Embeddings, referring: NDArray[np.int64], found: Embeddings, inverse: torch.Tensor) -> Embeddings:

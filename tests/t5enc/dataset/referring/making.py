@@ -70,6 +70,8 @@ def _list_names(job: FrozenJob) -> list[str]:
 
 def _with_keys(rows: pa.Table) -> pa.Table:
     """Rows with a key by their values."""
+    if KEY.name in rows.column_names:
+        return rows
     values = rows[BYTES].to_pylist()
     keys = [None if value is None else hashlib.sha256(value).digest()[:16] for value in values]
     return rows.append_column(KEY, pa.array(keys, KEY.type))
