@@ -31,7 +31,7 @@ def write_files(folder: Path, files: dict[str, Sequence[str | None]] | None = No
     return folder
 
 
-def make_job(inputs: Path, output: Path, **options: object) -> EncodeJob:
+def make_job(inputs: Path, output: Path | str, **options: object) -> EncodeJob:
     """On two cores the same bits in any company."""
     usual = {"model": "builtin:tiny", "storage_dtype": "float32", "rows_per_shard": 4, "deterministic": True}
     return EncodeJob.from_mapping({"inputs": [str(inputs)], "output": str(output)} | usual | options)
