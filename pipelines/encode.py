@@ -84,7 +84,7 @@ def encode_shared(run: RunState, cluster: Cluster, device: torch.device, on_prog
     if not run.repeats.distinct:
         return
     frozen = run.commit.frozen
-    inner = begin_run(make_shared_job(run.job, frozen), device, actors=cluster.actors[1], generation=frozen.generation)
+    inner = begin_run(make_shared_job(run.job, frozen), device, actors=cluster.actors[1], within=frozen)
     inner.doing = "encoding repeated captions"
     if inner.commit.left:
         encode_units(inner, cluster, on_progress)

@@ -14,7 +14,7 @@ from pipelines.commit.ownership import find_frozen, refuse_old
 from pipelines.commit.planned import find_touched
 from pipelines.commit.protocol import Commit, begin_commit
 from pipelines.dedup.captions_file import Found
-from pipelines.job import EncodeJob
+from pipelines.job import EncodeJob, FrozenJob
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import EncodeReport, read_report, read_runs, read_storage_error
 from pipelines.progress.storage_error import StorageError
@@ -64,19 +64,21 @@ class RunState:
         return self.commit.units.count_rows(~self.commit.records.is_there)
 
 
-def begin_run(job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0, generation: int = 1) -> RunState:
+def begin_run(
+    job: EncodeJob, device: torch.device, *, actors: int = 1, cpus: int = 0, within: FrozenJob | None = None
+) -> RunState:
     """Freeze the job, or find it frozen, and work out what is left to do; `cpus` are those of a Ray cluster.
 
-    What an output holds of an earlier generation makes way.
+    A job `within` another is of its generation: what its output holds of an earlier one makes way.
     """
     store = open_store(job.output)
     refuse_old(store, job.output)
     there = None if job.overwrite else find_frozen(store)
     resolved = resolve_job(job, device, cpus=cpus, there=there)
-    earlier = open_earlier(job.reuse, resolved.frozen, is_begun=there is not None)
+    earlier = open_earlier(job.reuse, resolved.frozen, is_begun=there is not None or within is not None)
     commit = begin_commit(
         store,
-        replace(resolved.frozen, generation=generation),
+        resolved.frozen if within is None else replace(resolved.frozen, generation=within.generation),
         resolved.files,
         overwrite=job.overwrite,
         retry_errors=job.retry_errors,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -68,6 +69,36 @@ def test_an_output_that_is_begun_anew_has_nothing_of_the_old_one(
     except Killed:
         encode_parquet(make_job(tmp_path / "other", tmp_path / "out", **options))
     assert_as_plain(tmp_path / "out", changed)
+
+
+@pytest.mark.parametrize("duplicates", DUPLICATES)
+def test_earlier_outputs_serve_what_is_encoded_first_too_and_may_vanish(
+    tmp_path: Path, plain: Path, duplicates: str
+) -> None:
+    inputs, old = write_files(tmp_path / "in"), tmp_path / "old"
+    encode_parquet(make_job(inputs, old))
+    options = {"dedup": "job", "duplicates": duplicates, "reuse": [str(old)]}
+    report = encode_parquet(make_job(inputs, tmp_path / "out", **options))
+    assert report.progress.cost.useful_tokens == report.dedup["useful_tokens"] == 0
+    assert_as_plain(tmp_path / "out", plain)
+    with pytest.raises(Killed), stopping_at(6):
+        encode_parquet(make_job(inputs, tmp_path / "again", **options))
+    shutil.rmtree(old)
+    encode_parquet(make_job(inputs, tmp_path / "again", **options))
+    assert_as_plain(tmp_path / "again", plain)
+
+
+@pytest.mark.parametrize("duplicates", DUPLICATES)
+def test_an_output_is_refreshed_from_itself(tmp_path: Path, changed: Path, duplicates: str) -> None:
+    inputs, output = write_files(tmp_path / "in"), tmp_path / "out"
+    options = {"dedup": "job", "duplicates": duplicates}
+    encode_parquet(make_job(inputs, output, **options))
+    (inputs / "c.parquet").unlink()
+    report = encode_parquet(
+        make_job(write_files(inputs, CHANGED), output, **options, replace=True, reuse=[str(output)])
+    )
+    assert_as_plain(output, changed)
+    assert report.progress.cost.useful_tokens < report.totals["tokens"] / 4
 
 
 def test_shared_embeddings_are_put_aside_where_the_new_job_has_none(tmp_path: Path, plain: Path) -> None:
