@@ -123,7 +123,10 @@ def check_fit(earlier: Found, job: FrozenJob) -> None:
     if there.computation != here.computation:
         pairs = {part: (there.identity.get(part), here.identity.get(part)) for part in COMPUTED}
         differ = {part: pair for part, pair in pairs.items() if pair[0] != pair[1]}
-        told = "; ".join(f"{part}: expected {mine!r}, got {theirs!r}" for part, (theirs, mine) in differ.items())
+        told = "; ".join(
+            f"{part}: expected {_tell(part, mine, here)}, got {_tell(part, theirs, there)}"
+            for part, (theirs, mine) in differ.items()
+        )
         raise JobMismatchError(f"{name}: expected embeddings of this job's computation; {told}", differ)
     if there.dim != here.dim:
         raise JobMismatchError(f"{name}: dim: expected {here.dim}, got {there.dim}", {"dim": (there.dim, here.dim)})
@@ -134,6 +137,13 @@ def check_fit(earlier: Found, job: FrozenJob) -> None:
         )
     if needs_deterministic(here) and not needs_deterministic(there):
         raise ConfigError(f"{name}: expected an output of a deterministic job, as this one is, got one of another")
+
+
+def _tell(part: str, value: Any, job: FrozenJob) -> str:
+    """A part of what a job computes: of weights whose, and the first letters of their hash."""
+    if part == "weights" and value is not None:
+        return f"those of {job.record.get('model', 'a model that is not known')} ({str(value)[:12]})"
+    return repr(value)
 
 
 def needs_deterministic(job: FrozenJob) -> bool:
