@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipelines.dedup.key_files import DISTINCT
 from pipelines.run.shared_job import COPIED_FROM
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
+from t5enc.errors import ConfigError
 from tests.pipelines.dedup.jobs import TEXTS, assert_as_plain, encode_plain, make_job, write_files
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -54,3 +56,15 @@ def test_captions_of_which_none_comes_again_are_encoded_as_ever(tmp_path: Path, 
     assert report.is_finished
     assert not (tmp_path / "out" / "shared").exists()
     assert not (tmp_path / "out" / COPIED_FROM).exists()
+
+
+def test_what_a_job_needs_and_is_not_installed_is_told_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == "duckdb" else find_spec(name, *rest)
+    )
+    with pytest.raises(ConfigError, match="encode needs DuckDB, which is not installed"):
+        encode_parquet(make_job(write_files(tmp_path / "in"), tmp_path / "out", dedup="job"))
+    assert not (tmp_path / "out").exists()
