@@ -91,7 +91,7 @@ def describe(progress: Progress, run: RunState) -> str:
 def list_rates(progress: Progress, run: RunState) -> list[str]:
     """The same in its parts, first what one wants to know first."""
     if run.ready is None:
-        return [] if run.doing and progress.tokenizers_ready else ["loading the model"]
+        return [] if run.doing and not progress.actors_started else ["loading the model"]
     seconds = max(time.perf_counter() - run.ready, 1e-9)
     done, total = count_rows(progress, run)
     counts = progress.counts

@@ -66,6 +66,6 @@ def test_a_log_shows_everything() -> None:
 def test_another_step_than_encoding_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress() as on_progress:
         on_progress.last -= LINE_SECONDS  # type: ignore[attr-defined]
-        looking = Progress(counts=Counts(input_rows=1000), tokenizers_ready=2)
+        looking = Progress(counts=Counts(input_rows=1000))
         on_progress(looking, make_run(is_ready=False, doing="looking for repeated captions"))
     assert capsys.readouterr().err == "looking for repeated captions: 1,000/60,000 rows\n"
