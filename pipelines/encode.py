@@ -270,6 +270,7 @@ def _make_report(run: RunState, is_complete: bool, is_running: bool = False) -> 
         dedup=describe_dedup(run),
         weaknesses=list_weaknesses(run.store),
         missing=dict(run.earlier_outputs.missing),
+        put_aside=run.commit.records.num_aside,
         unreadable=dict(run.unreadable),  # which the run's own thread adds to
         bare=run.commit.records.find_bare() if not is_running else [],
         progress=run.progress,

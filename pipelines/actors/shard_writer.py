@@ -82,6 +82,7 @@ class ShardWriter:
             source=unit.source,
             first_row=unit.first_row,
             content=self._hash.hexdigest(),
+            modified=unit.modified,
             counts=replace(self.counts, longest=int(self.prepared.lengths.max(initial=0))),
         )
         return record, self._file.finish(record)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from t5enc.commands.option_files import merge_options
+
 if TYPE_CHECKING:
     from pipelines.job import EncodeJob
 
@@ -16,11 +18,16 @@ def refresh(
     inputs: Annotated[
         list[str] | None, typer.Argument(help="Inputs, where they are others than the job's by now.")
     ] = None,
+    replace: Annotated[
+        bool | None, typer.Option("--replace", help="Though the inputs lack more than a tenth of the rows.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(help="Of the hub, for a model that is not open.")] = None,
     actors: Annotated[str | None, typer.Option(help="auto, N or MIN:MAX.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="auto or HOST:PORT; a local Ray is started otherwise.")
     ] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with any options of encode.")] = None,
 ) -> None:
     """Bring an output up to date with its inputs: rows edited, added, removed, or moved to other files.
 
@@ -28,8 +35,9 @@ def refresh(
     """
     from pipelines.commands.supervise import supervise
 
-    given = {"inputs": inputs or None, "actors": actors, "device": device, "ray_address": ray_address}
-    raise typer.Exit(supervise(make_job(output, {name: value for name, value in given.items() if value is not None})))
+    given = {"inputs": inputs or None, "replace": replace, "token": token}
+    given |= {"actors": actors, "device": device, "ray_address": ray_address}
+    raise typer.Exit(supervise(make_job(output, merge_options(given, config))))
 
 
 def make_job(output: str, given: Mapping[str, Any]) -> EncodeJob:
@@ -50,5 +58,5 @@ def make_job(output: str, given: Mapping[str, Any]) -> EncodeJob:
     frozen, shown = find_frozen(store), hide_credentials(output)
     if frozen is None:
         raise OutputError(f"{shown}: expected the output of a t5enc job, got a folder without {JOB}")
-    own = {"output": output, "reuse": [output], "replace": True, "recheck": True}
-    return EncodeJob.from_mapping(read_asked(frozen, shown, given) | own)
+    own = {"output": output, "recheck": True}
+    return EncodeJob.from_mapping(read_asked(store, frozen, shown, given) | own)

@@ -47,16 +47,16 @@ def read_records(
     *,
     retry_errors: bool = False,
     may_replace: bool = True,
-    redone: Collection[str] = (),
+    recheck: bool = False,
     unreadable: Collection[str] = (),
 ) -> Records:
     """Records of the planned units that are committed; OutputError for foreign files, and unless it `may_replace` many.
 
     A shard that the log does not know is known by its footer. One that is damaged, or with `retry_errors` holds a
-    caption that died, or is of a source that is `redone`, is put aside and has no record. Where anything is left to do,
-    so are shards outside the plan, but for those of `unreadable` inputs: rows of an input as it was and as it is never
-    stand side by side. What is to be redone or moved is struck out of the log first of all, so that a run that is about
-    to end sees it before it can vouch for what is moved.
+    caption that died, or with `recheck` is of a file that was written again since, is put aside and has no record.
+    Where anything is left to do, so are shards outside the plan, but for those of `unreadable` inputs: rows of an input
+    as it was and as it is never stand side by side. What is to be redone or moved is struck out of the log first of
+    all, so that a run that is about to end sees it before it can vouch for what is moved.
     """
     records = Records(units)
     records.struck_out = list_struck_out(store)
@@ -75,13 +75,14 @@ def read_records(
     read_footers(store, records, np.flatnonzero((sizes != GONE) & ~records.is_there))
     if retry_errors:
         records.is_there &= records.rows["died"] == 0
-    records.is_there &= ~units.are_of(redone)
-    records.redone = redone
+    if recheck:
+        records.is_there &= ~records.are_touched()
     is_aside = (sizes != GONE) & ~records.is_there
     outside = [] if records.is_there.all() and not unreadable else [stray.name for stray in leaving]
     redone = _list_names(units, is_logged & ~records.is_there | is_aside)
     records.struck_out |= strike_out(store, [*redone, *outside])
     aside = [*_list_names(units, is_aside), *outside]
+    records.num_aside = len(aside)
     if aside:
         store.delete(SUCCESS)
         move_aside(store, aside)
@@ -137,7 +138,8 @@ def finish(store: Store, records: Records, check: Callable[[], None] = lambda: N
         _check_settled(records, read_struck_out_since(store, records.struck_out))
         store.delete(SUCCESS)
     seen |= put_aside(store, ours)
-    write_plan(store, units.files, records.redone)
+    records.num_aside += len(ours)
+    write_plan(store, units.files)
     if not is_done:
         store.replace(MANIFEST, manifest)
         check()

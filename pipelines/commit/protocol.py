@@ -49,7 +49,7 @@ def begin_commit(
     overwrite: bool = False,
     retry_errors: bool = False,
     replace: bool = True,
-    redone: Collection[str] = (),
+    recheck: bool = False,
     unreadable: Collection[str] = (),
 ) -> Commit:
     """Freeze the job, or find it frozen, and find out what earlier runs committed.
@@ -69,7 +69,7 @@ def begin_commit(
         units,
         retry_errors=retry_errors,
         may_replace=may_replace,
-        redone=frozenset(redone),
+        recheck=recheck,
         unreadable=frozenset(unreadable),
     )
     commit = Commit(frozen=frozen, records=records)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,13 +24,14 @@ RECORD_KEY = b"t5enc.unit"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:
-    """One row of the manifest: a shard and what is in it."""
+    """One row of the manifest: a shard and what is in it; `modified` as its unit had it, 0 for unknown."""
 
     name: str
     source: str
     first_row: int
     content: str
     counts: Counts
+    modified: int = 0
 
     def with_size(self, size: int) -> UnitRecord:
         """The same of a shard of so many bytes, which its own footer cannot know."""
@@ -38,7 +39,7 @@ class UnitRecord:
 
     def to_row(self) -> dict[str, Any]:
         """Its row of the manifest."""
-        row = {name: getattr(self, name) for name in ("name", "source", "first_row", "content")} | asdict(self.counts)
+        row = {name: getattr(self, name) for name in OWN} | asdict(self.counts)
         return {name: row[name] for name in FIELDS}
 
     @classmethod
@@ -73,11 +74,12 @@ class UnitRecord:
 COUNTS = names_of(Counts)
 TEXTS = ("name", "source", "content")
 # In this order; the size stands last because a footer does not know it.
-FIELDS = ("name", "source", "first_row", *(name for name in COUNTS if name != "size"), "content", "size")
+OWN = ("name", "source", "first_row", "modified", "content")
+FIELDS = ("name", "source", "first_row", "modified", *(name for name in COUNTS if name != "size"), "content", "size")
 SCHEMA = pa.schema([pa.field(name, pa.string() if name in TEXTS else pa.int64(), nullable=False) for name in FIELDS])
 # How long a hash of content is.
 CONTENT_BYTES = 64
-ROW = np.dtype([*((name, np.int64) for name in COUNTS), ("content", f"S{CONTENT_BYTES}")])
+ROW = np.dtype([*((name, np.int64) for name in COUNTS), ("modified", np.int64), ("content", f"S{CONTENT_BYTES}")])
 # Units of a piece of the manifest.
 PIECE = 1 << 16
 
@@ -91,15 +93,15 @@ class Records(MutableMapping[str, UnitRecord]):
         self.rows: NDArray[np.void] = np.zeros(len(units), ROW)
         # Objects of the log that strike names out and were there before any record was read, or are of this run.
         self.struck_out: set[str] = set()
-        # Sources of which this run redoes every unit.
-        self.redone: Collection[str] = ()
+        # Shards that this run has put aside.
+        self.num_aside = 0
 
     def put(self, number: int, record: UnitRecord) -> None:
         """Note the record of the unit of a number; ValueError or TypeError for what cannot be one."""
         content = record.content.encode("ascii")
         if len(content) > CONTENT_BYTES:
             raise ValueError(f"{record.name}: expected a hash of {CONTENT_BYTES} characters, got {record.content!r}")
-        self.rows[number] = (*(getattr(record.counts, name) for name in COUNTS), content)
+        self.rows[number] = (*(getattr(record.counts, name) for name in COUNTS), record.modified, content)
         self.is_there[number] = True
 
     def at(self, number: int) -> UnitRecord:
@@ -129,6 +131,12 @@ class Records(MutableMapping[str, UnitRecord]):
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.is_there))
+
+    def are_touched(self) -> NDArray[np.bool_]:
+        """Units whose file was written again since their shards were made, though size and footer are the same."""
+        then, now = self.rows["modified"], self.units.find_modified()
+        touched: NDArray[np.bool_] = self.is_there & (then != 0) & (now != 0) & (then != now)
+        return touched
 
     @property
     def left(self) -> NDArray[np.int64]:
@@ -165,7 +173,7 @@ class Records(MutableMapping[str, UnitRecord]):
                 columns["name"].append(unit.name)
                 columns["source"].append(unit.source)
                 columns["first_row"].append(unit.first_row)
-            columns |= {name: np.ascontiguousarray(rows[name]) for name in COUNTS}
+            columns |= {name: np.ascontiguousarray(rows[name]) for name in ("modified", *COUNTS)}
             columns["content"] = pa.array(rows["content"], pa.binary()).cast(pa.string())
             yield pa.RecordBatch.from_pydict(columns, SCHEMA)
 
@@ -177,6 +185,7 @@ def make_record(unit: Unit, row: np.void) -> UnitRecord:
         source=unit.source,
         first_row=unit.first_row,
         content=row["content"].decode(),
+        modified=int(row["modified"]),
         counts=Counts(**{name: int(row[name]) for name in COUNTS}),
     )
 

@@ -7,7 +7,7 @@ into units of equal rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -219,11 +219,10 @@ class Units(Mapping[str, Unit]):
         """Units of these numbers."""
         return Selection(self, numbers)
 
-    def are_of(self, sources: Collection[str]) -> NDArray[np.bool_]:
-        """Which units, by number, are of these sources."""
-        is_chosen = np.array([source in sources for source in self.files.table["source"].to_pylist()], np.bool_)
-        of_stretches: NDArray[np.bool_] = is_chosen[self.stretches["place"]]
-        return np.repeat(of_stretches, np.diff(self.first_units))
+    def find_modified(self) -> NDArray[np.int64]:
+        """When the file of each unit, by number, was written, 0 where that is not known."""
+        of_files: NDArray[np.int64] = self.files.table["modified"].to_numpy()
+        return np.repeat(of_files[self.stretches["place"]], np.diff(self.first_units))
 
     def count_rows(self, chosen: NDArray[np.bool_]) -> int:
         """Input rows of the units that are chosen, of all of them by number."""

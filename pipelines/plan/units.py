@@ -88,12 +88,13 @@ def cut_stretches(num_rows: int, densities: Sequence[Density], limits: Limits) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Rows of one file that become one shard."""
+    """Rows of one file that become one shard; `modified` is when the file was written, as far as known, or 0."""
 
     source: str
     first_row: int
     num_rows: int
     id: str
+    modified: int = 0
 
     @property
     def name(self) -> str:
@@ -131,6 +132,7 @@ def make_unit(span: Span, first_row: int, num_rows: int, fingerprint: str) -> Un
         first_row=first_row,
         num_rows=num_rows,
         id=hashlib.sha256(key.encode()).hexdigest()[:16],
+        modified=span.file.modified,
     )
 
 

@@ -16,7 +16,7 @@ from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.storage_error import StorageError
 from pipelines.stores.store import Store
 from t5enc.errors import ExitCode, show_invisible
-from t5enc.storage.layout import PAGE, REPORT, SHARED
+from t5enc.storage.layout import PAGE, REPORT, SHARED, STALE
 
 # Earlier runs of a job, and inputs of it, that a report names.
 MOST_RUNS = 50
@@ -33,8 +33,8 @@ class EncodeReport:
 
     `dedup` is what was found of captions that occur more than once, where they were looked for.
     `recipe` says which one embeddings are made by and how it was chosen, `max_length` where captions are cut,
-    `missing` which outputs to reuse are not there, and `weaknesses` what the output's disk does not keep that others
-    do.
+    `missing` which outputs to reuse are not there, `put_aside` how many shards that no longer fit were, and
+    `weaknesses` what the output's disk does not keep that others do.
     """
 
     output: str
@@ -44,6 +44,7 @@ class EncodeReport:
     dedup: dict[str, int | float] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    put_aside: int = 0
     bare: list[str] = field(default_factory=list)
     weaknesses: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Progress)
@@ -148,6 +149,10 @@ class EncodeReport:
                 f"streams {self.progress.fill:.1%} full, {self.cores_used:.1f} cores at work"
             )
         lines += [*self._tell_dedup(), *self._tell_reuse()]
+        if self.put_aside:
+            lines.append(
+                f"  put aside in {STALE}/: {self.put_aside:,} shards that do not fit the inputs as they are now"
+            )
         lines += [f"  weaker than elsewhere: {weakness}" for weakness in self.weaknesses]
         lines += [f"  not read: {show_invisible(reason)}" for reason in self.unreadable.values()]
         if not self.is_finished:

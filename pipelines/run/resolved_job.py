@@ -15,7 +15,6 @@ from pipelines.inputs.sources import Inputs, SourceFile, open_inputs
 from pipelines.job import EncodeJob, FrozenJob, schema_to_text
 from pipelines.plan.density import Weighing
 from pipelines.plan.plan import Files
-from pipelines.run.asked import record_asked
 from pipelines.run.job_columns import find_columns, identify_columns, name_kept
 from pipelines.run.sample import MOST_CAPTIONS, Sample, take_sample
 from pipelines.run.source_names import read_remembered, settle_names
@@ -80,7 +79,7 @@ def resolve_job(job: EncodeJob, device: torch.device, *, cpus: int = 0, there: F
     sample = take_sample(inputs.filesystem, files, job, schema, preparer)
     identity = identify_columns(job, there) | {"storage_dtype": name_storage(job, there)}
     frozen = freeze_options(job, device, checkpoint, preparer, schema, sample, identity)
-    frozen.record.update(_record_recipe(inferred) | record_asked(job))
+    frozen.record.update(_record_recipe(inferred))
     return ResolvedJob(
         inputs=inputs,
         files=files,

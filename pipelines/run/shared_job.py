@@ -13,7 +13,7 @@ from pipelines.dedup.captions_file import COLUMN, name_captions
 from pipelines.dedup.key_files import DISTINCT
 from pipelines.job import EncodeJob, FrozenJob
 from pipelines.reuse.earlier import Found, list_output
-from pipelines.run.state import RunState
+from pipelines.run.state import RunState, list_reuse
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import LocalStore, Store, open_store
 from t5enc.errors import OutputError, T5encError
@@ -44,6 +44,7 @@ def make_shared_job(job: EncodeJob, frozen: FrozenJob) -> EncodeJob:
         job,
         inputs=[join_path(job.output, name_captions(frozen.generation))],
         output=output,
+        reuse=list_reuse(job, frozen),
         text_column=COLUMN,
         caption_choice="all",
         keep_columns=[],

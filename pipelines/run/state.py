@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,17 +12,21 @@ import torch
 
 from pipelines.actors.tasks import SpanResult
 from pipelines.commit.ownership import find_frozen, refuse_old
-from pipelines.commit.planned import find_touched
 from pipelines.commit.protocol import Commit, begin_commit
+from pipelines.commit.strays import ONE_IN
 from pipelines.dedup.captions_file import Found
 from pipelines.job import EncodeJob, FrozenJob
+from pipelines.plan.plan import Files
 from pipelines.progress.ledger import Details, Progress
 from pipelines.progress.report import EncodeReport, read_report, read_runs, read_storage_error
 from pipelines.progress.storage_error import StorageError
 from pipelines.reuse.earlier import Earlier, EarlierOutput, open_earlier
+from pipelines.run.asked import note_asked
 from pipelines.run.resolved_job import ResolvedJob, choose_units, resolve_job
 from pipelines.run.source_names import note_names
 from pipelines.stores.store import Store, open_store
+from t5enc.errors import OutputError
+from t5enc.storage.layout import SUCCESS
 
 # So that no actor is left without work while another has minutes of it.
 SPANS_PER_ACTOR = 4
@@ -75,18 +80,22 @@ def begin_run(
     refuse_old(store, job.output)
     there = None if job.overwrite else find_frozen(store)
     resolved = resolve_job(job, device, cpus=cpus, there=there)
-    earlier = open_earlier(job.reuse, resolved.frozen, is_begun=there is not None or within is not None)
+    if there is not None and job.recheck and not job.replace:
+        check_rows(store, resolved.files)
+    is_begun = there is not None or within is not None
+    earlier = open_earlier(list_reuse(job, there), resolved.frozen, is_begun=is_begun)
     commit = begin_commit(
         store,
         resolved.frozen if within is None else replace(resolved.frozen, generation=within.generation),
         resolved.files,
         overwrite=job.overwrite,
         retry_errors=job.retry_errors,
-        replace=job.replace,
-        redone=find_touched(store, resolved.files) if job.recheck else (),
+        replace=job.replace or job.recheck,
+        recheck=job.recheck,
         unreadable=resolved.unreadable,
     )
     note_names(store, resolved.files, anew=job.overwrite)
+    note_asked(store, job)
     run = RunState(job, resolved, store, commit, unreadable=dict(resolved.unreadable), earlier_outputs=earlier)
     last = read_report(store, commit.frozen.fingerprint)
     run.earlier, run.earlier_error = read_runs(last), read_storage_error(last)
@@ -94,6 +103,25 @@ def begin_run(
     most = max(actors, (job.actor_range() or (1, 1))[1], job.tokenizer_range()[1])
     run.units_per_span = choose_units_per_span(run, most)
     return run
+
+
+def list_reuse(job: EncodeJob, there: FrozenJob | None) -> list[str]:
+    """Outputs to take embeddings from; where inputs are looked at again, the job's own, whose shards are put aside."""
+    own = [job.output] if job.recheck and there is not None and there.has_keys else []
+    return list(dict.fromkeys([*job.reuse, *own]))
+
+
+def check_rows(store: Store, files: Files) -> None:
+    """OutputError where inputs lack more than a tenth of the rows of a finished output: a disk may not be there."""
+    try:
+        rows = json.loads(store.read(SUCCESS))["totals"]["input_rows"]
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return
+    if files.total_rows * ONE_IN < rows * (ONE_IN - 1):
+        raise OutputError(
+            f"the inputs have {files.total_rows:,} rows by now, the output has those of {rows:,}. Say --replace if "
+            f"that is meant; nothing was changed"
+        )
 
 
 def choose_units_per_span(run: RunState, actors: int) -> int:
