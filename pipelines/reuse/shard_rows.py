@@ -5,6 +5,7 @@ R rows.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -39,6 +40,18 @@ def read_values(
     for place, buffer in zip(chosen.tolist(), buffers, strict=True):
         values[place] = buffer
     return values
+
+
+def drop_rotten(index: ShardIndex, places: NDArray[np.int64], values: list[NDArray[np.uint8] | None]) -> list[int]:
+    """The places whose values are not those that were written, as far as the footer tells; these become None."""
+    if index.checksums is None:
+        return []
+    rotten = []
+    for number, (value, checksum) in enumerate(zip(values, index.checksums[places].tolist(), strict=True)):
+        if value is not None and zlib.crc32(value.data) != checksum:
+            rotten.append(int(places[number]))
+            values[number] = None
+    return rotten
 
 
 def check_rows(

@@ -20,7 +20,7 @@ from t5enc.errors import OutputError
 from t5enc.shards.files import OpenShard, Stamp, check_stamp
 from t5enc.storage import KEY, METADATA_KEY, NOT_SHARED, PREFIX, SHARED_ROW
 from t5enc.storage.codecs import find_codec
-from t5enc.storage.row_index import MISSING, copy_rows, unpack_rows
+from t5enc.storage.row_index import CHECKSUM, MISSING, copy_rows, unpack_rows
 
 BYTES = f"{PREFIX}bytes"
 SOURCE, ROW, CAPTION_INDEX = (f"{PREFIX}{name}" for name in ("source", "row", "caption_index"))
@@ -54,6 +54,8 @@ class ShardIndex:
     shared_rows: NDArray[np.int64] | None = None
     content_keys: NDArray[np.uint8] | None = None
     """(R, 16), if they were asked for, or rows refer to others."""
+    checksums: NDArray[np.uint32] | None = None
+    """CRC-32 of values, if keys were asked for and the footer has them."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -63,7 +65,7 @@ class ShardIndex:
         """Memory that it takes."""
         arrays = (
             *(self.ends, self.num_bytes, self.tokens, self.key_rows, self.key_captions, self.file_rows),
-            *(self.shared_rows, self.content_keys),
+            *(self.shared_rows, self.content_keys, self.checksums),
         )
         return 1024 + self.group_starts.nbytes + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
@@ -186,6 +188,7 @@ def _make_index(
         is_plain=is_plain,
         shared_rows=None if shared_rows is None else shared_rows[chosen],
         content_keys=read_content_keys(table)[chosen].copy() if with_keys or shared_rows is not None else None,
+        checksums=_read_checksums(table)[chosen] if with_keys and CHECKSUM in table.column_names else None,
     )
 
 
@@ -194,6 +197,10 @@ def _read_shared_rows(table: pa.Table) -> NDArray[np.int64] | None:
     if SHARED_ROW.name not in table.column_names or table[SHARED_ROW.name].null_count == len(table):
         return None
     return _to_numpy(pc.fill_null(table[SHARED_ROW.name], NOT_SHARED), np.int64)
+
+
+def _read_checksums(table: pa.Table) -> NDArray[np.uint32]:
+    return _to_numpy(table[CHECKSUM], np.uint32)
 
 
 def _shorten_rows(rows: NDArray[np.int64]) -> NDArray[np.int64] | int:

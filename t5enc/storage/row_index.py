@@ -9,30 +9,48 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import zlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from t5enc.storage.schema import KEY, NUM_BYTES, PREFIX, SHARED_ROW
 
 ROWS_KEY = b"t5enc.rows"
 ENDS = b"ends"
+BYTES = f"{PREFIX}bytes"
 CHECKSUM_BYTES = 4
 MISSING = "is_missing"
+CHECKSUM = "crc32"
 COPIED = tuple(f"{PREFIX}{name}" for name in ("row", "caption_index", "num_tokens"))
 
 
 def copy_rows(columns: pa.Table) -> pa.Table:
     """Of a row group: where captions stand, tokens, which rows have no embedding, bytes where tokens differ in size,
 
-    and content keys and rows of `shared/` where there are such columns.
+    content keys and rows of `shared/` where there are such columns; checksums where the bytes are there.
     """
     names = [name for name in (*COPIED, NUM_BYTES.name, KEY.name, SHARED_ROW.name) if name in columns.column_names]
     is_missing = pa.compute.is_valid(columns[f"{PREFIX}error"])
-    return columns.select(names).replace_schema_metadata(None).append_column(MISSING, is_missing)
+    rows = columns.select(names).replace_schema_metadata(None).append_column(MISSING, is_missing)
+    if BYTES not in columns.column_names:
+        return rows
+    return rows.append_column(CHECKSUM, pa.array(_sum_values(columns[BYTES]), pa.uint32()))
+
+
+def _sum_values(values: pa.ChunkedArray) -> list[int]:
+    """CRC-32 of each value, 0 for none."""
+    sums = []
+    for chunk in filter(len, values.chunks):
+        _, starts, data = chunk.buffers()
+        offsets = np.frombuffer(starts, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+        view = memoryview(data or b"")
+        sums += [zlib.crc32(view[start:stop]) for start, stop in itertools.pairwise(offsets)]
+    return sums
 
 
 def pack_rows(groups: Sequence[pa.Table], ends: Sequence[int]) -> bytes:
