@@ -119,7 +119,7 @@ def encode_units(run: RunState, cluster: Cluster, on_progress: OnProgress | None
     ledger = start_ledger(run.commit.frozen.fingerprint, run.rows_left)
     output, filesystem = absolute_output(run.job.output), run.resolved.inputs.filesystem
     tracing = Tracing.from_environment(os.environ)
-    earlier = EarlierRows(run.earlier_outputs.list(output), run.commit.frozen.storage_dtype, run.referred)
+    earlier = EarlierRows(run.earlier_outputs.list(), run.commit.frozen.storage_dtype, run.referred)
     worker = SpanWorker(
         *(run.commit.frozen, output, filesystem, ledger, run.job.on_error, tracing, cluster.code),
         earlier=earlier if len(earlier) else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -32,7 +32,7 @@ class EarlierOutput:
     """Picklable; `shards` has a row for each shard, `name` below `root` and `size`, in the order of names.
 
     `storage` and `dim` are those of its job. Of shards that are not `deterministic` nothing is taken where that is
-    asked for.
+    asked for. What `is_own` a run of the job that takes it has computed.
     """
 
     shown: str
@@ -42,39 +42,51 @@ class EarlierOutput:
     dim: int
     deterministic: bool
     shards: pa.Table
+    is_own: bool = False
 
     def digest(self) -> str:
-        """Letters that are the same for the same shards, as far as a listing tells."""
-        digest = hashlib.sha256(json.dumps([self.root, self.storage, self.dim, self.deterministic]).encode())
+        """16 letters that tell the output, and 16 that are the same for the same shards, as far as a listing tells."""
+        place = hashlib.sha256(json.dumps([self.filesystem.type_name, self.root]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([self.storage, self.dim, self.deterministic]).encode())
         for batch in self.shards.to_batches():
             for name, size in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogatepass"))
-        return digest.hexdigest()[:32]
+        return place[:16] + digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An earlier output's place, and its job."""
+    """An earlier output's place, and its job; `is_own` where it holds what another job does for itself."""
 
     shown: str
     filesystem: Any
     root: str
     job: FrozenJob
+    is_own: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """Those that fit, and why some are `missing`, by their names: a begun job does without."""
+    """Those that fit, and why some are `missing`, by their names: a job that `is_begun` does without."""
 
     found: tuple[Found, ...] = ()
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    is_begun: bool = False
 
-    def list(self, output: str) -> tuple[EarlierOutput, ...]:
-        """Their shards as they lie there now; of the job's own `output` what was put aside, too."""
-        filesystem, root = find_filesystem(output)
-        return tuple(
-            list_output(one, with_stale=one.root == root and one.filesystem.equals(filesystem)) for one in self.found
-        )
+    def list(self) -> tuple[EarlierOutput, ...]:
+        """Their shards as they lie there now, and what was put aside.
+
+        One that cannot be listed is noted as missing where the job is begun; else it is an OutputError.
+        """
+        outputs = []
+        for one in self.found:
+            try:
+                outputs.append(list_output(one, with_stale=True))
+            except (OSError, pa.ArrowException) as error:
+                if not self.is_begun:
+                    raise OutputError(f"reuse: {one.shown}: its shards cannot be listed: {error}") from error
+                self.missing[one.shown] = f"its shards cannot be listed: {error}"
+        return tuple(outputs)
 
 
 def open_earlier(paths: Sequence[str], job: FrozenJob, *, is_begun: bool) -> Earlier:
@@ -91,11 +103,12 @@ def open_earlier(paths: Sequence[str], job: FrozenJob, *, is_begun: bool) -> Ear
         except OutputError as error:
             if not is_begun:
                 raise
-            missing[hide_credentials(path)] = str(error)
+            shown = hide_credentials(path)
+            missing[shown] = str(error).removeprefix(f"reuse: {shown}: ")
         else:
             check_fit(one, job)
             found.append(one)
-    return Earlier(found=tuple(found), missing=missing)
+    return Earlier(found=tuple(found), missing=missing, is_begun=is_begun)
 
 
 def find_output(path: str) -> Found:
@@ -167,7 +180,7 @@ def list_good_enough(wanted: str) -> str:
 
 
 def list_output(found: Found, *, with_stale: bool = False) -> EarlierOutput:
-    """An output's shards, those that rows of it refer to, and those that its runs put aside if asked for."""
+    """An output's shards, those that rows of it refer to, and those that runs put aside if asked for."""
     folders = [DATA, f"{SHARED}/{DATA}", *([STALE] if with_stale else [])]
     entries = sorted(entry for folder in folders for entry in _list_folder(found, folder))
     columns = {"name": [name for name, _ in entries], "size": [size for _, size in entries]}
@@ -178,6 +191,7 @@ def list_output(found: Found, *, with_stale: bool = False) -> EarlierOutput:
         storage=found.job.storage_dtype,
         dim=found.job.dim,
         deterministic=needs_deterministic(found.job),
+        is_own=found.is_own,
         shards=pa.table(columns, schema=pa.schema({"name": pa.string(), "size": pa.int64()})),
     )
 

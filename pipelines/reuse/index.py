@@ -7,8 +7,11 @@ row is the number of its shard above 32 bits, and its place in the shard's file 
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +19,17 @@ from numpy.typing import NDArray
 PLACE_BITS = 32
 NUMBERS = 3
 NOT_THERE = -1
-# Rows of a shard that cannot be read: no row after it has a number.
-UNREAD = -1
+# Rows of a shard that cannot be read, and of one of another kind: no row after it has a number.
+UNREAD, OTHER_KIND = -1, -2
 # Keys that are held before they are written to their parts' files.
 HELD_KEYS = 1 << 20
 # Keys of a part, about, while there are no more parts than the most.
 PART_KEYS = 1 << 22
 MOST_PARTS_BITS = 8
 # Of shards, in their order.
-ROWS_FILE = "rows.npy"
+ROWS_FILE = "rows"
+# Written last: what the other files must be.
+NOTE = "note.json"
 
 
 def make_entries(keys: NDArray[np.uint8], shard: int, places: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -57,7 +62,15 @@ def build_index(folder: Path, batches: Iterable[NDArray[np.uint64]], rows: NDArr
     _spill(folder, held, bits)
     for part in range(1 << bits):
         _sort_part(_name_part(folder, part))
-    np.save(folder / ROWS_FILE, rows)
+    (folder / ROWS_FILE).write_bytes(rows.astype("<i8").tobytes())
+    (folder / NOTE).write_text(json.dumps(_describe(folder, bits)))
+
+
+def _describe(folder: Path, bits: int) -> dict[str, Any]:
+    """Sizes of all files, and the checksum of the one by which rows are numbered."""
+    paths = [folder / ROWS_FILE, *(_name_part(folder, part) for part in range(1 << bits))]
+    sizes = {path.name: path.stat().st_size for path in paths}
+    return {"bits": bits, "sizes": sizes, "rows_crc32": zlib.crc32((folder / ROWS_FILE).read_bytes())}
 
 
 def _name_part(folder: Path, part: int) -> Path:
@@ -99,13 +112,14 @@ class KeyIndex:
     """The index of an output, read-only, for many threads."""
 
     def __init__(self, folder: Path) -> None:
-        """Maps all of its files: they may be removed from then on."""
-        paths = sorted(folder.glob("*.keys"))
-        self._bits = len(paths).bit_length() - 1
-        self._parts = [_map(path) for path in paths]
-        rows = np.load(folder / ROWS_FILE)
-        unread = np.flatnonzero(rows == UNREAD)
-        self._counted = int(unread[0]) if len(unread) else len(rows)
+        """Maps all of its files: they may be removed from then on. OSError where they are not as they were written."""
+        self._bits = _check(folder)
+        self._parts = [_map(_name_part(folder, part)) for part in range(1 << self._bits)]
+        rows = np.frombuffer((folder / ROWS_FILE).read_bytes(), "<i8")
+        unnumbered = np.flatnonzero(rows < 0)
+        self.num_shards = len(rows)
+        self.num_unread = int(np.count_nonzero(rows == UNREAD))
+        self._counted = int(unnumbered[0]) if len(unnumbered) else len(rows)
         self._offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -121,13 +135,27 @@ class KeyIndex:
             if start < stop:
                 chosen = order[start:stop]
                 is_here[chosen], rows[chosen] = _find_in(self._parts[part], wanted[:, chosen])
-        shards = np.where(is_here, (rows >> np.uint64(PLACE_BITS)).astype(np.int64), NOT_THERE)
+        shards = (rows >> np.uint64(PLACE_BITS)).astype(np.int64)
+        shards = np.where(is_here & (shards < self.num_shards), shards, NOT_THERE)
         return shards, (rows & np.uint64((1 << PLACE_BITS) - 1)).astype(np.int64)
 
     def number(self, shards: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row numbers over all shards in order, as `load_embeddings` gives rows; NOT_THERE for what has none."""
         has_one = (shards != NOT_THERE) & (shards < self._counted)
         return np.where(has_one, self._offsets[shards] + places, NOT_THERE)
+
+
+def _check(folder: Path) -> int:
+    """The bits that tell a part; OSError where the files of an index are not all there, and of their sizes."""
+    try:
+        note = json.loads((folder / NOTE).read_text())
+        bits = int(note["bits"])
+        found = _describe(folder, bits)
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(f"{folder / NOTE}: expected what the other files must be, got: {error!r}") from error
+    if found != note:
+        raise OSError(f"{folder}: expected {note}, got {found}")
+    return bits
 
 
 def _map(path: Path) -> NDArray[np.uint64]:
