@@ -20,6 +20,7 @@ from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import GROUP_ROWS, ROW_GROUP_BYTES, ContentHash, ShardFile, count_rows, cut_by_size
 from pipelines.inputs.valid_text import mend_texts
 from pipelines.job import FrozenJob
+from pipelines.progress.findings import Findings
 from pipelines.reuse.copying import Copied
 from t5enc.storage import NOT_SHARED, CaptionKeys, build_keys, build_table, working_dtype
 from t5enc.storage.schema import measure_values
@@ -48,8 +49,7 @@ class ShardWriter:
         self._file = ShardFile(prepared.batch.columns.schema, job, in_memory=len(self.pieces) <= 1)
         self._hash = ContentHash(build_keys(self._keys(slice(None))))
         self._held: tuple[slice, EncodedTexts, NDArray[np.uint8] | None, Copied | None] | None = None
-        self.reused: dict[str, int] = {}
-        self.troubles: dict[str, str] = {}
+        self.findings = Findings()
 
     def _keys(self, captions: slice) -> CaptionKeys:
         batch, source = self.prepared.batch, self.prepared.unit.source
@@ -136,6 +136,4 @@ class ShardWriter:
             reused_tokens=int(stored.tokens.sum()),
             shared=int(np.count_nonzero(stored.shared != NOT_SHARED)),
         )
-        for output, count in copied.sources.items():
-            self.reused[output] = self.reused.get(output, 0) + count
-        self.troubles |= copied.troubles
+        self.findings.add_reused(copied.sources, copied.source_tokens, copied.troubles)

@@ -266,7 +266,7 @@ class SpanWorker:
         findings.count_lengths(prepared.lengths.tolist(), self.job.identity["max_length"])
         places = zip(batch.rows.tolist(), batch.caption_indices.tolist(), strict=True)
         find_reasons(findings, prepared.unit.source, places, errors)
-        findings.add_reused(shard.reused, shard.troubles)
+        findings.add(shard.findings)
         return findings
 
     @property

@@ -40,7 +40,7 @@ class Counts:
     mended: int = count("t5enc_mended", "Kept texts that were not UTF-8, with U+FFFD for the bytes in question.")
     tokens: int = count()  # Cost.useful_tokens is what was computed of them
     size: int = count("t5enc_bytes_written", "Bytes of committed shards.")
-    reused: int = count("t5enc_reused", "Captions whose embeddings were copied from other outputs.")
+    reused: int = count("t5enc_reused", "Captions whose embeddings were copied, not computed for it.")
     reused_tokens: int = count("t5enc_reused_tokens", "Tokens that were not computed for it.")
     shared: int = count("t5enc_shared", "Captions that refer to an embedding that is stored once.")
     longest: int = count(is_maximum=True)

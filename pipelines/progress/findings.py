@@ -26,13 +26,15 @@ class Reason:
 class Findings:
     """Captions by length in tokens before they were cut (bar number -> captions), reasons, and the cost of storing.
 
-    `reused` are captions that were copied of each earlier output, `troubles` what went wrong with one.
+    `reused` are captions that were copied of each earlier output, `reused_tokens` the tokens of all of them, `troubles`
+    what went wrong with one.
     """
 
     lengths: dict[int, int] = field(default_factory=dict)
     reasons: dict[str, Reason] = field(default_factory=dict)
     storage: StorageError = field(default_factory=StorageError)
     reused: dict[str, int] = field(default_factory=dict)
+    reused_tokens: int = 0
     troubles: dict[str, str] = field(default_factory=dict)
 
     def count_lengths(self, lengths: Iterable[int], max_length: int) -> None:
@@ -52,16 +54,17 @@ class Findings:
         kept.count += count
         kept.rows += rows[: MOST_ROWS - len(kept.rows)]
 
-    def add_reused(self, reused: Mapping[str, int], troubles: Mapping[str, str]) -> None:
+    def add_reused(self, reused: Mapping[str, int], tokens: int, troubles: Mapping[str, str]) -> None:
         """Count captions that were copied of earlier outputs."""
         for output, count in reused.items():
             self.reused[output] = self.reused.get(output, 0) + count
+        self.reused_tokens += tokens
         self.troubles = {**troubles, **self.troubles}
 
     def add(self, other: Findings) -> None:
         """Add what was found elsewhere."""
         self.storage.add(other.storage)
-        self.add_reused(other.reused, other.troubles)
+        self.add_reused(other.reused, other.reused_tokens, other.troubles)
         for bar, count in other.lengths.items():
             self._count_bar(bar, count)
         for reason, found in other.reasons.items():

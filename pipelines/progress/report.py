@@ -73,11 +73,16 @@ class EncodeReport:
 
     @property
     def seconds_saved(self) -> float:
-        """Seconds of a model's work that this run's reused tokens would have taken; 0 where too few others tell."""
+        """Seconds of a model's work that the tokens of other outputs would have taken; 0 where too few others tell."""
         counts, cost = self.progress.counts, self.progress.cost
         if counts.new_tokens < LEAST_TOKENS:
             return 0.0
-        return cost.busy_seconds / counts.new_tokens * counts.reused_tokens
+        return cost.busy_seconds / counts.new_tokens * self.details.findings.reused_tokens
+
+    @property
+    def captions_reused(self) -> int:
+        """Those of this run that were copied of other outputs."""
+        return sum(self.details.findings.reused.values())
 
     @property
     def not_reused(self) -> dict[str, str]:
@@ -101,8 +106,8 @@ class EncodeReport:
             "fill": round(self.progress.fill, 4),
             "reuse": {
                 "outputs": self.details.findings.reused,
-                "captions": self.progress.counts.reused,
-                "tokens": self.progress.counts.reused_tokens,
+                "captions": self.captions_reused,
+                "tokens": self.details.findings.reused_tokens,
                 "seconds_saved": round(self.seconds_saved, 1),
                 "not_reused": self.not_reused,
             },
@@ -163,9 +168,11 @@ class EncodeReport:
         """What captions that occur more than once came to, and how many refer to an embedding that is stored once."""
         found, lines = self.dedup, []
         if found:
+            copied = f" ({found['reused']:,} copied of earlier outputs)" if found.get("reused") else ""
+            rest = found["repeated"] - found["distinct"]
             lines.append(
                 f"  equal captions: {found['repeated']:,} of {found['captions']:,}; the {found['distinct']:,} distinct "
-                f"ones of them were encoded first, and {found['repeated'] - found['distinct']:,} need no encoder"
+                f"ones of them were encoded first{copied}, and {rest:,} need no encoder"
             )
         if referring := self.totals.get("shared"):
             size = f", {found['size'] / 1e6:,.1f} MB" if "size" in found else ""
@@ -174,14 +181,13 @@ class EncodeReport:
 
     def _tell_reuse(self) -> list[str]:
         """What this run copied from which outputs, and what that saved."""
-        counts, outputs = self.progress.counts, self.details.findings.reused
-        lines = [f"    from {show_invisible(name)}: {count:,}" for name, count in outputs.items()]
-        if counts.reused:
+        findings = self.details.findings
+        lines = [f"    from {show_invisible(name)}: {count:,}" for name, count in findings.reused.items()]
+        if findings.reused:
             saved = f", about {show_seconds(self.seconds_saved)} of one model's work" if self.seconds_saved else ""
-            lines.insert(
-                0, f"  copied, not computed: {counts.reused:,} captions, {counts.reused_tokens:,} tokens{saved}"
-            )
-        return lines + [f"  not reused: {show_invisible(reason)}" for reason in self.not_reused.values()]
+            copied = f"{self.captions_reused:,} captions, {findings.reused_tokens:,} tokens"
+            lines.insert(0, f"  copied, not computed: {copied}{saved}")
+        return lines + [f"  not reused: {show_invisible(f'{name}: {why}')}" for name, why in self.not_reused.items()]
 
     def _tell_reasons(self) -> list[str]:
         """Why captions of this run have no embedding, and files of which none has one."""

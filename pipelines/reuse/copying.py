@@ -16,13 +16,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import torch
 from numpy.typing import NDArray
 
 from pipelines.reuse.building import open_key_index
 from pipelines.reuse.earlier import EarlierOutput
 from pipelines.reuse.index import NOT_THERE, KeyIndex
-from pipelines.reuse.shard_rows import check_rows, read_values
+from pipelines.reuse.rests import Rests
+from pipelines.reuse.shard_rows import check_rows, drop_rotten, read_values
 from t5enc.errors import OutputError
 from t5enc.shards.files import OpenShard, open_shard
 from t5enc.shards.index import ShardIndex, read_index
@@ -31,8 +33,6 @@ from t5enc.storage import NOT_SHARED, StoredRows, count_tokens, from_bytes, to_b
 
 # Reads at a time; of a store, several times as many.
 THREADS = 4
-# Shards in a row that cannot be read before an output is not asked any more.
-MOST_FAILURES = 16
 UNREADABLE = "not all of it can be read"
 
 
@@ -52,10 +52,15 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copied:
-    """What was had of N captions, how many of them from which output, and what went wrong with one, by its name."""
+    """What was had of N captions, and what went wrong with an output, by its name.
+
+    `sources` are how many of them are from which output, and `source_tokens` the tokens of those: without what the job
+    itself has computed first.
+    """
 
     stored: StoredRows
     sources: dict[str, int]
+    source_tokens: int
     troubles: dict[str, str]
 
     @property
@@ -106,6 +111,7 @@ class EarlierRows:
         """Refer to them where they are shared; read the others, from the first output that has them whole."""
         values: dict[int, NDArray[np.uint8]] = {}
         sources: dict[str, int] = {}
+        source_tokens = 0
         troubles: dict[str, str] = {}
         shared = self._refer(wanted, troubles)
         for source, (shards, places) in zip(self.open(), wanted.hints, strict=True):
@@ -114,11 +120,14 @@ class EarlierRows:
             left = left[shards[left] != NOT_THERE]
             found = source.copy(shards[left], places[left], wanted.keys[left], wanted.tokens[left])
             values.update((int(left[place]), value) for place, value in found.items())
-            if found:
-                sources[source.output.shown] = len(found)
+            if found and not source.output.is_own:
+                shown = source.output.shown
+                sources[shown] = sources.get(shown, 0) + len(found)
+                source_tokens += int(wanted.tokens[left[list(found)]].sum())
             if source.trouble:
                 troubles[source.output.shown] = source.trouble
-        return Copied(stored=_store(values, shared, wanted.tokens), sources=sources, troubles=troubles)
+        stored = _store(values, shared, wanted.tokens)
+        return Copied(stored=stored, sources=sources, source_tokens=source_tokens, troubles=troubles)
 
     def _refer(self, wanted: Wanted, troubles: dict[str, str]) -> NDArray[np.int64]:
         """(N,) rows of the shared output."""
@@ -148,16 +157,20 @@ class _Source:
         self.storage = storage
         self.process = Process([output.filesystem], THREADS, os.getpid())
         self.trouble = ""
-        self._bad: set[int] = set()
-        self._failures = 0
+        self._rests = Rests()
         self._index = self._open_index()
 
     def _open_index(self) -> KeyIndex | None:
         try:
-            return open_key_index(self.output, self.process)
+            index = open_key_index(self.output, self.process)
         except OSError as error:
             self._tell(f"no index of its keys can be made, so that nothing is reused of it: {error}")
             return None
+        if index.num_unread:
+            self._tell(
+                f"{index.num_unread:,} of {index.num_shards:,} shards cannot be read; what they hold is computed"
+            )
+        return index
 
     def _tell(self, trouble: str) -> None:
         """Once, and kept for the report."""
@@ -167,7 +180,7 @@ class _Source:
 
     def look_up(self, keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shards and places in them by (N, 16) keys."""
-        if self._index is None or self._failures >= MOST_FAILURES:
+        if self._index is None or self._rests.is_resting():
             return np.full(len(keys), NOT_THERE, np.int64), np.zeros(len(keys), np.int64)
         return self._index.find(keys)
 
@@ -219,27 +232,42 @@ class _Source:
         tokens: NDArray[np.int64],
         numbers: NDArray[np.int64],
     ) -> dict[int, NDArray[np.uint8]]:
-        if shard in self._bad or self._failures >= MOST_FAILURES:
+        if self._rests.is_resting(shard):
             return {}
         rows, firsts, again = np.unique(places, return_index=True, return_inverse=True)
         try:
             file, index = self._open(shard)
             values = read_values(file, index, self.process.groups, shard, rows, keys[firsts], tokens[firsts])
+            self._tell_rotten(file.path, drop_rotten(index, rows, values))
             stored = [self._convert(value, int(count)) for value, count in zip(values, tokens[firsts], strict=True)]
         except (OutputError, OSError) as error:
-            self._bad.add(shard)
-            self._failures += 1
+            self._rests.note_failure(shard, is_gone=self._is_gone(shard))
             self._tell(f"{UNREADABLE}, and what is not is computed: {error}")
             return {}
-        self._failures = 0
+        self._rests.note_success()
         return {
             int(number): value
             for number, place in zip(numbers, again.tolist(), strict=True)
             if (value := stored[place]) is not None
         }
 
+    def _tell_rotten(self, path: str, rows: list[int]) -> None:
+        if rows:
+            more = f" and {len(rows) - 1:,} more" if len(rows) > 1 else ""
+            self._tell(f"{path}: row {rows[0]:,}{more}: other bytes than were written there; computed instead")
+
+    def _is_gone(self, shard: int) -> bool:
+        try:
+            found = self.process.filesystems[0].get_file_info(self._find_path(shard))
+        except OSError:
+            return False
+        return bool(found.type == pafs.FileType.NotFound)
+
+    def _find_path(self, shard: int) -> str:
+        return f"{self.output.root}/{self.output.shards['name'][shard].as_py()}"
+
     def _open(self, shard: int) -> tuple[OpenShard, ShardIndex]:
-        path = f"{self.output.root}/{self.output.shards['name'][shard].as_py()}"
+        path = self._find_path(shard)
         file = self.process.files.get(shard, partial(open_shard, self.process.filesystems[0], path))
         storage, dim = self.output.storage, self.output.dim
         load = partial(read_index, file, storage=storage, dim=dim, skips_missing=False, with_keys=True)

@@ -65,7 +65,8 @@ def take_from(run: RunState, shared: Found) -> None:
     if run.commit.frozen.has_references:
         run.referred = list_output(shared)
     else:
-        run.earlier_outputs = replace(run.earlier_outputs, found=(shared, *run.earlier_outputs.found))
+        own = replace(shared, is_own=True)
+        run.earlier_outputs = replace(run.earlier_outputs, found=(own, *run.earlier_outputs.found))
 
 
 @contextlib.contextmanager
@@ -86,6 +87,7 @@ def describe_dedup(run: RunState) -> dict[str, int | float]:
     if run.shared is not None:
         told |= {"size": run.shared.totals["size"], "tokens": run.shared.totals["tokens"]}
         told |= {"useful_tokens": run.shared.progress.cost.useful_tokens, "seconds": run.shared.wall_seconds}
+        told |= {"reused": run.shared.progress.counts.reused}
     return told
 
 

@@ -65,5 +65,5 @@ def test_a_missing_output_is_an_error_at_first_and_a_note_later(tmp_path: Path) 
     (tmp_path / "new" / "_SUCCESS").unlink()
     report = encode(captions, tmp_path / "new", tmp_path / "gone")
     assert report.is_finished
-    assert "not reused: reuse: " in str(report)
-    assert "Not reused: reuse: " in (tmp_path / "new" / "report.html").read_text()
+    assert f"not reused: {tmp_path / 'gone'}: expected the output of a t5enc job" in str(report)
+    assert f"Not reused: {tmp_path / 'gone'}: expected" in (tmp_path / "new" / "report.html").read_text()
