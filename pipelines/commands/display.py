@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipelines.run.state import OnProgress, RunState
 
 LINE_SECONDS = 10.0
+# Rates of less time than this say nothing.
+LEAST_SECONDS = 0.5
 # Of a terminal: a narrower one has no room for a bar beside what it shows in words.
 WIDE, BAR_WIDTH = 100, 24
 
@@ -92,7 +94,9 @@ def list_rates(progress: Progress, run: RunState) -> list[str]:
     """The same in its parts, first what one wants to know first."""
     if run.ready is None:
         return [] if run.doing and not progress.actors_started else ["loading the model"]
-    seconds = max(time.perf_counter() - run.ready, 1e-9)
+    seconds = time.perf_counter() - run.ready
+    if seconds < LEAST_SECONDS:
+        return []
     done, total = count_rows(progress, run)
     counts = progress.counts
     rate = counts.input_rows / seconds

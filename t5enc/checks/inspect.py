@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ def _describe_job(job: dict[str, Any]) -> Table:
     settings = job["record"] | job["identity"] | limits | {"dim": job["dim"]}
     settings |= {"recipe": _describe_recipe(job)}
     settings.pop("recipe_source", None)
+    if "derived" in settings:
+        settings["derived"] = _describe_derived(settings["derived"])
     for name, value in settings.items():
         table.add_row(name, escape(", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return table
@@ -58,7 +61,23 @@ def _describe_recipe(job: dict[str, Any]) -> str:
     return describe_line(recipe) + (f"; {origin}" if origin else "")
 
 
-TOTALS = {"truncated": "truncated captions", "longest": "longest caption in tokens, uncut", "size": "bytes"}
+def _describe_derived(derived: Mapping[str, Any]) -> str:
+    """What was done to which outputs, by the first letters of their fingerprints."""
+    of = ", ".join(str(output["fingerprint"])[:12] for output in derived["of"])
+    where = f" where {derived['where']}" if derived.get("where") else ""
+    return f"{derived['command']} of {of}{where}"
+
+
+TOTALS = {
+    "truncated": "truncated captions",
+    "longest": "longest caption in tokens, uncut",
+    "size": "bytes",
+    "reused": "captions copied from other outputs",
+    "reused_tokens": "tokens that were not computed again",
+    "shared": f"captions that refer to {SHARED}/",
+}
+# Told only where there are any.
+SELDOM = ("reused", "reused_tokens", "shared")
 
 
 def _describe_totals(folder: OutputFolder) -> Table:
@@ -66,6 +85,8 @@ def _describe_totals(folder: OutputFolder) -> Table:
         totals = json.loads(stream.read())["totals"]
     table = Table("total", "count", title="totals", title_justify="left")
     for name, value in totals.items():
+        if name in SELDOM and not value:
+            continue
         table.add_row(TOTALS.get(name, name), f"{value:,}")
     return table
 
