@@ -237,7 +237,7 @@ class _Source:
         rows, firsts, again = np.unique(places, return_index=True, return_inverse=True)
         try:
             file, index = self._open(shard)
-            values = read_values(file, index, self.process.groups, shard, rows, keys[firsts], tokens[firsts])
+            values = read_values(file, index, self.process, shard, rows, keys[firsts], tokens[firsts])
             self._tell_rotten(file.path, drop_rotten(index, rows, values))
             stored = [self._convert(value, int(count)) for value, count in zip(values, tokens[firsts], strict=True)]
         except (OutputError, OSError) as error:

@@ -16,13 +16,15 @@ from t5enc.shards.bounded import Bounded
 from t5enc.shards.byte_ranges import Wanted, cut_runs, read_run
 from t5enc.shards.files import OpenShard
 from t5enc.shards.index import ShardIndex
+from t5enc.shards.memory import BatchMemory
+from t5enc.shards.process import Process
 from t5enc.shards.row_groups import DecodedGroup, copy_rows, read_group
 
 
 def read_values(
     shard: OpenShard,
     index: ShardIndex,
-    groups: Bounded[DecodedGroup],
+    process: Process,
     number: int,
     places: NDArray[np.int64],
     keys: NDArray[np.uint8],
@@ -30,12 +32,14 @@ def read_values(
 ) -> list[NDArray[np.uint8] | None]:
     """The bytes of rows at R places of a shard, None for one with another key or another number of tokens.
 
-    `groups` are decoded row groups by (`number` of the shard, group). OutputError where the shard is damaged or is
+    `process` holds decoded row groups by (`number` of the shard, group), and memory that others have read into before;
+    the rows lie in it as long as somebody holds one of them. OutputError where the shard is damaged or is
     another now.
     """
     is_right = check_rows(index, places, keys, tokens)
     chosen = np.flatnonzero(is_right)
-    buffers = _read(shard, index, partial(_find_group, shard, index, groups, number), places[chosen])
+    find_group = partial(_find_group, shard, index, process.groups, number)
+    buffers = _read(shard, index, find_group, process.memory, places[chosen])
     values: list[NDArray[np.uint8] | None] = [None] * len(places)
     for place, buffer in zip(chosen.tolist(), buffers, strict=True):
         values[place] = buffer
@@ -73,13 +77,17 @@ def _find_group(
 
 
 def _read(
-    shard: OpenShard, index: ShardIndex, find_group: partial[DecodedGroup], places: NDArray[np.int64]
+    shard: OpenShard,
+    index: ShardIndex,
+    find_group: partial[DecodedGroup],
+    memory: BatchMemory,
+    places: NDArray[np.int64],
 ) -> list[NDArray[np.uint8]]:
     """Bytes of rows, by range where they lie plainly; of the others whole row groups are decoded."""
     sizes = index.find_sizes(places)
     ends = np.cumsum(sizes)
-    memory = np.empty(int(sizes.sum()), np.uint8)
-    buffers = [memory[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
+    block = memory.take(int(sizes.sum()))
+    buffers = [block[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
     of_groups = index.find_groups(places)
     is_plain = index.is_plain[of_groups]
     is_read = _read_ranges(shard, index, np.flatnonzero(is_plain), places, sizes, buffers)
