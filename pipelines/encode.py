@@ -35,7 +35,15 @@ from pipelines.progress.tracing import Tracing
 from pipelines.reuse.copying import EarlierRows
 from pipelines.reuse.earlier import find_output
 from pipelines.run.key_pass import find_repeats, without_columns
-from pipelines.run.shared_job import describe_dedup, make_shared_job, put_old_aside, take_from, tidy_shared, unless_over
+from pipelines.run.shared_job import (
+    check_numbering,
+    describe_dedup,
+    make_shared_job,
+    put_old_aside,
+    take_from,
+    tidy_shared,
+    unless_over,
+)
 from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
@@ -240,7 +248,7 @@ def conclude(run: RunState) -> EncodeReport:
         mend_null(run.store, run.commit.frozen, _frozen_options(run))
         write_card(run.store, run.commit.frozen, run.commit.records.totals())
         put_old_aside(run.store, run.commit.frozen)
-        conclude_commit(run.store, run.commit)
+        conclude_commit(run.store, run.commit, partial(check_numbering, run))
         tidy_shared(run.store, run.commit.frozen)
     report = _make_report(run, is_complete)
     if run.spans:

@@ -89,7 +89,7 @@ def open_output(path: str | os.PathLike[str], *, partial: bool = False) -> Outpu
 
 
 def _open_shared(filesystem: Any, root: str, job: Mapping[str, Any], *, is_finished: bool) -> SharedFolder | None:
-    """What rows of an output refer to; None where they do not, or where an unfinished output does not have it yet.
+    """What rows of an output refer to; None where none does, or where an unfinished output does not have it yet.
 
     OutputError where it is missing, not finished, or of another computation or codec than the output.
     """
@@ -98,7 +98,7 @@ def _open_shared(filesystem: Any, root: str, job: Mapping[str, Any], *, is_finis
     folder = f"{root}/{SHARED}"
     found, manifest = _read_job(filesystem, folder, folder), read_manifest(filesystem, folder)
     if found is None or manifest is None:
-        if not is_finished:
+        if not is_finished or not _count_referring(filesystem, root):
             return None
         raise OutputError(f"{folder}: expected the finished output that rows of {root} refer to, got none")
     for name in SAME:
@@ -108,6 +108,12 @@ def _open_shared(filesystem: Any, root: str, job: Mapping[str, Any], *, is_finis
     shards = tuple(manifest["name"].to_pylist())
     form = {"storage": job["identity"]["storage_dtype"], "dim": job["dim"]}
     return SharedFolder(shards, manifest, SharedRows(filesystem, folder, shards, **form))
+
+
+def _count_referring(filesystem: Any, root: str) -> int:
+    """How many rows of a finished output refer to others."""
+    success = _read_json(filesystem, f"{root}/{SUCCESS}") or {}
+    return int(success["totals"]["shared"])
 
 
 def _read_job(filesystem: Any, root: str, shown: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import Store
 from t5enc.storage import KEY, SHARED_ROW
-from t5enc.storage.layout import SHARED, is_shard
+from t5enc.storage.layout import MANIFEST, SHARED
 
 KEY_DTYPE = np.dtype("V16")
 # What stands for a row without an embedding.
@@ -43,7 +43,7 @@ def check_references(store: Store, shared: Store | None, names: Iterable[str]) -
 
 
 def _read_shared(shared: Store) -> NDArray[np.void]:
-    names = sorted(name for name, _ in shared.list() if is_shard(name))
+    names = pq.read_table(pa.BufferReader(shared.read(MANIFEST)), columns=["name"])["name"].to_pylist()
     columns = map_concurrently(lambda name: _read(shared, name, [KEY.name])[KEY.name], names)
     return np.concatenate([np.empty(0, KEY_DTYPE), *map(_to_keys, columns)])
 

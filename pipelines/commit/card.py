@@ -183,7 +183,7 @@ def make_card(job: FrozenJob, totals: Mapping[str, int]) -> bytes:
         functions=FUNCTIONS.get(job.storage_dtype, ""),
         storage_dtype=job.storage_dtype,
         dim=job.dim,
-        **(REFERENCES if job.has_references else NO_REFERENCES),
+        **(REFERENCES if job.has_references and totals["shared"] else NO_REFERENCES),
         **{name: job.identity[name] for name in ("max_length", "dtype")},
         **{name: totals[name] for name in ("captions", "truncated", "errors")},
     ).encode()

@@ -7,9 +7,8 @@ removed before anything else that it vouches for is touched, and written when al
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from pipelines.commit.manifest import finish, read_records
@@ -20,6 +19,7 @@ from pipelines.job import FrozenJob
 from pipelines.plan.plan import Files, Selection, Units
 from pipelines.plan.units import PlannedFile
 from pipelines.stores.store import Store
+from t5enc.errors import OutputError
 from t5enc.storage.layout import JOB, SUCCESS
 
 
@@ -51,17 +51,21 @@ def begin_commit(
     replace: bool = True,
     recheck: bool = False,
     unreadable: Collection[str] = (),
+    is_within: bool = False,
 ) -> Commit:
     """Freeze the job, or find it frozen, and find out what earlier runs committed.
 
     If anything is left to do, or if some inputs are `unreadable`, the output counts as unfinished from here on, and
     `data/` holds no row twice: what is outside the plan is put aside. Only the shards of unreadable inputs stay.
     OutputError, and nothing changed, where there are foreign files, and where more than a tenth of the shards would be
-    put aside unless that is meant (`replace`).
+    put aside unless that is meant (`replace`); and where a job `is_within` another that a later generation of it has
+    replaced.
     """
     if overwrite or store.size(JOB) is None:
         check_place(store)
     frozen = freeze(store, job, overwrite=overwrite)
+    if is_within and frozen.generation != job.generation:  # of a later one: what is there is another run's
+        raise OutputError(f"{JOB}: another run has overwritten this output while this one worked")
     units = Units.of(files if isinstance(files, Files) else Files.of(files), frozen)
     may_replace = replace or overwrite
     records = read_records(
@@ -85,6 +89,14 @@ def commit_shard(store: Store, record: UnitRecord, data: Any) -> UnitRecord:
     return read_footer_record(store, record.name) or record
 
 
-def conclude_commit(store: Store, commit: Commit) -> None:
-    """End a job of which every unit has a record; OutputError where another run has overwritten it meanwhile."""
-    finish(store, commit.records, check=partial(check_owner, store, commit.frozen))
+def conclude_commit(store: Store, commit: Commit, check: Callable[[], None] = lambda: None) -> None:
+    """End a job of which every unit has a record; OutputError where another run has overwritten it meanwhile.
+
+    `check` is called wherever that is looked at, and raises where something else stands in the way.
+    """
+
+    def check_both() -> None:
+        check_owner(store, commit.frozen)
+        check()
+
+    finish(store, commit.records, check=check_both)

@@ -7,18 +7,23 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from pipelines.commit.log import move_aside
-from pipelines.commit.ownership import find_frozen
+from pipelines.commit.ownership import check_owner, find_frozen
 from pipelines.dedup.captions_file import COLUMN, name_captions
 from pipelines.dedup.key_files import DISTINCT
 from pipelines.job import EncodeJob, FrozenJob
-from pipelines.reuse.earlier import Found, list_output
+from pipelines.reuse.earlier import EarlierOutput, Found, list_output
 from pipelines.run.state import RunState, list_reuse
+from pipelines.stores.below import Below
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import LocalStore, Store, open_store
 from t5enc.errors import OutputError, T5encError
 from t5enc.storage.filesystems import hide_credentials, join_path
-from t5enc.storage.layout import JOB, NOTES, SHARED, SUCCESS
+from t5enc.storage.layout import JOB, MANIFEST, NOTES, SHARED, SUCCESS
 
 # Where it lies until the job is done, if nothing will refer to it.
 COPIED_FROM = f"{NOTES}/{SHARED}"
@@ -63,10 +68,40 @@ def make_shared_job(job: EncodeJob, frozen: FrozenJob) -> EncodeJob:
 def take_from(run: RunState, shared: Found) -> None:
     """Have a run's rows refer to those of the shared output, or copied from it before any other."""
     if run.commit.frozen.has_references:
-        run.referred = list_output(shared)
+        run.numbering = read_numbering(Below(run.store, SHARED))
+        run.referred = list_numbered(shared, run.numbering["name"].to_pylist())
     else:
         own = replace(shared, is_own=True)
         run.earlier_outputs = replace(run.earlier_outputs, found=(own, *run.earlier_outputs.found))
+
+
+def read_numbering(shared: Store) -> pa.Table:
+    """What rows of the shared output are numbered by, as readers do: `name` and `captions` of the shards that count.
+
+    A listing may hold others, which a late process of an earlier generation has added.
+    """
+    return pq.read_table(pa.BufferReader(shared.read(MANIFEST)), columns=["name", "captions"])
+
+
+def list_numbered(shared: Found, names: list[str]) -> EarlierOutput:
+    """The shared output's shards of these names, in their order; OutputError where one is not there."""
+    listed = list_output(shared)
+    places = pc.index_in(pa.array(names, pa.string()), listed.shards["name"].combine_chunks())
+    if places.null_count:
+        raise OutputError(f"{shared.shown}: expected {len(names)} shards, got {len(names) - places.null_count} of them")
+    return replace(listed, shards=listed.shards.take(places))
+
+
+def check_numbering(run: RunState) -> None:
+    """OutputError where the shared output is no longer the one whose rows this run's refer to."""
+    if run.numbering is None:
+        return
+    try:
+        there = read_numbering(Below(run.store, SHARED))
+    except FileNotFoundError:
+        there = None
+    if there != run.numbering:
+        raise OutputError(f"{SHARED}/{MANIFEST}: another run has replaced what rows refer to while this one worked")
 
 
 @contextlib.contextmanager
@@ -75,6 +110,7 @@ def unless_over(run: RunState) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, T5encError):
+        check_owner(run.store, run.commit.frozen)
         if run.store.size(SUCCESS) is None:
             raise
 

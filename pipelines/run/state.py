@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from pipelines.actors.tasks import SpanResult
@@ -37,7 +38,8 @@ class RunState:
     """State of one run of a job.
 
     `repeats` is what a pass over all captions found, `shared` the report of encoding those prompts first, into what
-    rows are copied from, or refer to (`referred`). `doing` is shown while another step than the job's own is at work.
+    rows are copied from, or refer to (`referred`), by the numbers that `numbering` gives them. `doing` is shown while
+    another step than the job's own is at work.
     """
 
     job: EncodeJob
@@ -48,6 +50,7 @@ class RunState:
     spans: int = 0
     earlier_outputs: Earlier = field(default_factory=Earlier)
     referred: EarlierOutput | None = None
+    numbering: pa.Table | None = None
     suspects: dict[str, SpanResult] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
@@ -93,6 +96,7 @@ def begin_run(
         replace=job.replace or job.recheck,
         recheck=job.recheck,
         unreadable=resolved.unreadable,
+        is_within=within is not None,
     )
     note_names(store, resolved.files, anew=job.overwrite)
     note_asked(store, job)

@@ -1,0 +1,107 @@
+"""What rows refer to: not there, damaged, replaced by another run, or numbered with shards that do not count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import encode, encode_parquet
+from pipelines.commands.fsck import check_output
+from pipelines.stores.store import open_store
+from t5enc import EmbeddingDataset, load_embeddings
+from t5enc.errors import OutputError
+from t5enc.output import open_output
+from t5enc.storage.layout import CARD, SHARED
+from tests.pipelines.dedup.jobs import TEXTS, assert_as_plain, encode_plain, make_job, write_files
+from tests.pipelines.dedup.test_changes import CHANGED
+
+pytestmark = pytest.mark.usefixtures("in_process")
+OPTIONS = {"dedup": "job", "duplicates": "referenced"}
+
+
+def test_an_output_of_which_nothing_comes_again_is_read_without_shared_rows(tmp_path: Path) -> None:
+    files = {"a": TEXTS[:5], "b": [*TEXTS[5:9], None]}
+    plain = encode_plain(tmp_path, files)
+    encode_parquet(make_job(tmp_path / "in", tmp_path / "once", **OPTIONS))
+    assert not (tmp_path / "once" / SHARED).exists()
+    assert_as_plain(tmp_path / "once", plain)
+    assert len(EmbeddingDataset(tmp_path / "once")) == 9
+    assert SHARED not in (tmp_path / "once" / CARD).read_text().replace("text_embedding_shared_row", "")
+
+
+def test_a_run_of_an_older_generation_leaves_shared_rows_of_a_newer_one_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The older one is held between its check and the freezing of its inner job."""
+    out, plain = tmp_path / "once", encode_plain(tmp_path, CHANGED)
+    begin, held = encode.begin_run, []
+
+    def hold(job: Any, device: Any, **how: Any) -> Any:
+        if how.get("within") is not None and not held:
+            held.append(job)
+            encode_parquet(make_job(tmp_path / "in", out, overwrite=True, **OPTIONS))
+        return begin(job, device, **how)
+
+    monkeypatch.setattr(encode, "begin_run", hold)
+    with pytest.raises(OutputError, match="another run has overwritten this output while this one worked"):
+        encode_parquet(make_job(write_files(tmp_path / "older"), out, **OPTIONS))
+    assert_as_plain(out, plain)
+
+
+def test_a_run_does_not_end_where_what_its_rows_refer_to_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, inputs, take = tmp_path / "once", write_files(tmp_path / "in"), encode.take_from
+    other = tmp_path / "other"
+    encode_parquet(make_job(write_files(tmp_path / "changed", CHANGED), other, **OPTIONS))
+
+    def replace(run: Any, shared: Any) -> None:
+        take(run, shared)
+        (out / SHARED).rename(tmp_path / "lost")
+        (other / SHARED).rename(out / SHARED)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encode, "take_from", replace)
+        with pytest.raises(OutputError, match="another run has replaced what rows refer to while this one worked"):
+            encode_parquet(make_job(inputs, out, **OPTIONS))
+    assert not open_output(out, partial=True).is_finished
+
+
+def test_rows_are_numbered_over_the_shards_that_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of an earlier generation is late: it writes its shard of what rows refer to once more."""
+    out, plain = tmp_path / "once", encode_plain(tmp_path, CHANGED)
+    encode_parquet(make_job(write_files(tmp_path / "older"), out, **OPTIONS))
+    (late,) = (out / SHARED / "data").rglob("*.parquet")
+    data, find = late.read_bytes(), encode.find_output
+
+    def find_late(path: str) -> Any:
+        late.parent.mkdir(exist_ok=True, parents=True)
+        late.write_bytes(data)
+        return find(path)
+
+    monkeypatch.setattr(encode, "find_output", find_late)
+    encode_parquet(make_job(tmp_path / "in", out, overwrite=True, **OPTIONS))
+    name = str(late.relative_to(out))
+    assert [problem.name for problem in check_output(open_store(str(out)), deep=True)] == [name]
+    late.unlink()
+    assert_as_plain(out, plain)
+
+
+def test_an_overwritten_output_is_not_taken_for_one_that_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, make = tmp_path / "once", encode.make_shared_job
+    write_files(tmp_path / "other", CHANGED)
+
+    def overwritten(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(encode, "make_shared_job", make)
+            encode_parquet(make_job(tmp_path / "other", out, overwrite=True, **OPTIONS))
+        raise OutputError("something else")
+
+    monkeypatch.setattr(encode, "make_shared_job", overwritten)
+    with pytest.raises(OutputError, match="another run has overwritten this output"):
+        encode_parquet(make_job(write_files(tmp_path / "in"), out, **OPTIONS))
+    load_embeddings(out)
