@@ -228,8 +228,8 @@ def _check_columns(path: str, wanted: Sequence[str], present: Sequence[str]) -> 
             raise OutputError(f"{path}: no column {name!r}; expected one of {', '.join(present)}")
 
 
-def read_manifest(filesystem: Any, root: str) -> pa.Table | None:
-    """A row a shard in order, with its `name` and those of `COUNTED` that are there; None for an unfinished job."""
+def read_manifest(filesystem: Any, root: str, columns: Sequence[str] = COUNTED) -> pa.Table | None:
+    """A row a shard in order, with its `name` and those of `columns` that are there; None for an unfinished job."""
     success = _read_json(filesystem, f"{root}/{SUCCESS}")
     if success is None:
         return None
@@ -240,7 +240,7 @@ def read_manifest(filesystem: Any, root: str) -> pa.Table | None:
     if hashlib.sha256(data).hexdigest() != success.get("manifest_sha256"):
         return None
     file = pq.ParquetFile(pa.BufferReader(data))
-    return file.read(columns=["name", *(name for name in COUNTED if name in file.schema_arrow.names)])
+    return file.read(columns=["name", *(name for name in columns if name in file.schema_arrow.names)])
 
 
 def _list_shards(filesystem: Any, root: str) -> list[str]:

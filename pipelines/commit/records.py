@@ -17,9 +17,7 @@ from pipelines.plan.plan import Units
 from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
-from t5enc.storage.layout import name_folder
-
-RECORD_KEY = b"t5enc.unit"
+from t5enc.storage.layout import RECORD_KEY, name_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.commit.counts import Counts
-from pipelines.commit.records import RECORD_KEY, UnitRecord
+from pipelines.commit.records import UnitRecord
 from pipelines.job import FrozenJob
 from t5enc.errors import OutputError
 from t5enc.storage import KEY, METADATA_KEY, NUM_BYTES, PREFIX, SCHEMA, SHARED_ROW, list_columns
-from t5enc.storage.layout import FORMAT_VERSION
+from t5enc.storage.layout import FORMAT_VERSION, RECORD_KEY
 from t5enc.storage.row_index import ROWS_KEY, copy_rows, pack_rows
 from t5enc.storage.schema import KEYS
 

@@ -33,6 +33,8 @@ TEMPORARY = f"{NOTES}/tmp"
 STALE = f"{NOTES}/stale"
 # Where the job of an output of format 1 lies.
 OLD_JOB = "_job.json"
+# In the footer of a shard: its row of the manifest, as JSON.
+RECORD_KEY = b"t5enc.unit"
 
 PARQUET = ".parquet"
 # The last part of a shard's name: its first row, and its unit's id.

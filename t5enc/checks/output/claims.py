@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
+
+import pyarrow as pa
 
 from t5enc.dataset.catalog import UNTOLD
 from t5enc.errors import ConfigError
@@ -49,6 +52,12 @@ class Claims:
     def text_column(self) -> str | None:
         """The column that was encoded."""
         return self.identity.get("text_column")
+
+    @cached_property
+    def keeps_captions(self) -> bool:
+        """Whether its shards have the column that was encoded."""
+        schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.job["schema"])))
+        return self.text_column in schema.names
 
     @property
     def has_keys(self) -> bool:

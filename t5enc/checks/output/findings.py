@@ -10,6 +10,7 @@ CHECKS = {
     "tokenizer": "the tokenizer is the one that the job names",
     "shards": "each shard of the manifest is there",
     "readable": "shards and rows can be read",
+    "manifest": "shards and rows are those that the manifest names",
     "row count": "shards have as many rows as the manifest says",
     "labels": "dtype, shape and width are what the job says",
     "captions": "each row's caption is known",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from t5enc.checks.output.captions import CaptionFiles
 from t5enc.checks.output.claims import Claims
 from t5enc.checks.output.findings import Findings
 from t5enc.checks.output.row_checks import PreparedRow, check_caption, check_labels, check_missing
-from t5enc.checks.output.stored import StoredRow, StoredRows
+from t5enc.checks.output.stored import Numbers, StoredRow, StoredRows
 from t5enc.errors import SourceError
 from t5enc.text.preparer import Preparer
 
@@ -31,7 +34,7 @@ class PreparedRows:
     findings: Findings
     missing: int = 0
 
-    def read(self, numbers: Sequence[int], progress: Callable[[str], None]) -> Iterator[list[PreparedRow]]:
+    def read(self, numbers: NDArray[np.int64], progress: Callable[[str], None]) -> Iterator[list[PreparedRow]]:
         """Some at a time, in order."""
         for first in range(0, len(numbers), ROWS_AT_A_TIME):
             progress(f"rows {first:,} of {len(numbers):,}")
@@ -72,7 +75,7 @@ class PreparedRows:
             for (row, caption), prompt, truncated in zip(rows, found.prompts, found.truncated.tolist(), strict=True)
         ]
 
-    def read_near(self, numbers: Sequence[int]) -> list[PreparedRow]:
+    def read_near(self, numbers: Numbers) -> list[PreparedRow]:
         """The captions of some rows, to hold others against; nothing is checked."""
         found = []
         for row in self.stored.read_columns(numbers):

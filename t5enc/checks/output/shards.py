@@ -5,6 +5,8 @@ S shards.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ from numpy.typing import NDArray
 
 from t5enc.checks.output.claims import Claims
 from t5enc.checks.output.findings import Findings
-from t5enc.output import OutputFolder
-from t5enc.storage import METADATA_KEY, column_format
-from t5enc.storage.layout import DATA
+from t5enc.output import OutputFolder, read_manifest
+from t5enc.storage import METADATA_KEY, SCHEMA, column_format
+from t5enc.storage.layout import DATA, RECORD_KEY, name_folder
 
 # One drawn row of so many is of the first shard, and as many of the last.
 SHARE_OF_ENDS = 16
@@ -32,6 +34,7 @@ class Shards:
         self.findings = findings
         self.is_there = self._find()
         self.counts = self._count()
+        self._sources, self._contents = self._list("source"), self._list("content")
         self.offsets = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
         self._number = -1
         self._file: Any = None
@@ -54,6 +57,21 @@ class Shards:
         for shard in range(len(self)):
             self.findings.add("shards", self._path(shard) in there, f"{self.name(shard)}: it is not there")
         return np.array([self._path(shard) in there for shard in range(len(self))], np.bool_)
+
+    def _list(self, column: str) -> Any:
+        """A column of the manifest; None where there is none."""
+        manifest = read_manifest(self.folder.filesystem, self.folder.root, (column,))
+        return None if manifest is None or column not in manifest.column_names else manifest[column]
+
+    def check_source(self, row: int, where: str, source: str) -> None:
+        """Whether a row of the output is of the source that the manifest says of its shard."""
+        if self._sources is not None:
+            expected = self._sources[self.find(row)].as_py()
+            self.findings.compare("manifest", f"{where}: its source", expected=expected, got=source)
+
+    def find(self, row: int) -> int:
+        """The number of the shard that holds a row of the output."""
+        return int(np.searchsorted(self.offsets, row, "right")) - 1
 
     def _count(self) -> NDArray[np.int64]:
         """(S,) rows: as the manifest has them, or as the footers of an unfinished output do."""
@@ -88,13 +106,19 @@ class Shards:
         try:
             file = pq.ParquetFile(self._path(shard), filesystem=self.folder.filesystem)
         except (OSError, pa.ArrowException) as error:
-            self.findings.add("readable", False, f"{self.name(shard)}: {error}")
-            self.is_there[shard] = False
-            return None
+            return self._give_up(shard, str(error))
+        lacking = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+        if lacking:
+            file.close()
+            return self._give_up(shard, f"expected the columns of a shard, got none named {', '.join(lacking)}")
         if shard not in self._checked:
             self._checked.add(shard)
             self._check_footer(shard, file)
         return file
+
+    def _give_up(self, shard: int, why: str) -> None:
+        self.findings.add("readable", False, f"{self.name(shard)}: {why}")
+        self.is_there[shard] = False
 
     def _check_footer(self, shard: int, file: Any) -> None:
         name, findings = self.name(shard), self.findings
@@ -105,12 +129,26 @@ class Shards:
             expected = f"{self.claims.storage} of width {self.claims.dim}"
             got = f"{form.get('storage_dtype')} of width {form.get('dim')}"
             findings.compare("labels", f"{name}: its footer", expected=expected, got=got)
+        self._check_record(shard, file.metadata.metadata or {})
 
-    def keep_captions(self) -> bool:
-        """Whether the first shard that can be opened has the column that was encoded."""
-        files = (self.open(shard) for shard in range(len(self)))
-        first = next((file for file in files if file is not None), None)
-        return first is not None and self.claims.text_column in first.schema_arrow.names
+    def _check_record(self, shard: int, metadata: Mapping[bytes, bytes]) -> None:
+        """What a footer says that its shard is: its place in the output, and the hash of its rows."""
+        name = self.name(shard)
+        try:
+            record = json.loads(metadata[RECORD_KEY])
+            # A shard that was moved over from format 1 keeps the name that it had: only its last part counts.
+            called = f"{name_folder(record['source'])}/{record['name'].rpartition('/')[2]}"
+            content = record["content"]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            self.findings.add("manifest", False, f"{name}: its footer does not say which shard it is")
+            return
+        expected = content if self._contents is None else self._contents[shard].as_py()
+        self.findings.compare(
+            "manifest",
+            f"{name}: its footer",
+            expected=f"{name}, rows {str(expected)[:12]}",
+            got=f"{called}, rows {str(content)[:12]}",
+        )
 
 
 def draw_rows(counts: NDArray[np.int64], rows: int | None, seed: int) -> NDArray[np.int64]:

@@ -25,6 +25,8 @@ from t5enc.storage import KEY, PREFIX, SCHEMA, SHARED_ROW, from_bytes
 BYTES = f"{PREFIX}bytes"
 COLUMNS = (*(name for name in SCHEMA.names if name != BYTES), KEY.name, SHARED_ROW.name)
 TEXTS = ("source", "dtype", "error")
+# Of rows in the output.
+Numbers = Sequence[int] | NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +63,16 @@ class StoredRows:
         self._decoded: tuple[tuple[int, int], Any] | None = None
         self._dataset = _open_dataset(path)
 
-    def read(self, numbers: Sequence[int]) -> list[StoredRow]:
+    def read(self, numbers: Numbers) -> list[StoredRow]:
         """Rows with their embeddings, in the order of their numbers."""
         rows = self.read_columns(numbers)
+        for row in rows:
+            self.shards.check_source(row.number, row.where, row.columns["source"])
         wanted = [row for row in rows if row.columns.get("error") is None]
         values = dict(zip([row.number for row in wanted], self._read_values(wanted), strict=True))
         return [replace(row, values=values.get(row.number)) for row in rows]
 
-    def read_columns(self, numbers: Sequence[int]) -> list[StoredRow]:
+    def read_columns(self, numbers: Numbers) -> list[StoredRow]:
         """The same without their embeddings."""
         places = np.unique(np.asarray(numbers, np.int64))
         shards = np.searchsorted(self.shards.offsets, places, "right") - 1
@@ -142,7 +146,7 @@ class StoredRows:
 
     def _decode(self, row: StoredRow) -> Tensor:
         """A row's bytes by its row group; OutputError where there are none, or no whole tokens."""
-        shard = int(np.searchsorted(self.shards.offsets, row.number, "right")) - 1
+        shard = self.shards.find(row.number)
         place = row.number - int(self.shards.offsets[shard])
         file, claims = self.shards.open(shard), self.shards.claims
         starts = _list_starts(file)

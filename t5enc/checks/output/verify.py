@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.opening import open_model
@@ -99,7 +101,7 @@ def verify_output(
     numbers = draw_rows(shards.counts, rows, seed)
     stored = StoredRows(os.fspath(path), shards, findings)
     prepared = PreparedRows(stored, files, claims, opened.preparer, findings)
-    compared, causes = _compare(opened, prepared, numbers.tolist(), folder, progress)
+    compared, causes = _compare(opened, prepared, numbers, folder, progress)
     shards.close()
     recipe = opened.preparer.recipe
     return OutputReport(
@@ -139,7 +141,7 @@ def _open_captions(paths: Sequence[Any], shards: Shards, claims: Claims) -> Capt
     name = claims.text_column
     if paths and name is not None:
         return CaptionFiles(paths, name)
-    if shards.keep_captions() or not shards.is_there.any():
+    if claims.keeps_captions or not shards.is_there.any():
         return None
     raise ConfigError(
         f"captions: expected the files that were encoded with --captions, since this output did not keep its column "
@@ -167,7 +169,7 @@ def _check_model(opened: _Model, claims: Claims, findings: Findings) -> None:
 
 
 def _compare(
-    opened: _Model, prepared: PreparedRows, numbers: Sequence[int], folder: OutputFolder, progress: Progress
+    opened: _Model, prepared: PreparedRows, numbers: NDArray[np.int64], folder: OutputFolder, progress: Progress
 ) -> tuple[Comparison, list[str]]:
     """All rows, then why some are off; of a model of another width nothing can be compared."""
     claims = prepared.claims

@@ -18,14 +18,14 @@ import pyarrow.parquet as pq
 
 from pipelines.commands.fsck import check_output
 from pipelines.commit.protocol import Commit
-from pipelines.commit.records import RECORD_KEY, UnitRecord
+from pipelines.commit.records import UnitRecord
 from pipelines.job import FrozenJob
 from pipelines.plan.units import Unit
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
 from t5enc.output import read_manifest
 from t5enc.storage import METADATA_KEY
-from t5enc.storage.layout import JOB, MANIFEST, PLAN, STALE, SUCCESS, is_shard
+from t5enc.storage.layout import JOB, MANIFEST, PLAN, RECORD_KEY, STALE, SUCCESS, is_shard
 from tests.pipelines.commit.memory_store import MemoryStore
 from tests.pipelines.small_jobs import caption, make_unit_shard, read_captions_of
 

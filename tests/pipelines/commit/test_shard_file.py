@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.commit.counts import Counts
-from pipelines.commit.records import RECORD_KEY, UnitRecord
+from pipelines.commit.records import UnitRecord
 from pipelines.commit.shard_file import ShardFile, cut_by_size, hash_content
 from pipelines.job import FrozenJob
 from t5enc.embeddings import Embeddings
 from t5enc.errors import OutputError
 from t5enc.output import load_embeddings
 from t5enc.storage import METADATA_KEY, SCHEMA, CaptionKeys, build_table
+from t5enc.storage.layout import RECORD_KEY
 from tests.pipelines.small_jobs import DIM, make_job
 
 ROWS = 50

@@ -18,7 +18,7 @@ from t5enc.checkpoint.builtin import sample_captions
 from t5enc.checks.output.report import OutputReport
 from t5enc.checks.output.verify import verify_output
 from t5enc.storage import PREFIX
-from t5enc.storage.layout import JOB
+from t5enc.storage.layout import JOB, RECORD_KEY
 from tests.pipelines.in_process import encode_in_process
 
 TEXTS = [*sample_captions()[:24], None, "", "a bird " * 300]
@@ -82,13 +82,17 @@ Change = Callable[[dict[str, list[Any]]], None]
 
 
 def change_rows(shard: Path, change: Change, metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Write a shard again with other values; `change` is given its columns as lists, without their prefix."""
+    """Write a shard again with other values; `change` is given its columns as lists, without their prefix.
+
+    Its footer still says which shard it is.
+    """
     table = pq.read_table(shard)
+    record = pq.read_metadata(shard).metadata[RECORD_KEY]
     columns = {name.removeprefix(PREFIX): table[name].to_pylist() for name in table.column_names}
     change(columns)
     fields = [table.schema.field(name) for name in table.column_names]
     arrays = [pa.array(columns[field.name.removeprefix(PREFIX)], field.type) for field in fields]
-    schema = table.schema.with_metadata({**(table.schema.metadata or {}), **(metadata or {})})
+    schema = table.schema.with_metadata({**(table.schema.metadata or {}), RECORD_KEY: record, **(metadata or {})})
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), shard, compression="none", use_dictionary=False)
 
 

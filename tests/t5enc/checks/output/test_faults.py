@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.actors.captions import NO_CAPTION, NOT_UTF8, NULL_CAPTION
 from t5enc.checks.output.row_checks import NOTHING_TO_ENCODE
 from t5enc.storage import METADATA_KEY
+from t5enc.storage.layout import RECORD_KEY
 from tests.t5enc.checks.output.planting import (
     change_job,
     change_numbers,
@@ -100,6 +103,33 @@ def test_a_fault_in_a_shard_is_found_and_named(fault: str, output: Path, shard: 
 def test_a_missing_shard_is_found_though_no_row_of_it_is_drawn(output: Path, shard: Path) -> None:
     shard.unlink()
     assert wrong(verify(output, rows=2)) == {"shards"}
+
+
+def test_another_shard_of_the_job_with_as_many_rows_is_found(output: Path) -> None:
+    first, second, *_ = find_shards(output)
+    first.write_bytes(second.read_bytes())
+    report = verify(output)
+    assert wrong(report) == {"manifest"}
+    (failure,) = report.failures
+    assert (failure.wrong, first.name in failure.first, second.name in failure.first) == (1, True, True)
+
+
+def test_a_shard_of_another_source_with_another_footer_is_found(output: Path) -> None:
+    first, *_, last = find_shards(output)
+    record = pq.read_metadata(first).metadata[RECORD_KEY]
+    change_rows(first, set_value("source", 2, "two.parquet"))
+    (failure,) = verify(output).failures
+    assert (failure.name, failure.wrong) == ("manifest", 1)
+    assert "row 2: its source: expected one.parquet, got two.parquet" in failure.first
+    change_rows(last, lambda _: None, {RECORD_KEY: record})
+    assert wrong(verify(output)) == {"manifest"}
+
+
+def test_another_parquet_file_in_the_place_of_a_shard_is_found(output: Path, shard: Path) -> None:
+    pq.write_table(pa.table({"caption": ["a fox"] * 5}), shard)
+    report = verify(output)
+    assert wrong(report) == {"readable"}
+    assert "expected the columns of a shard, got none named text_embedding_source" in report.failures[0].first
 
 
 def test_a_torn_shard_is_found(output: Path, shard: Path) -> None:

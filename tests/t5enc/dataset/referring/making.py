@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 
 from pipelines.commit.counts import Counts
 from pipelines.commit.records import UnitRecord
-from pipelines.commit.shard_file import RECORD_KEY, ShardFile
+from pipelines.commit.shard_file import ShardFile
 from pipelines.job import FrozenJob
 from t5enc.output import open_output
 from t5enc.storage import KEY, PREFIX, SHARED_ROW, list_columns
-from t5enc.storage.layout import JOB, NULL, SHARED, SUCCESS, name_shard
+from t5enc.storage.layout import JOB, NULL, RECORD_KEY, SHARED, SUCCESS, name_shard
 from tests.t5enc.dataset.outputs import finish
 
 BYTES = f"{PREFIX}bytes"
