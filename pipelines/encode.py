@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -29,16 +28,16 @@ from pipelines.nodes.selectors import count_cpus
 from pipelines.nodes.shares import Cluster
 from pipelines.plan.units import Span, Unit
 from pipelines.progress.ledger import start_ledger
-from pipelines.progress.report import EncodeReport, describe_job, write_report
-from pipelines.progress.storage_error import add_errors
+from pipelines.progress.report import EncodeReport, write_report
 from pipelines.progress.tracing import Tracing
 from pipelines.reuse.copying import EarlierRows
 from pipelines.reuse.earlier import find_output
 from pipelines.run.key_pass import find_repeats, without_columns
+from pipelines.run.reporting import forget_read, make_report, note_report
 from pipelines.run.shared_job import (
     check_numbering,
-    describe_dedup,
     make_shared_job,
+    may_lack_shared,
     put_old_aside,
     take_from,
     tidy_shared,
@@ -47,10 +46,8 @@ from pipelines.run.shared_job import (
 from pipelines.run.state import OnProgress, RunState, begin_run
 from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
-from pipelines.stores.store import list_weaknesses
 from t5enc.errors import DriverError, T5encError
 from t5enc.options import EncoderOptions, ModelSource, resolve_device
-from t5enc.storage.filesystems import hide_credentials
 
 # Passes over what is left, one after the other, that commit nothing before the run is given up.
 IDLE_PASSES = 3
@@ -73,7 +70,8 @@ def encode_parquet(
         cluster = stack.enter_context(connect(job)) if job.ray_address or is_connected() else None
         started, cpu = time.perf_counter(), time.process_time()
         device = torch.device(cluster.device) if cluster else resolve_device(job.encoder.device)
-        run = begin_run(job, device, actors=cluster.actors[1] if cluster else 1, cpus=count_cpus() if cluster else 0)
+        actors = cluster.actors[1] if cluster else 1
+        run = begin_run(job, device, actors=actors, cpus=count_cpus() if cluster else 0)
         run.started, run.started_cpu = started, cpu
         if run.commit.left:
             if on_begin is not None:
@@ -83,6 +81,11 @@ def encode_parquet(
                 with unless_over(run):
                     encode_shared(run, cluster, device, on_progress)
             encode_units(run, cluster, on_progress)
+        elif may_lack_shared(run):
+            inner = begin_shared(run, device, actors)
+            if inner.commit.left:
+                encode_units(inner, cluster or stack.enter_context(connect(job)), on_progress)
+            end_shared(run, inner)
     return conclude(run)
 
 
@@ -91,11 +94,22 @@ def encode_shared(run: RunState, cluster: Cluster, device: torch.device, on_prog
     run.repeats = find_repeats(run, partial(note_keys, run, cluster, on_progress))
     if not run.repeats.distinct:
         return
-    frozen = run.commit.frozen
-    inner = begin_run(make_shared_job(run.job, frozen), device, actors=cluster.actors[1], within=frozen)
-    inner.doing = "encoding repeated captions"
+    inner = begin_shared(run, device, cluster.actors[1])
     if inner.commit.left:
         encode_units(inner, cluster, on_progress)
+    end_shared(run, inner)
+
+
+def begin_shared(run: RunState, device: torch.device, actors: int) -> RunState:
+    """Begin the job within a job, of the prompts that were found to occur more than once."""
+    frozen = run.commit.frozen
+    inner = begin_run(make_shared_job(run.job, frozen), device, actors=actors, within=frozen)
+    inner.doing = "encoding repeated captions"
+    return inner
+
+
+def end_shared(run: RunState, inner: RunState) -> None:
+    """End it, and have the run's rows copied from its output, or refer to it."""
     run.shared = conclude(inner)
     if not run.shared.is_finished:
         raise DriverError(f"captions that occur more than once: {', '.join(run.shared.unreadable.values())}")
@@ -241,7 +255,7 @@ def _take(run: RunState, log: Log, result: SpanResult) -> None:
 
 def conclude(run: RunState) -> EncodeReport:
     """Write the manifest where all is committed, and the report."""
-    _forget_read(run)
+    forget_read(run)
     is_complete = not run.unreadable and not run.commit.left
     if is_complete:
         check_owner(run.store, run.commit.frozen)  # before anything of another job's is replaced
@@ -250,46 +264,9 @@ def conclude(run: RunState) -> EncodeReport:
         put_old_aside(run.store, run.commit.frozen)
         conclude_commit(run.store, run.commit, partial(check_numbering, run))
         tidy_shared(run.store, run.commit.frozen)
-    report = _make_report(run, is_complete)
+    report = make_report(run, is_complete)
     if run.spans:
         write_report(run.store, report)
     if not is_complete and not run.unreadable:
         raise DriverError(f"{run.rows_left} rows are not committed; run the same command again")
     return report
-
-
-def _forget_read(run: RunState) -> None:
-    """A file that could not be read once, and then was, is not unreadable."""
-    wanting = {unit.source for unit in run.commit.left} | set(run.resolved.unreadable)
-    run.unreadable = {source: reason for source, reason in run.unreadable.items() if source in wanting}
-
-
-def note_report(run: RunState) -> None:
-    """Write what a run has done so far, so that one that is lost leaves a report, too."""
-    write_report(run.store, _make_report(run, is_complete=False, is_running=True))
-
-
-def _make_report(run: RunState, is_complete: bool, is_running: bool = False) -> EncodeReport:
-    return EncodeReport(
-        output=hide_credentials(run.job.output),
-        totals=run.commit.records.totals(),
-        max_length=run.commit.frozen.identity["max_length"],
-        recipe=run.commit.frozen.describe_recipe(),
-        dedup=describe_dedup(run),
-        weaknesses=list_weaknesses(run.store),
-        missing=dict(run.earlier_outputs.missing),
-        put_aside=run.commit.records.num_aside,
-        unreadable=dict(run.unreadable),  # which the run's own thread adds to
-        bare=run.commit.records.find_bare() if not is_running else [],
-        progress=run.progress,
-        details=run.details,
-        job=describe_job(run.commit.frozen),
-        began=datetime.fromtimestamp(run.began, UTC).isoformat(timespec="seconds"),
-        earlier_runs=run.earlier,
-        wall_seconds=time.perf_counter() - run.started,
-        driver_cpu_seconds=time.process_time() - run.started_cpu,
-        spans=run.spans,
-        storage_error=add_errors(run.earlier_error, run.details.findings.storage),
-        is_finished=is_complete,
-        is_running=is_running,
-    )

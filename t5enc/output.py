@@ -98,7 +98,7 @@ def _open_shared(filesystem: Any, root: str, job: Mapping[str, Any], *, is_finis
     folder = f"{root}/{SHARED}"
     found, manifest = _read_job(filesystem, folder, folder), read_manifest(filesystem, folder)
     if found is None or manifest is None:
-        if not is_finished or not _count_referring(filesystem, root):
+        if not is_finished or _refers_nowhere(filesystem, root):
             return None
         raise OutputError(f"{folder}: expected the finished output that rows of {root} refer to, got none")
     for name in SAME:
@@ -110,10 +110,10 @@ def _open_shared(filesystem: Any, root: str, job: Mapping[str, Any], *, is_finis
     return SharedFolder(shards, manifest, SharedRows(filesystem, folder, shards, **form))
 
 
-def _count_referring(filesystem: Any, root: str) -> int:
-    """How many rows of a finished output refer to others."""
+def _refers_nowhere(filesystem: Any, root: str) -> bool:
+    """Whether a finished output says that none of its rows refers to others."""
     success = _read_json(filesystem, f"{root}/{SUCCESS}") or {}
-    return int(success["totals"]["shared"])
+    return success.get("totals", {}).get("shared") == 0
 
 
 def _read_job(filesystem: Any, root: str, shown: str) -> dict[str, Any] | None:

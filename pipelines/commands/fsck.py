@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,10 +48,18 @@ def check_output(store: Store, *, deep: bool = False) -> list[Problem]:
     ]
 
 
-def check_shared(store: Store, job: FrozenJob, records: Iterable[str], *, deep: bool) -> Iterator[Problem]:
+def check_shared(store: Store, job: FrozenJob, records: Mapping[str, UnitRecord], *, deep: bool) -> Iterator[Problem]:
     """What is wrong with the output that rows refer to, and with the references if they are looked at."""
     shared = Below(store, SHARED)
-    there = find_frozen(shared)
+    try:
+        there = find_frozen(shared)
+    except OutputError as error:
+        yield Problem(f"{SHARED}/{JOB}", f"cannot be read: {error}")
+        return
+    referring = sum(record.counts.shared for record in records.values())
+    if there is None and referring:
+        yield Problem(SHARED, f"missing, though {referring:,} rows refer to it; run the same `t5enc encode` again")
+        return
     if there is not None:
         for problem in check_output(shared, deep=deep):
             yield Problem(f"{SHARED}/{problem.name}", problem.what)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.commit.log import move_aside
 from pipelines.commit.ownership import check_owner, find_frozen
-from pipelines.dedup.captions_file import COLUMN, name_captions
+from pipelines.dedup.captions_file import COLUMN, name_captions, read_found
 from pipelines.dedup.key_files import DISTINCT
 from pipelines.job import EncodeJob, FrozenJob
 from pipelines.reuse.earlier import EarlierOutput, Found, list_output
@@ -40,7 +40,10 @@ def make_shared_job(job: EncodeJob, frozen: FrozenJob) -> EncodeJob:
     OutputError where something else lies there, or another run has overwritten the output meanwhile.
     """
     output = join_path(job.output, name_shared(frozen))
-    there = find_frozen(open_store(output))
+    try:
+        there = find_frozen(open_store(output))
+    except OutputError as error:
+        raise OutputError(f"{hide_credentials(output)}: {error}") from error
     if there is not None and not is_shared(there):
         raise OutputError(f"{hide_credentials(output)}: expected room for embeddings of this job, got another output")
     if there is not None and there.generation > frozen.generation:
@@ -63,6 +66,13 @@ def make_shared_job(job: EncodeJob, frozen: FrozenJob) -> EncodeJob:
         replace=True,
         recheck=False,
     )
+
+
+def may_lack_shared(run: RunState) -> bool:
+    """Whether rows refer to an output that may be damaged or gone, though all of the run's own units are there."""
+    frozen = run.commit.frozen
+    found = read_found(run.store, frozen.generation) if frozen.has_references else None
+    return found is not None and found.distinct > 0
 
 
 def take_from(run: RunState, shared: Found) -> None:

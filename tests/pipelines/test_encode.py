@@ -15,8 +15,9 @@ import torch
 from pipelines import EncodeJob, encode_parquet
 from pipelines.actors.worker import SpanResult
 from pipelines.commands.fsck import check_output
-from pipelines.encode import _forget_read, encode_suspects
+from pipelines.encode import encode_suspects
 from pipelines.plan.units import Unit
+from pipelines.run.reporting import forget_read
 from pipelines.stores.store import open_store
 from t5enc import TextEncoder, load_embeddings, open_pooler
 from t5enc.checkpoint.builtin import sample_captions
@@ -203,7 +204,7 @@ def test_a_file_that_was_read_in_the_end_is_not_called_unreadable() -> None:
     reasons = {"half.parquet": "timed out", "read.parquet": "timed out", "bad.parquet": "no Parquet"}
     resolved = SimpleNamespace(unreadable={"bad.parquet": "no Parquet"})
     run: Any = SimpleNamespace(unreadable=reasons, commit=SimpleNamespace(left=left), resolved=resolved)
-    _forget_read(run)
+    forget_read(run)
     assert set(run.unreadable) == {"half.parquet", "bad.parquet"}
 
 

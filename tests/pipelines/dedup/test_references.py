@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipelines.stores.store import open_store
 from t5enc import EmbeddingDataset, load_embeddings
 from t5enc.errors import OutputError
 from t5enc.output import open_output
-from t5enc.storage.layout import CARD, SHARED
+from t5enc.storage.layout import CARD, JOB, SHARED
 from tests.pipelines.dedup.jobs import TEXTS, assert_as_plain, encode_plain, make_job, write_files
 from tests.pipelines.dedup.test_changes import CHANGED
 
@@ -105,3 +106,31 @@ def test_an_overwritten_output_is_not_taken_for_one_that_is_done(
     with pytest.raises(OutputError, match="another run has overwritten this output"):
         encode_parquet(make_job(write_files(tmp_path / "in"), out, **OPTIONS))
     load_embeddings(out)
+
+
+@pytest.mark.parametrize("damage", ["torn", "gone", "all gone"])
+def test_shared_rows_that_are_damaged_or_gone_are_encoded_again(tmp_path: Path, damage: str) -> None:
+    out, plain = tmp_path / "once", encode_plain(tmp_path)
+    job = make_job(tmp_path / "in", out, **OPTIONS)
+    encode_parquet(job)
+    (shard,) = (out / SHARED / "data").rglob("*.parquet")
+    if damage == "torn":
+        shard.write_bytes(shard.read_bytes()[:-100])
+    elif damage == "gone":
+        shard.unlink()
+    else:
+        shutil.rmtree(out / SHARED)
+    assert all(problem.name.startswith(SHARED) for problem in check_output(open_store(str(out))))
+    assert check_output(open_store(str(out)))
+    encode_parquet(job)
+    assert_as_plain(out, plain)
+
+
+def test_a_torn_job_of_shared_rows_is_named_as_theirs(tmp_path: Path) -> None:
+    job = make_job(write_files(tmp_path / "in"), tmp_path / "once", **OPTIONS)
+    encode_parquet(job)
+    (tmp_path / "once" / SHARED / JOB).write_text("{")
+    (problem,) = check_output(open_store(str(tmp_path / "once")))
+    assert problem.name == f"{SHARED}/{JOB}"
+    with pytest.raises(OutputError, match=f"once/{SHARED}: {JOB}"):
+        encode_parquet(job)
