@@ -106,14 +106,15 @@ def _open_shared(filesystem: Any, root: str, job: Mapping[str, Any], *, is_finis
         if mine != theirs:
             raise OutputError(f"{folder}: expected the {name} of {root}, {mine}, got {theirs}")
     shards = tuple(manifest["name"].to_pylist())
-    form = {"storage": job["identity"]["storage_dtype"], "dim": job["dim"]}
+    counts = manifest["captions"].to_pylist() if "captions" in manifest.column_names else None
+    form = {"storage": job["identity"]["storage_dtype"], "dim": job["dim"], "counts": counts}
     return SharedFolder(shards, manifest, SharedRows(filesystem, folder, shards, **form))
 
 
 def _refers_nowhere(filesystem: Any, root: str) -> bool:
     """Whether a finished output says that none of its rows refers to others."""
     success = _read_json(filesystem, f"{root}/{SUCCESS}") or {}
-    return success.get("totals", {}).get("shared") == 0
+    return bool(success.get("totals", {}).get("shared") == 0)
 
 
 def _read_job(filesystem: Any, root: str, shown: str) -> dict[str, Any] | None:

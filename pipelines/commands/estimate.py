@@ -161,7 +161,7 @@ def describe_repeats(sample: RepeatsSample, found: Estimate, cores: int | None =
     least = pass_hours / found.device_hours if found.device_hours else 1.0
     pays = "pays" if saved > pass_hours else f"pays where at least {least:.2%} come again"
     return (
-        f"{sample.captions - sample.distinct:,} of {sample.captions:,} captions at {sample.places} places came again, "
+        f"{sample.repeated:,} of {sample.captions:,} captions at {sample.places} places came again in another shard, "
         f"{sample.share:.1%} of the tokens: a lower bound for all of them. --dedup job tokenizes all captions first, "
         f"{pass_hours:,.3g} hours on {cores} core(s), to save at least {saved:,.3g} device-hours: it {pays}"
     )

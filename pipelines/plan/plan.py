@@ -198,12 +198,12 @@ class Units(Mapping[str, Unit]):
         row, _, _ = file.partition("-")
         place = self._places.get(folder)
         if place is not None and row.isdecimal() and int(row) < self.files.num_rows[place]:
-            number = self._find_row(place, int(row))
+            number = self.find_row(place, int(row))
             if self.at(number).name == name:
                 return number
         return None
 
-    def _find_row(self, place: int, row: int) -> int:
+    def find_row(self, place: int, row: int) -> int:
         """The number of the unit of a file's row."""
         start, stop = np.searchsorted(self.stretches["place"], [place, place + 1]).tolist()
         index = start + int(np.searchsorted(self.stretches["first_row"][start:stop], row, side="right")) - 1

@@ -96,12 +96,10 @@ def _describe_shared(folder: OutputFolder, shared: SharedFolder) -> str:
     sizes = shared.rows.measure()
     counts = np.zeros(len(sizes), np.int64)
     for name in folder.shards:
-        found = np.bincount(_read_column(folder, name, SHARED_ROW.name).drop_null().to_numpy(), minlength=len(sizes))
-        if len(found) > len(sizes):
-            raise OutputError(
-                f"{folder.root}/{name}: expected {len(sizes)} rows in {SHARED}/, got a row {len(found) - 1}"
-            )
-        counts += found
+        rows, times = np.unique(_read_column(folder, name, SHARED_ROW.name).drop_null().to_numpy(), return_counts=True)
+        for row in rows[(rows < 0) | (rows >= len(sizes))].tolist():
+            raise OutputError(f"{folder.root}/{name}: expected {len(sizes)} rows in {SHARED}/, got a row {row}")
+        counts[rows] += times
     saved = int((counts * sizes).sum() - sizes.sum())
     change = f"{abs(saved):,} bytes {'less' if saved >= 0 else 'more'} than with one each"
     return f"{counts.sum():,} rows refer to {np.count_nonzero(counts):,} embeddings in {SHARED}/: {change}"

@@ -35,34 +35,56 @@ REFERRING = (SHARED_ROW.name, TOKENS, KEY.name)
 
 def name_referring(present: Sequence[str]) -> list[str]:
     """The columns by which rows refer to others, of a shard with these; none where no row does."""
-    return list(REFERRING) if SHARED_ROW.name in present else []
+    return [name for name in REFERRING if name in present] if SHARED_ROW.name in present else []
 
 
 class SharedRows:
-    """The rows of `shared/` by number, read by byte range: of many threads, in the process that opened it."""
+    """The rows of `shared/` by number, read by byte range: of many threads, and of processes that are forked too."""
 
-    def __init__(self, filesystem: Any, root: str, names: Sequence[str], *, storage: str, dim: int) -> None:
+    def __init__(
+        self, filesystem: Any, root: str, names: Sequence[str], *, storage: str, dim: int, counts: Sequence[int] | None
+    ) -> None:
+        """`counts` are the rows of each shard, None where only the shards themselves tell."""
         self.root = root
         self.storage = storage
         self.dim = dim
         self._filesystem = filesystem
         self._paths = [f"{root}/{name}" for name in names]
+        self._counts = counts
+        self._forget_process()
 
-    @cached_property
+    def _forget_process(self) -> None:
+        self._opened_in = os.getpid()
+        self._processes: dict[int, Process] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_processes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_process()
+
+    @property
     def process(self) -> Process:
         """What this process holds of shards."""
-        return Process([self._filesystem], THREADS, os.getpid())
+        number = os.getpid()
+        if number not in self._processes:
+            self._processes.setdefault(number, Process([self._filesystem], THREADS, self._opened_in))
+        return self._processes[number]
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
         """(S + 1,) the first row of each shard, and how many rows there are."""
-        counts = [self.index(shard).num_rows for shard in range(len(self._paths))]
+        counts = self._counts
+        if counts is None:
+            counts = [self.index(shard).num_rows for shard in range(len(self._paths))]
         return count_before(np.array(counts, np.int64))
 
     def open(self, shard: int) -> OpenShard:
         """A shard's file."""
         try:
-            return self.process.files.get(shard, partial(open_shard, self._filesystem, self._paths[shard]))
+            process = self.process
+            return process.files.get(shard, partial(open_shard, process.filesystems[0], self._paths[shard]))
         except OSError as error:
             raise OutputError(f"{self._paths[shard]}: expected a shard that can be opened, got: {error}") from error
 
@@ -71,7 +93,11 @@ class SharedRows:
         return self.process.indexes.get(shard, partial(self._read_index, shard))
 
     def _read_index(self, shard: int) -> ShardIndex:
-        return read_index(self.open(shard), storage=self.storage, dim=self.dim, skips_missing=False, with_keys=True)
+        file = self.open(shard)
+        index = read_index(file, storage=self.storage, dim=self.dim, skips_missing=False, with_keys=True)
+        if self._counts is not None and index.num_rows != self._counts[shard]:
+            raise OutputError(f"{self._paths[shard]}: expected {self._counts[shard]} rows, got {index.num_rows}")
+        return index
 
     def group(self, shard: int, group: int) -> DecodedGroup:
         """A row group of a shard, decoded."""
@@ -147,6 +173,8 @@ def find_references(
     """Which of a table's rows refer to others, to what, and where that lies; None where none does."""
     if SHARED_ROW.name not in table.column_names or table[SHARED_ROW.name].null_count == len(table):
         return None
+    if KEY.name not in table.column_names:
+        raise OutputError(f"{path}: no column {KEY.name!r}, by which rows and what they refer to are compared")
     rows = table[SHARED_ROW.name].fill_null(NOT_SHARED).to_numpy()
     referring = np.flatnonzero(rows != NOT_SHARED)
     if shared is None:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import encode, encode_parquet
 from pipelines.commands.fsck import check_output
 from pipelines.stores.store import open_store
 from t5enc import EmbeddingDataset, load_embeddings
+from t5enc.checks.inspect import print_output
 from t5enc.errors import OutputError
 from t5enc.output import open_output
+from t5enc.shards.shared import SharedRows
+from t5enc.storage import KEY, SHARED_ROW
 from t5enc.storage.layout import CARD, JOB, SHARED
+from t5enc.trainers.rows import Columns, open_shards, read_rows
 from tests.pipelines.dedup.jobs import TEXTS, assert_as_plain, encode_plain, make_job, write_files
 from tests.pipelines.dedup.test_changes import CHANGED
+from tests.pipelines.in_process import encode_in_process
+from tests.t5enc.dataset.referring.making import refer
 
 pytestmark = pytest.mark.usefixtures("in_process")
 OPTIONS = {"dedup": "job", "duplicates": "referenced"}
@@ -134,3 +144,67 @@ def test_a_torn_job_of_shared_rows_is_named_as_theirs(tmp_path: Path) -> None:
     assert problem.name == f"{SHARED}/{JOB}"
     with pytest.raises(OutputError, match=f"once/{SHARED}: {JOB}"):
         encode_parquet(job)
+
+
+@pytest.fixture(scope="module")
+def referring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output with several shards of `shared/` rows."""
+    folder = tmp_path_factory.mktemp("referring")
+    texts = [f"{TEXTS[row % 14]} number {row}" for row in range(40)]
+    job = make_job(write_files(folder / "in", {"a": texts, "b": texts}), folder / "once", **OPTIONS)
+    encode_in_process(job)
+    return folder / "once"
+
+
+def test_shared_rows_are_read_in_a_process_that_is_forked_and_go_along_to_others(referring: Path) -> None:
+    folder = open_output(referring)
+    assert folder.shared is not None
+    folder.shared.rows.process.share_bytes = 1
+    folder.shared.rows.process.run([int] * 8)
+    _, embeddings = folder.read_shard(folder.shards[0])
+    child = os.fork()
+    if child == 0:
+        rows = folder.shared.rows
+        os._exit(0 if rows.process.run([int] * 8) == [0] * 8 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    _, again = pickle.loads(pickle.dumps(folder)).read_shard(folder.shards[0])
+    assert again.values.equal(embeddings.values)
+
+
+def test_a_row_is_found_without_the_indexes_of_other_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = encode_plain(tmp_path, {"a": [f"{TEXTS[row % 14]} number {row}" for row in range(40)]})
+    refer(out, shard_rows=4)
+    folder = open_output(out)
+    read, numbers = SharedRows._read_index, []
+
+    def note(rows: SharedRows, shard: int) -> Any:
+        numbers.append(shard)
+        return read(rows, shard)
+
+    monkeypatch.setattr(SharedRows, "_read_index", note)
+    folder.read_shard(folder.shards[0])
+    assert folder.shared is not None
+    assert 0 < len(numbers) < len(folder.shared.shards)
+
+
+def test_a_shard_that_was_written_again_without_keys_is_named(tmp_path: Path, referring: Path) -> None:
+    out = shutil.copytree(referring, tmp_path / "once")
+    shard = out / open_output(out).shards[0]
+    table = pq.read_table(shard, partitioning=None)
+    pq.write_table(table.drop([KEY.name]), shard)
+    with pytest.raises(OutputError, match=f"{shard.name}: no column '{KEY.name}', by which rows"):
+        load_embeddings(out)
+    (opened, *_) = open_shards(open_output(out), Columns(caption="caption"))
+    with pytest.raises(OutputError, match=f"{shard.name}: no column '{KEY.name}', by which rows"):
+        list(read_rows(opened, Columns(caption="caption"), 0))
+
+
+def test_inspect_names_a_shard_that_refers_to_a_row_before_the_first(tmp_path: Path, referring: Path) -> None:
+    out = shutil.copytree(referring, tmp_path / "once")
+    shard = out / open_output(out).shards[0]
+    table = pq.read_table(shard, partitioning=None)
+    place = table.schema.get_field_index(SHARED_ROW.name)
+    bad = pa.array([-3] * len(table), SHARED_ROW.type)
+    pq.write_table(table.set_column(place, table.schema.field(place), bad), shard)
+    with pytest.raises(OutputError, match=rf"{shard.name}: expected \d+ rows in shared/, got a row -3"):
+        print_output(str(out), rows=0, partial=False)
