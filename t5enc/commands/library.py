@@ -114,7 +114,10 @@ def verify(
     ] = "t5enc",
     captions: Annotated[
         list[str] | None,
-        typer.Option(help="Input file or folder, if captions were not kept; repeatable.", rich_help_panel=OUTPUTS),
+        typer.Option(
+            help="Input file or folder, if captions were not kept: PATH, or NAME=PATH after a merge; repeatable.",
+            rich_help_panel=OUTPUTS,
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model that encodes again, if not the job's.", rich_help_panel=OUTPUTS)

@@ -36,7 +36,7 @@ def refuse_given(context: typer.Context, names: Collection[str], what: str) -> N
 
 
 def verify_stored(target: str, given: dict[str, Any], place: dict[str, Any], json: str | None) -> None:
-    """Verify an output, print the table, write the JSON; ends with 1 where something is wrong."""
+    """Verify an output, print the table, write the JSON; ends with 1 where it is not sound."""
     from rich.console import Console
 
     from t5enc.checks.json_report import write_json
@@ -50,7 +50,7 @@ def verify_stored(target: str, given: dict[str, Any], place: dict[str, Any], jso
     print_output_report(report, Console())
     if json:
         write_json(json, report.describe())
-    if report.failures:
+    if not report.is_sound:
         raise typer.Exit(ExitCode.FAILED)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from os.path import exists
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -35,13 +37,25 @@ def read_list(column: Any) -> list[Any]:
     return column.to_pylist()  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An input file; `name` is the one below the root that was given, as an output calls its source."""
+
+    filesystem: Any
+    path: str
+    name: str
+
+
 class CaptionFiles:
     """Input files by their names in an output; of each the row group that was asked for last is kept."""
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]], text_column: str) -> None:
-        """List files, or folders of them; SourceError for a path that holds none."""
+        """List files, or folders of them, each PATH or NAME=PATH; SourceError for a path that holds none.
+
+        NAME stands before the files' names, as a merge puts it before those of an output.
+        """
         self.text_column = text_column
-        self.files = [found for path in paths for found in _list_files(path)]
+        self.files = [found for path in paths for found in _list_files(*_split(os.fspath(path)))]
         self._source = ""
         self._file: Any = None
         self._group = -1
@@ -73,14 +87,14 @@ class CaptionFiles:
         self._file, self._source, self._group = file, source, -1
 
     def _match(self, source: str) -> tuple[Any, str]:
-        """The file whose path ends as a source is called; a file alone may have lain in other folders."""
-        found = [file for file in self.files if f"/{file[1]}".endswith(f"/{source}")]
-        if not found:
-            name = PurePosixPath(source).name
-            found = [file for file in self.files if PurePosixPath(file[1]).name == name]
+        """The file that is called as a source below its root; else the one whose path ends so."""
+        found = [file for file in self.files if file.name == source]
+        found = found or [file for file in self.files if f"/{file.path}".endswith(f"/{source}")]
         if len(found) != 1:
-            raise SourceError(f"captions: expected one file of {source!r}, got {len(found)}")
-        return found[0]
+            folder = str(PurePosixPath(source).parent)
+            told = f"; if a merge put {folder!r} before its name: --captions {folder}=PATH" if folder != "." else ""
+            raise SourceError(f"captions: expected one file of {source!r}, got {len(found)}{told}")
+        return found[0].filesystem, found[0].path
 
     def _read(self, source: str, group: int) -> list[Any]:
         try:
@@ -89,13 +103,20 @@ class CaptionFiles:
             raise SourceError(f"{source}: row group {group}: expected readable pages, got: {error}") from error
 
 
-def _list_files(path: str | os.PathLike[str]) -> list[tuple[Any, str]]:
+def _split(text: str) -> tuple[str, str]:
+    """The name that was given, or nothing, and the path, which may have `=` in it."""
+    name, mark, path = text.partition("=")
+    is_named = mark and name and path and "://" not in name and not name.startswith(("/", ".")) and not exists(text)
+    return (f"{name}/", path) if is_named else ("", text)
+
+
+def _list_files(prefix: str, path: str) -> list[_File]:
     filesystem, root = find_filesystem(path)
     info = filesystem.get_file_info(root)
     if info.type == pafs.FileType.File:
-        return [(filesystem, root)]
+        return [_File(filesystem, root, prefix + PurePosixPath(root).name)]
     selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
-    found = [(filesystem, one.path) for one in filesystem.get_file_info(selector) if one.is_file]
-    if not found:
-        raise SourceError(f"{hide_credentials(os.fspath(path))}: expected a file or a folder of files, got none")
-    return found
+    paths = [one.path for one in filesystem.get_file_info(selector) if one.is_file]
+    if not paths:
+        raise SourceError(f"{hide_credentials(path)}: expected a file or a folder of files, got none")
+    return [_File(filesystem, one, prefix + one.removeprefix(f"{root.rstrip('/')}/")) for one in paths]

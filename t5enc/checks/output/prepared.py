@@ -13,7 +13,7 @@ from t5enc.checks.output.claims import Claims
 from t5enc.checks.output.findings import Findings
 from t5enc.checks.output.row_checks import PreparedRow, check_caption, check_labels, check_missing
 from t5enc.checks.output.stored import Numbers, StoredRow, StoredRows
-from t5enc.errors import SourceError
+from t5enc.errors import ConfigError, SourceError
 from t5enc.text.preparer import Preparer
 
 # Rows that are read and encoded at a time: a few hundred MB of the largest models' embeddings.
@@ -24,7 +24,7 @@ ROWS_AT_A_TIME = 32
 class PreparedRows:
     """Reads rows, checks all but their numbers, and gives those that have an embedding and a caption.
 
-    `files` are where captions stand if they were not kept; `missing` counts rows without an embedding.
+    `files` are where captions stand that were not kept; `missing` counts rows without an embedding.
     """
 
     stored: StoredRows
@@ -49,6 +49,11 @@ class PreparedRows:
                 check_missing(row, self.findings, caption, is_known=is_known)
                 continue
             check_labels(row, self.claims, self.findings)
+            if caption is None and self.files is None and self.claims.is_derived:
+                raise ConfigError(
+                    f"captions: expected the files of {row.columns['source']!r} with --captions, since an output that "
+                    f"this one was made of did not keep its column {self.claims.text_column!r}, got none"
+                )
             told = f"{row.where}: expected a caption beside its embedding, got none"
             if is_known and self.findings.add("captions", caption is not None, told) and caption is not None:
                 there.append((row, caption))
@@ -59,13 +64,16 @@ class PreparedRows:
 
     def _find_caption(self, row: StoredRow) -> tuple[bool, str | None]:
         """Whether a row's caption is known, and the caption, which may be none."""
-        if self.files is None:
-            return True, row.caption
         try:
-            return True, self.files.find(*row.place)
+            return True, self._read_caption(row)
         except SourceError as error:
-            self.findings.add("captions", False, f"{row.where}: {error}")
+            if row.columns["error"] is None:
+                self.findings.add("captions", False, f"{row.where}: {error}")
             return False, None
+
+    def _read_caption(self, row: StoredRow) -> str | None:
+        """The one that was kept, or else that of the files; SourceError where these do not have it."""
+        return row.caption if self.files is None or row.caption is not None else self.files.find(*row.place)
 
     def prepare(self, rows: Sequence[tuple[StoredRow, str]]) -> list[PreparedRow]:
         """Rows with their captions, as the job encodes these."""
@@ -75,14 +83,24 @@ class PreparedRows:
             for (row, caption), prompt, truncated in zip(rows, found.prompts, found.truncated.tolist(), strict=True)
         ]
 
+    def sample(self, numbers: NDArray[np.int64], count: int) -> list[PreparedRow]:
+        """Up to `count` rows with an embedding, spread over the output as rows of these numbers are."""
+        found: list[PreparedRow] = []
+        strides = -(-len(numbers) // count)
+        for stride in range(strides):
+            found += self.read_near(numbers[stride::strides])
+            if len(found) >= count:
+                break
+        return found[:count]
+
     def read_near(self, numbers: Numbers) -> list[PreparedRow]:
-        """The captions of some rows, to hold others against; nothing is checked."""
+        """Some rows that have an embedding, to hold others against; nothing is checked, and no embedding read."""
         found = []
         for row in self.stored.read_columns(numbers):
             try:
-                caption = row.caption if self.files is None else self.files.find(*row.place)
+                caption = self._read_caption(row)
             except SourceError:
                 continue
-            if caption is not None:
+            if caption is not None and row.columns["error"] is None:
                 found.append((row, caption))
         return self.prepare(found)

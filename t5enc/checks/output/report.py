@@ -44,8 +44,13 @@ class OutputReport:
         """The checks that do not hold."""
         return [check for check in self.checks if check.wrong]
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether all checks hold, and at least one embedding was compared: without that nothing is shown."""
+        return not self.failures and self.compared > 0
+
     def describe(self) -> dict[str, Any]:
         """All of it for JSON."""
-        content = asdict(self) | {"is_sound": not self.failures, "versions": read_versions()}
+        content = asdict(self) | {"is_sound": self.is_sound, "versions": read_versions()}
         content["checks"] = [asdict(check) | {"meaning": check.meaning} for check in self.checks]
         return content

@@ -60,6 +60,7 @@ class StoredRows:
     def __init__(self, path: str, shards: Shards, findings: Findings) -> None:
         self.shards = shards
         self.findings = findings
+        self._unreadable: set[tuple[int, int]] = set()
         self._decoded: tuple[tuple[int, int], Any] | None = None
         self._dataset = _open_dataset(path)
 
@@ -90,10 +91,13 @@ class StoredRows:
         groups = np.searchsorted(starts, places, "right") - 1
         for group in np.unique(groups[places < starts[-1]]).tolist():
             inside = places[groups == group] - starts[group]
+            if (shard, group) in self._unreadable:
+                continue
             try:
                 table = file.read_row_group(group, columns=self._choose_columns(file)).take(pa.array(inside))
             except (OSError, pa.ArrowException) as error:
                 self.findings.add("readable", False, f"{self.shards.name(shard)}: row group {group}: {error}")
+                self._unreadable.add((shard, group))
                 continue
             yield from self._make_rows(shard, table, inside + starts[group])
 

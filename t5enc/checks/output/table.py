@@ -43,5 +43,8 @@ def print_output_report(report: OutputReport, console: Console) -> None:
         say(f"WHY {cause}", "red")
     if report.failures:
         say(f"not sound: {', '.join(check.name for check in report.failures)}", "red")
+    elif not report.compared:
+        why = "there are no rows" if not report.drawn else "no row that was drawn has an embedding"
+        say(f"nothing was compared: {why}", "red")
     else:
         say(f"sound: {report.compared:,} embeddings are those of their captions", "green")

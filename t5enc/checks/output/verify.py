@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from t5enc.checkpoint.checkpoint import Checkpoint
 from t5enc.checkpoint.opening import open_model
 from t5enc.checkpoint.repository import open_projection
 from t5enc.checks.output.captions import CaptionFiles
-from t5enc.checks.output.claims import Claims
+from t5enc.checks.output.claims import Claims, read_claims
 from t5enc.checks.output.comparison import Comparison
 from t5enc.checks.output.diagnosis import DTYPES, Other, Suppositions
 from t5enc.checks.output.distances import NEAREST, Bound, Distance, farthest, measure
@@ -39,6 +38,8 @@ AGAINST: tuple[Against, ...] = ("t5enc", "transformers")
 ROWS = 256
 # Rows beside one that are tried for being whose embedding it has.
 BESIDE = (-1, 1, -2, 2)
+# Rows by which it is measured what a dtype is off by.
+MEASURED = 32
 Progress = Callable[[str], None]
 
 
@@ -85,14 +86,14 @@ def verify_output(
 ) -> OutputReport:
     """Check about `rows` rows of an output, finished or not, or all where it is None.
 
-    `captions` are input files or folders, for outputs that did not keep theirs; `model` and `place` (its subfolder,
-    revision, ...) stand for what the job's record names. OutputError for what is no output, ConfigError without a
-    model or captions, or with a model that does not fit the job's recipe.
+    `captions` are input files or folders, each PATH or NAME=PATH, for rows whose own were not kept; `model` and `place`
+    (its subfolder, revision, ...) stand for what the job notes. OutputError for what is no output, ConfigError without
+    a model or captions, or with a model that does not fit the job's recipe.
     """
     _check_options(rows, against)
     shown, findings = hide_credentials(os.fspath(path)), Findings()
     folder = open_output(path, partial=True)
-    claims = Claims(folder.job)
+    claims = read_claims(folder)
     shards = Shards(folder, claims, findings)
     files = _open_captions(captions, shards, claims)
     progress("the model")
@@ -120,7 +121,7 @@ def verify_output(
         shards=len(shards),
         compared=compared.compared,
         missing=prepared.missing,
-        captions="kept in the output" if files is None else "read from the files given",
+        captions=_describe_captions(files, claims),
         bound=compared.bound.describe(),
         farthest=compared.farthest,
         nearest_limit=compared.nearest_limit,
@@ -149,6 +150,16 @@ def _open_captions(paths: Sequence[Any], shards: Shards, claims: Claims) -> Capt
     )
 
 
+def _describe_captions(files: CaptionFiles | None, claims: Claims) -> str:
+    if files is None:
+        return "kept in the output"
+    return (
+        "kept in the output, or else read from the files given"
+        if claims.keeps_captions
+        else "read from the files given"
+    )
+
+
 def _open_model(options: EncoderOptions, against: Against, batch_size: int) -> _Model:
     checkpoint = open_model(options.source)
     preparer = open_preparer(options, checkpoint)
@@ -174,14 +185,13 @@ def _compare(
     """All rows, then why some are off; of a model of another width nothing can be compared."""
     claims = prepared.claims
     pieces = prepared.read(numbers, progress)
-    first = next(pieces, [])
     if opened.find_dim() != claims.dim:
         for _ in pieces:
             pass
         return Comparison(_bound(claims, NEAREST), lambda _: [], prepared.findings), []
-    computing, encode = _load(opened, claims, first, progress)
+    computing, encode = _load(opened, prepared, numbers, progress)
     comparison = Comparison(_bound(claims, computing), encode, prepared.findings)
-    for piece in chain([first], pieces):
+    for piece in pieces:
         comparison.add(piece)
     _check_null(opened, claims, folder, comparison)
     if not comparison.suspects:
@@ -194,16 +204,19 @@ def _bound(claims: Claims, computing: Distance) -> Bound:
     return Bound(dtype=claims.dtype, storage=claims.storage, computing=computing)
 
 
-def _load(opened: _Model, claims: Claims, rows: Sequence[PreparedRow], progress: Progress) -> tuple[Distance, Encode]:
-    """How far the job's dtype is off, by our encoder on the first rows, and the encoder in float32.
+def _load(
+    opened: _Model, prepared: PreparedRows, numbers: NDArray[np.int64], progress: Progress
+) -> tuple[Distance, Encode]:
+    """How far the job's dtype is off, by our encoder on some rows, and the encoder in float32.
 
     Of an imported output nobody knows the dtype: the worse one is supposed.
     """
-    prompts = [prepared.prompt for prepared in rows]
+    claims = prepared.claims
     dtype = claims.dtype if claims.knows("dtype") else "bfloat16"
-    rounded = []
+    prompts, rounded = [], []
     if dtype in DTYPES:
         progress(f"the model in {dtype}, to measure what it is off by")
+        prompts = [row.prompt for row in prepared.sample(numbers, MEASURED)]
         rounded = opened.load_dtype(dtype)(prompts)
     progress("the model in float32")
     encode = opened.load()

@@ -28,7 +28,13 @@ def test_an_output_of_each_codec_is_sound(storage: str, tmp_path: Path) -> None:
     assert (wrong(report), report.compared, report.missing) == (set(), len(TEXTS) - 1, 1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+# Computing in 16 bit is slow on a CPU.
+SLOW = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("bfloat16", marks=SLOW), pytest.param("float16", marks=SLOW)]
+)
 @pytest.mark.parametrize("against", ["t5enc", "transformers"])
 def test_an_output_of_each_compute_dtype_is_sound(dtype: str, against: Any, tmp_path: Path) -> None:
     report = verify(write_output(tmp_path, dtype=dtype, storage_dtype="float32"), against=against)
@@ -78,6 +84,24 @@ def test_an_unfinished_output_is_verified_as_far_as_it_is_there(tmp_path: Path) 
     find_shards(output)[2].unlink()
     report = verify(output)
     assert (wrong(report), report.is_finished) == (set(), False)
+
+
+def test_what_computing_is_off_by_is_measured_on_rows_that_have_an_embedding(tmp_path: Path) -> None:
+    report = verify(write_output(tmp_path, [*[None] * 40, *TEXTS[:6]], dtype="bfloat16"))
+    assert (wrong(report), report.compared, report.missing) == (set(), 6, 40)
+    assert "what computing in bfloat16 was off by" in report.bound
+
+
+@pytest.mark.parametrize(("captions", "why"), [([None] * 3, "no row that was drawn has"), ([], "there are no rows")])
+def test_an_output_of_which_nothing_can_be_compared_is_not_called_sound(
+    captions: list[None], why: str, tmp_path: Path
+) -> None:
+    output = write_output(tmp_path, captions)
+    report = verify(output)
+    assert (wrong(report), report.is_sound, report.missing) == (set(), False, len(captions))
+    found = invoke("verify", str(output))
+    assert found.exit_code == 1
+    assert f"nothing was compared: {why}" in found.output
 
 
 def test_rows_are_drawn_by_seed_and_of_both_ends() -> None:
