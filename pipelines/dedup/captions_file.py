@@ -6,6 +6,7 @@ to. It has no rows where nothing occurs twice.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import tempfile
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipelines.commit.records import read_metadata
 from pipelines.dedup.key_files import DISTINCT
-from pipelines.dedup.repeats import Repeats
+from pipelines.dedup.repeats import Repeats, in_temporary_folder
 from pipelines.stores.store import Store
 
 COLUMN = "caption"
@@ -47,13 +48,18 @@ def read_found(store: Store, generation: int) -> Found | None:
 
 
 def write_captions(store: Store, generation: int, repeats: Repeats, *, within_units: bool) -> None:
-    """Write the file, unless another run was first. FileNotFoundError where one has removed what it is made of."""
-    with tempfile.TemporaryFile() as file:
-        with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-            for group in _group(repeats.read_texts(repeats.find(within_units=within_units))):
-                writer.write_table(pa.Table.from_arrays([pa.chunked_array(group)], schema=SCHEMA))
-            writer.add_key_value_metadata({TALLY_KEY: json.dumps(asdict(repeats.tally))})
-        file.flush()
+    """Write the file, unless another run was first.
+
+    KeysGoneError where one has removed what it is made of, OutputError where the temporary folder is full or gone.
+    """
+    with contextlib.ExitStack() as stack:
+        with in_temporary_folder("repeated captions are put together"):
+            file = stack.enter_context(tempfile.TemporaryFile())
+            with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+                for group in _group(repeats.read_texts(repeats.find(within_units=within_units))):
+                    writer.write_table(pa.Table.from_arrays([pa.chunked_array(group)], schema=SCHEMA))
+                writer.add_key_value_metadata({TALLY_KEY: json.dumps(asdict(repeats.tally))})
+            file.flush()
         store.create(name_captions(generation), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 

@@ -28,6 +28,10 @@ SCHEMA = pa.schema(
 )
 
 
+class KeysGoneError(Exception):
+    """A unit's file is not there any more: another run has removed it."""
+
+
 def name_keys(unit_id: str) -> str:
     """The name of a unit's file."""
     return f"{DISTINCT}/{unit_id}{ENDING}"
@@ -61,9 +65,12 @@ def write_keys(store: Store, unit_id: str, rows: pa.Table) -> None:
 
 
 def read_keys(store: Store, unit_id: str, columns: Sequence[str]) -> pa.Table:
-    """Columns of a unit's file; FileNotFoundError where another run has removed it."""
-    with store.open(name_keys(unit_id)) as file:
-        return pq.read_table(file, columns=list(columns))
+    """Columns of a unit's file; KeysGoneError where another run has removed it."""
+    try:
+        with store.open(name_keys(unit_id)) as file:
+            return pq.read_table(file, columns=list(columns))
+    except FileNotFoundError as error:
+        raise KeysGoneError(str(error)) from error
 
 
 def remove_keys(store: Store) -> None:

@@ -5,6 +5,8 @@ A place is the number of a caption's unit above 32 bits, and its row in the unit
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import Store
 from t5enc.errors import OutputError
 
+# Why nothing can be written to a folder.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EACCES, errno.EROFS)
 PLACE_BITS = 32
 PLACE = pa.field("place", pa.int64(), nullable=False)
 KEYED = pa.schema([*(pa.field(name, pa.uint64(), nullable=False) for name in NUMBERS), PLACE])
@@ -32,6 +36,27 @@ HAVING count(*) > 1 {{condition}} ORDER BY place
 """
 # Those of one unit are encoded once anyway.
 ACROSS_UNITS = f"AND min(place) >> {PLACE_BITS} <> max(place) >> {PLACE_BITS}"
+
+
+@contextlib.contextmanager
+def in_temporary_folder(what: str) -> Iterator[None]:
+    """OutputError where the temporary folder, in which this is done, is full or gone; other errors as they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise OutputError(
+            f"TMPDIR: {what} in the temporary folder {_name_temporary()}, and cannot be: {error}; make room, or set "
+            "TMPDIR to a folder that has some"
+        ) from error
+
+
+def _name_temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "that is not there"
 
 
 @dataclass(slots=True)
@@ -55,13 +80,15 @@ class Repeats:
     def find(self, *, within_units: bool) -> Iterator[NDArray[np.int64]]:
         """First places of the prompts that occur more than once, in order, some thousands at a time.
 
-        Without `within_units` only those that occur in several units. FileNotFoundError where another run has removed a
-        file; OutputError where the disk of the temporary folder is full.
+        Without `within_units` only those that occur in several units. KeysGoneError where another run has removed a
+        file; OutputError where the temporary folder is full or gone.
         """
         import duckdb
 
         query = GROUPED.format(condition="" if within_units else ACROSS_UNITS)
-        with tempfile.TemporaryDirectory(prefix="t5enc-keys-") as spill, duckdb.connect() as connection:
+        with in_temporary_folder("content keys are grouped"):
+            folder = tempfile.TemporaryDirectory(prefix="t5enc-keys-")
+        with folder as spill, duckdb.connect() as connection:
             connection.execute(f"SET memory_limit = '{MEMORY}'; SET preserve_insertion_order = false")
             connection.execute("SET temp_directory = $folder", {"folder": spill})
             connection.register("keyed", pa.RecordBatchReader.from_batches(KEYED, self._read()))

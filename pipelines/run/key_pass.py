@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.actors.tasks import FatalError, SpanResult
 from pipelines.dedup.captions_file import Found, read_found, write_captions
-from pipelines.dedup.key_files import list_keys, remove_keys
+from pipelines.dedup.key_files import KeysGoneError, list_keys, remove_keys
 from pipelines.dedup.repeats import Repeats
 from pipelines.job import FrozenJob, schema_to_text
 from pipelines.run.state import RunState
@@ -38,7 +38,7 @@ def find_repeats(run: RunState, map_keys: MapKeys) -> Found:
         repeats = Repeats(run.store, run.commit.units.select(numbers))
         try:
             write_captions(run.store, generation, repeats, within_units=run.commit.frozen.has_references)
-        except FileNotFoundError as error:
+        except KeysGoneError as error:
             if read_found(run.store, generation) is None:
                 raise DriverError(f"{error}: another run has removed it; run the same command again") from error
     found = read_found(run.store, generation)

@@ -40,10 +40,14 @@ def make_shared_job(job: EncodeJob, frozen: FrozenJob) -> EncodeJob:
     OutputError where something else lies there, or another run has overwritten the output meanwhile.
     """
     output = join_path(job.output, name_shared(frozen))
+    store = open_store(output)
+    left_over = [] if frozen.has_references else [name for name, _ in store.list()]
     try:
-        there = find_frozen(open_store(output))
+        there = find_frozen(store)
     except OutputError as error:
         raise OutputError(f"{hide_credentials(output)}: {error}") from error
+    if there is None:  # nobody keeps anything below the notes of a job: it was left by a run that was killed
+        remove_all(store, left_over)
     if there is not None and not is_shared(there):
         raise OutputError(f"{hide_credentials(output)}: expected room for embeddings of this job, got another output")
     if there is not None and there.generation > frozen.generation:

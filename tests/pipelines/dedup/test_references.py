@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +16,7 @@ import pytest
 
 from pipelines import encode, encode_parquet
 from pipelines.commands.fsck import check_output
+from pipelines.run.shared_job import COPIED_FROM
 from pipelines.stores.store import open_store
 from t5enc import EmbeddingDataset, load_embeddings
 from t5enc.checks.inspect import print_output
@@ -21,10 +24,11 @@ from t5enc.errors import OutputError
 from t5enc.output import open_output
 from t5enc.shards.shared import SharedRows
 from t5enc.storage import KEY, SHARED_ROW
-from t5enc.storage.layout import CARD, JOB, SHARED
+from t5enc.storage.layout import CARD, JOB, REPORT, SHARED
 from t5enc.trainers.rows import Columns, open_shards, read_rows
 from tests.pipelines.dedup.jobs import TEXTS, assert_as_plain, encode_plain, make_job, write_files
 from tests.pipelines.dedup.test_changes import CHANGED
+from tests.pipelines.dedup.writes import Killed, stopping_at
 from tests.pipelines.in_process import encode_in_process
 from tests.t5enc.dataset.referring.making import refer
 
@@ -208,3 +212,27 @@ def test_inspect_names_a_shard_that_refers_to_a_row_before_the_first(tmp_path: P
     pq.write_table(table.set_column(place, table.schema.field(place), bad), shard)
     with pytest.raises(OutputError, match=rf"{shard.name}: expected \d+ rows in shared/, got a row -3"):
         print_output(str(out), rows=0, partial=False)
+
+
+@pytest.mark.parametrize("name", ["captions_file.tempfile.TemporaryFile", "repeats.tempfile.TemporaryDirectory"])
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.ENOENT])
+def test_a_temporary_folder_that_is_full_or_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: int
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(f"pipelines.dedup.{name}", refuse)
+    with pytest.raises(OutputError, match=f"TMPDIR: .* in the temporary folder {gettempdir()}, and cannot be"):
+        encode_parquet(make_job(write_files(tmp_path / "in"), tmp_path / "once", dedup="job"))
+
+
+def test_what_a_killed_run_left_below_the_notes_is_in_nobodys_way(tmp_path: Path) -> None:
+    left = tmp_path / "once" / COPIED_FROM / REPORT
+    job = make_job(write_files(tmp_path / "in"), tmp_path / "once", dedup="job")
+    with pytest.raises(Killed), stopping_at(2):
+        encode_parquet(job)
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    assert encode_parquet(job).is_finished
+    assert not left.exists()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.dedup import repeats as repeats_module
-from pipelines.dedup.key_files import name_keys
+from pipelines.dedup.key_files import KeysGoneError, name_keys
 from pipelines.dedup.repeats import Repeats, Tally
 from pipelines.stores.store import LocalStore
 from t5enc.errors import OutputError
@@ -47,7 +47,7 @@ def test_a_file_that_another_run_has_removed_is_missed_as_such(tmp_path: Path) -
     store = LocalStore(tmp_path)
     repeats = lay_out(store, ["ab", "cd", "ef"])
     store.delete(name_keys(repeats.units[1].id))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(KeysGoneError):
         find(repeats, within_units=True)
 
 
