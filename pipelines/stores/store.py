@@ -141,15 +141,18 @@ class LocalStore:
     def link(self, name: str, path: Path) -> bool:
         """Give a file of this machine another name here; False where its disk is another one, or knows no links.
 
-        What has the name already stays. FileNotFoundError where there is no such file.
+        What has the name already stays. The file is the one that symbolic links lead to. FileNotFoundError where there
+        is no such file.
         """
         target = self.root / name
         try:
             self._make_folder(target.parent)
             try:
-                os.link(path, target)
-            except FileExistsError:
-                return True
+                os.link(os.path.realpath(path), target)
+            except FileExistsError as error:
+                if target.exists():
+                    return True
+                raise OutputError(f"{target}: expected a file or none, got a link that leads to nothing") from error
             except OSError as error:
                 if error.errno in UNLINKED:
                     return False

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from pipelines.derive.merge import merge_outputs
 from pipelines.derive.select import select_rows
 from t5enc.cli import build_app
-from t5enc.errors import ConfigError, JobMismatchError
+from t5enc.errors import ConfigError, JobMismatchError, OutputError
+from t5enc.output import open_output
 from t5enc.storage import PREFIX
 from tests.pipelines.derive.conftest import CAPTIONS, Encode, numbered
 from tests.pipelines.derive.rows import BYTES, SOURCE, hash_files, read_rows
@@ -72,8 +78,12 @@ def test_parts_of_an_output_are_put_together_again(tmp_path: Path, one: Path) ->
     [
         ("m < 3", 'column "m" not found.* columns are caption, n, '),
         ("n < ", "syntax error"),
-        ("n < 3) AS BOOLEAN), true) FROM rows; SELECT coalesce(CAST((true", "expected one condition, got 2 statements"),
-        ("sum(n) > 3", "."),
+        ("n < 3) AS BOOLEAN); SELECT CAST((true", "expected one condition, got 2 statements"),
+        ("sum(n) > 3", "WHERE clause cannot contain aggregates"),
+        ("row_number() OVER (PARTITION BY caption ORDER BY n) = 1", "WHERE clause cannot contain window functions"),
+        ("lag(n) OVER (ORDER BY caption) IS NULL", "WHERE clause cannot contain window functions"),
+        ("n = (SELECT max(n) FROM rows)", "Table with name rows does not exist"),
+        ("unnest([n < 3, n > 5])", "UNNEST not supported"),
         ("n IN (SELECT a FROM read_csv('/etc/passwd'))", "."),
         ("n IN (SELECT a FROM '/etc/passwd')", "."),
         ("n < -5", "expected at least one row"),
@@ -84,6 +94,53 @@ def test_what_is_no_condition_is_told_and_nothing_written(tmp_path: Path, one: P
     with pytest.raises(ConfigError, match=f"where: .*{said}"):
         select_rows(str(one), where, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_what_is_neither_true_nor_false_is_left_out(tmp_path: Path, one: Path) -> None:
+    select_rows(str(one), "CASE WHEN n < 3 THEN true WHEN n < 20 THEN NULL ELSE false END", str(tmp_path / "new"))
+    assert [row["n"] for row in read_rows(tmp_path / "new")] == [0, 1, 2]
+
+
+def test_columns_that_sql_cannot_name_stay_and_are_told(tmp_path: Path, encode: Encode) -> None:
+    halves = pa.array([np.full(2, n, np.float16) for n in range(10)], pa.list_(pa.float16()))
+    table = numbered(CAPTIONS[:10]).append_column("half", halves).append_column("N", pa.array(range(10, 0, -1)))
+    odd = encode("odd", {"a": table.append_column("k", pa.array(range(10)))})
+    select_rows(str(odd), "k < 3", str(tmp_path / "new"))
+    found = read_rows(tmp_path / "new")
+    assert [(row["half"], row["n"], row["N"]) for row in found] == [([n, n], n, 10 - n) for n in range(3)]
+    for where in ("half[1] < 3", "n < 3", '"N" < 3'):
+        with pytest.raises(ConfigError, match="not found.*columns are caption, k, .*; not for SQL are n, half, N$"):
+            select_rows(str(odd), where, str(tmp_path / "other"))
+
+
+def test_without_duckdb_the_extra_is_named(tmp_path: Path, one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    with pytest.raises(ConfigError, match=r"where: needs DuckDB, .*t5enc\[data\]"):
+        select_rows(str(one), "n < 3", str(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_shards_that_are_symbolic_links_are_followed(tmp_path: Path, one: Path, is_relative: bool) -> None:
+    expected = read_rows(one)
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for number, name in enumerate(open_output(one).shards):
+        blob = (one / name).rename(blobs / str(number))
+        (one / name).symlink_to(os.path.relpath(blob, (one / name).parent) if is_relative else blob)
+    new = tmp_path / "far" / "away" / "new"
+    done = select_rows(str(one), "true", str(new))
+    assert (done.linked, done.written) == (3, 0)
+    assert select_rows(str(one), "true", str(new)) == done
+    shutil.rmtree(blobs)
+    assert read_rows(new) == expected
+
+
+def test_a_link_that_leads_to_nothing_is_no_shard(tmp_path: Path, one: Path) -> None:
+    name = open_output(one).shards[0]
+    (tmp_path / "new" / name).parent.mkdir(parents=True)
+    (tmp_path / "new" / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(OutputError, match="got a link that leads to nothing"):
+        select_rows(str(one), "true", str(tmp_path / "new"))
 
 
 def test_the_commands_say_what_they_made(tmp_path: Path, one: Path, two: Path) -> None:
