@@ -33,8 +33,10 @@ def merge(
 
 def select(
     origin: Annotated[str, typer.Argument(help="A finished output.")],
-    where: Annotated[str, typer.Option(help="Condition in SQL, as DuckDB has it, on all columns but the bytes.")],
     output: Output,
+    where: Annotated[
+        str | None, typer.Option(help="Condition in DuckDB's SQL on each row, its embedding apart (default: all rows).")
+    ] = None,
     columns: Annotated[str | None, typer.Option(help="Kept columns to keep, a,b,c or none (default: all).")] = None,
 ) -> None:
     """Take the rows of a finished output for which a condition holds into a new one; run it again to go on."""

@@ -28,8 +28,8 @@ SETTINGS = {
 class Condition:
     """A condition on rows of a schema; ConfigError where it is none, or needs what these do not have.
 
-    `schema` has the columns that it may name. SQL cannot name one whose type DuckDB does not have, or whose name another
-    one has in capitals.
+    `schema` has the columns that it may name: none of a type that DuckDB does not have, and no two whose names
+    differ in capitals only.
     """
 
     def __init__(self, where: str, schema: pa.Schema) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,9 @@ def merge_outputs(outputs: Sequence[str], output: str, *, tell: Tell = lambda _,
 
 
 def _split(text: str) -> tuple[str | None, str]:
-    """The name that was given, if there is one, and the path: a URI or a path with `=` in it is none with a name."""
+    """The name that was given, if there is one, and the path: URIs and paths may have `=` in them, too."""
+    if os.path.isdir(text):
+        return None, text
     name, mark, path = text.partition("=")
     return (name, path) if mark and name and "/" not in name and path else (None, text)
 

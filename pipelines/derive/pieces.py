@@ -49,6 +49,7 @@ class Piece:
         """The shard's name in the output of a job."""
         if self.is_as_it_was(job):
             return self.record.name
-        key = "\0".join([job.fingerprint, self.origin.manifest_sha256, self.record.name])
-        unit_id = hashlib.sha256(key.encode()).hexdigest()[:16]
+        key = "\0".join([job.fingerprint, self.origin.manifest_sha256, self.record.name]).encode()
+        chosen = b"" if self.packed is None else b"\0" + self.packed.tobytes()
+        unit_id = hashlib.sha256(key + chosen).hexdigest()[:16]
         return name_shard(self.source, self.record.first_row, unit_id)

@@ -30,7 +30,6 @@ from pipelines.derive.pieces import Piece
 from pipelines.inputs.columns.conform import conform
 from pipelines.inputs.sources import SourceFile
 from pipelines.job import FrozenJob
-from t5enc.errors import OutputError
 from t5enc.shards.shared import find_references
 from t5enc.storage import NUM_BYTES, PREFIX, SHARED_ROW, usual_token_bytes
 from t5enc.storage.schema import KEYS, measure_values
@@ -42,17 +41,8 @@ SOURCE, ROW, TOKENS, ERROR = (f"{PREFIX}{name}" for name in ("source", "row", "n
 
 def rewrite(piece: Piece, job: FrozenJob) -> tuple[UnitRecord, Any]:
     """The record and the bytes of a piece's shard as the job has it; OutputError where it cannot be read."""
-    path = piece.origin.path(piece.record)
-    try:
-        with pq.ParquetFile(path, filesystem=piece.origin.folder.filesystem) as file:
-            if file.metadata.num_rows != piece.record.counts.captions:
-                raise OutputError(
-                    f"{path}: expected {piece.record.counts.captions} rows, got {file.metadata.num_rows}; look at "
-                    f"`t5enc fsck {piece.origin.shown}`"
-                )
-            return _rewrite(piece, job, file)
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{path}: expected a Parquet shard, got: {error}") from error
+    with piece.origin.open(piece.record) as file:
+        return _rewrite(piece, job, file)
 
 
 def _rewrite(piece: Piece, job: FrozenJob, file: pq.ParquetFile) -> tuple[UnitRecord, Any]:

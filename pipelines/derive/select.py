@@ -6,29 +6,30 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.derive.committing import Derived, Tell, write_derived
 from pipelines.derive.conditions import Condition
 from pipelines.derive.origins import Origin, derive_job, open_origin
 from pipelines.derive.pieces import Piece
-from t5enc.errors import ConfigError, OutputError
+from t5enc.errors import ConfigError
 from t5enc.storage import PREFIX, list_columns
 
 BYTES = f"{PREFIX}bytes"
 
 
 def select_rows(
-    path: str, where: str, output: str, *, columns: Sequence[str] | None = None, tell: Tell = lambda _, __: None
+    path: str, where: str | None, output: str, *, columns: Sequence[str] | None = None, tell: Tell = lambda _, __: None
 ) -> Derived:
-    """Write the rows of an output for which SQL holds, or go on with that; with `columns` no other kept ones.
+    """Write the rows of an output for which SQL holds, or all, or go on with that; with `columns` no other kept ones.
 
     ConfigError for SQL that is no condition on its columns, and where it holds for no row: nothing is written then.
     """
     origin = open_origin(path)
     kept = choose_kept(origin, columns)
-    condition = Condition(where, list_known(origin))
-    pieces = list(find_pieces(origin, condition))
+    if where is None:
+        pieces = [Piece(origin=origin, record=record, source=record.source) for record in origin.records]
+    else:
+        pieces = list(find_pieces(origin, Condition(where, list_known(origin))))
     if not pieces:
         raise ConfigError(f"where: {where}: expected at least one row of {origin.shown}, got none. Nothing was written")
     job = derive_job([origin], kept, {"command": "select", "where": where, "columns": kept.names})
@@ -56,13 +57,8 @@ def find_pieces(origin: Origin, condition: Condition) -> Iterator[Piece]:
     for record in origin.records:
         if not record.counts.captions:
             continue
-        path = origin.path(record)
-        try:
-            table = pq.read_table(
-                path, filesystem=origin.folder.filesystem, columns=condition.schema.names, partitioning=None
-            )
-        except (OSError, pa.ArrowException) as error:
-            raise OutputError(f"{path}: expected a Parquet shard, got: {error}") from error
+        with origin.open(record) as file:
+            table = file.read(columns=condition.schema.names)
         chosen = condition.choose(table)
         if chosen.any():
             packed = None if chosen.all() else np.packbits(chosen)

@@ -29,7 +29,7 @@ def name_sources(origins: Sequence[Origin], given: Sequence[str | None]) -> Name
 
     ConfigError where such a source holds the same rows, unless a name was given, and where its new name is taken.
     """
-    _refuse_twice(origins)
+    _refuse_twice(origins, given)
     owners: dict[str, Origin] = {}
     names: list[dict[str, str]] = []
     for origin, name in zip(origins, given, strict=True):
@@ -53,15 +53,23 @@ def name_sources(origins: Sequence[Origin], given: Sequence[str | None]) -> Name
     return names
 
 
-def _refuse_twice(origins: Sequence[Origin]) -> None:
-    seen: dict[tuple[str, str], Origin] = {}
-    for origin in origins:
-        first = seen.setdefault((origin.job.fingerprint, origin.manifest_sha256), origin)
-        if first is not origin:
+def _refuse_twice(origins: Sequence[Origin], given: Sequence[str | None]) -> None:
+    """ConfigError for an output that comes twice, also as a part of a merged one, unless that was given a name."""
+    whole: dict[str, Origin] = {}
+    parts: dict[str, Origin] = {}
+    for origin, name in zip(origins, given, strict=True):
+        own = origin.job.fingerprint + origin.manifest_sha256
+        inner = [part["fingerprint"] + part["manifest_sha256"] for part in origin.parts]
+        first = whole.get(own)
+        if first is None and name is None:
+            first = next((parts[key] for key in (own, *inner) if key in parts), None)
+        if first is not None:
             raise ConfigError(
-                f"{origin.shown}: expected each output once, got the rows of {first.shown} again: the same job and "
-                f"manifest"
+                f"{origin.shown}: expected each output once, got rows of {first.shown} again: the same job and "
+                f"manifest, or one that was merged into it"
             )
+        whole[own] = origin
+        parts |= dict.fromkeys((own, *inner), origin)
 
 
 def _refuse_same_rows(one: Origin, other: Origin, source: str) -> None:

@@ -33,7 +33,10 @@ def _read(origin: Store, name: str) -> Iterator[Any]:
 
 
 def is_linked(origin: Store, store: Store, name: str) -> bool:
-    """Whether an object of a name is one and the same file in both stores."""
+    """Whether an object of a name is there, and one and the same file in both stores."""
     if not isinstance(origin, LocalStore) or not isinstance(store, LocalStore):
         return False
-    return (origin.root / name).samefile(store.root / name)
+    try:
+        return (origin.root / name).samefile(store.root / name)
+    except FileNotFoundError:
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pipelines.derive.merge import merge_outputs
 from t5enc.errors import OutputError, UnfinishedError
 from t5enc.output import open_output
+from tests.pipelines.derive.conftest import CAPTIONS, Encode, numbered
 from tests.pipelines.derive.rows import hash_files, read_rows
 
 
@@ -77,6 +79,29 @@ def test_a_finished_one_is_not_touched_again(tmp_path: Path, one: Path, two: Pat
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*")}
     assert merge_outputs([str(one), str(two)], str(tmp_path / "new")) == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "new").rglob("*")} == times
+
+
+def test_shards_that_a_finished_one_has_lost_are_put_there_again(tmp_path: Path, one: Path, two: Path) -> None:
+    new = tmp_path / "new"
+    first = merge_outputs([str(one), str(two)], str(new))
+    expected, shards = read_rows(new), open_output(new).shards
+    for is_link in (True, False):
+        lost = next(new / name for name in shards if ((new / name).stat().st_nlink > 1) == is_link)
+        lost.unlink()
+        assert merge_outputs([str(one), str(two)], str(new)) == first
+        assert read_rows(new) == expected
+    torn = next(new / name for name in shards if (new / name).stat().st_nlink == 1)
+    torn.write_bytes(torn.read_bytes()[:-9])
+    assert merge_outputs([str(one), str(two)], str(new)) == first
+    assert read_rows(new) == expected
+
+
+def test_a_finished_one_needs_what_it_was_made_of_no_more(tmp_path: Path, one: Path, encode: Encode) -> None:
+    other = encode("other", {"y": numbered([*CAPTIONS[:20]])})
+    assert merge_outputs([str(one), str(other)], str(tmp_path / "new")).derived.linked == 5
+    shutil.rmtree(one / "data")
+    found = merge_outputs([str(one), str(other)], str(tmp_path / "new")).derived
+    assert (found.rows, found.linked, found.copied, found.rewritten) == (60, 2, 3, 0)
 
 
 def test_a_full_disk_is_told_and_the_same_command_goes_on(

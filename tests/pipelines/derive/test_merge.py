@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ import pytest
 from pipelines import EncodeJob
 from pipelines.derive.committing import Derived
 from pipelines.derive.merge import merge_outputs
+from pipelines.derive.select import select_rows
 from t5enc import load_embeddings
+from t5enc.checkpoint.builtin import write_builtin
 from t5enc.dataset import EmbeddingDataset
 from t5enc.errors import ConfigError, JobMismatchError, OutputError, UnfinishedError
 from t5enc.output import open_output
 from t5enc.storage import KEY, PREFIX
-from t5enc.storage.layout import SUCCESS
+from t5enc.storage.layout import ASKED, JOB, SUCCESS
 from tests.pipelines.derive.conftest import CAPTIONS, Encode, numbered
 from tests.pipelines.derive.rows import SOURCE, hash_files, read_rows
 from tests.pipelines.in_process import encode_in_process
@@ -126,8 +130,13 @@ def test_columns_without_a_type_for_all_are_refused(tmp_path: Path, one: Path, e
 def test_a_merged_output_is_no_other_commands(tmp_path: Path, one: Path, two: Path, encode: Encode) -> None:
     merge(one, two, output=tmp_path / "new")
     files = hash_files(tmp_path / "new")
-    with pytest.raises(JobMismatchError, match="derived"):
+    with pytest.raises(
+        JobMismatchError, match=r"names of sources: there .*two/train-0.*, here .*x/train-0[^\n]*$"
+    ) as told:
         merge(one, f"x={two}", output=tmp_path / "new")
+    assert "--overwrite" not in str(told.value)
+    with pytest.raises(JobMismatchError, match=r"command: there 'merge', here 'select'\n(.*\n)*  inputs: others"):
+        select_rows(str(one), "true", str(tmp_path / "new"))
     usual = {"model": "builtin:tiny", "deterministic": True, "rows_per_shard": 15}
     job = {"inputs": [str(tmp_path / "one_in")], "output": str(tmp_path / "new")} | usual
     with pytest.raises(JobMismatchError, match="derived"):
@@ -139,6 +148,61 @@ def test_an_output_among_others_is_refused(tmp_path: Path, one: Path, two: Path)
     for place in (one, one / "new", tmp_path):
         with pytest.raises(OutputError, match="expected a folder apart from"):
             merge(one, two, output=place)
+
+
+def test_an_output_within_another_is_found_behind_links(tmp_path: Path, one: Path, two: Path) -> None:
+    (tmp_path / "link").symlink_to(one)
+    before = hash_files(one)
+    with pytest.raises(OutputError, match="expected a folder apart from"):
+        merge(one, two, output=tmp_path / "link" / "new")
+    with pytest.raises(OutputError, match="expected a folder apart from"):
+        merge(tmp_path / "link", two, output=one / "new")
+    assert hash_files(one) == before
+
+
+def test_shards_of_another_output_are_refused_before_anything_is_written(tmp_path: Path, one: Path, two: Path) -> None:
+    shutil.copytree(two / "data", tmp_path / "new" / "data")
+    before = hash_files(tmp_path / "new")
+    with pytest.raises(OutputError, match="holds what this command did not put there"):
+        merge(one, two, output=tmp_path / "new")
+    assert hash_files(tmp_path / "new") == before
+
+
+def test_what_was_merged_already_is_not_merged_again(tmp_path: Path, one: Path, two: Path) -> None:
+    both, again = tmp_path / "both", tmp_path / "again"
+    merge(one, two, output=both)
+    for outputs in ([both, two], [two, both]):
+        with pytest.raises(ConfigError, match="expected each output once, got rows of"):
+            merge(*outputs, output=again)
+    assert not again.exists()
+    merge(both, f"more={two}", output=again)
+
+
+def test_a_folder_with_an_equals_sign_is_a_path(
+    tmp_path: Path, one: Path, two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    two.rename(tmp_path / "lr=3")
+    assert merge(one, "lr=3", output=tmp_path / "new").rows == 58
+
+
+def test_where_the_model_is_is_remembered_as_far_as_all_agree(tmp_path: Path, encode: Encode) -> None:
+    write_builtin("tiny", tmp_path / "repo" / "enc")
+    usual = {"model": str(tmp_path / "repo"), "subfolder": "enc"}
+    first = encode("first", {"a": numbered(CAPTIONS[:3])}, **usual)
+    other = encode("other", {"b": numbered(CAPTIONS[3:6])}, **usual)
+    named = encode("named", {"c": numbered(CAPTIONS[6:9])}, model=str(tmp_path / "repo" / "enc"))
+    for origin in (first, other, named):
+        options = json.loads((origin / JOB).read_bytes())["record"]["model"]
+        (origin / ASKED).write_text(json.dumps({"options": {"model": options}, "left_out": []}))
+    for origin in (first, other):
+        (origin / ASKED).write_text(json.dumps({"options": usual, "left_out": []}))
+    merge(first, other, output=tmp_path / "both")
+    assert json.loads((tmp_path / "both" / JOB).read_bytes())["record"]["place"] == usual
+    select_rows(str(tmp_path / "both"), "true", str(tmp_path / "part"))
+    assert json.loads((tmp_path / "part" / JOB).read_bytes())["record"]["place"] == usual
+    merge(tmp_path / "both", named, output=tmp_path / "all")
+    assert json.loads((tmp_path / "all" / JOB).read_bytes())["record"]["place"] == {}
 
 
 def test_somebody_elses_files_stay(tmp_path: Path, one: Path, two: Path) -> None:

@@ -6,18 +6,24 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from pipelines.commit.records import UnitRecord
+from pipelines.derive import committing
 from pipelines.derive.merge import merge_outputs
+from pipelines.derive.pieces import Piece
 from pipelines.derive.select import select_rows
+from pipelines.job import FrozenJob
 from t5enc.cli import build_app
 from t5enc.errors import ConfigError, JobMismatchError, OutputError
 from t5enc.output import open_output
 from t5enc.storage import PREFIX
+from t5enc.storage.layout import SUCCESS
 from tests.pipelines.derive.conftest import CAPTIONS, Encode, numbered
 from tests.pipelines.derive.rows import BYTES, SOURCE, hash_files, read_rows
 from tests.t5enc.dataset.referring.making import refer
@@ -109,7 +115,7 @@ def test_columns_that_sql_cannot_name_stay_and_are_told(tmp_path: Path, encode: 
     found = read_rows(tmp_path / "new")
     assert [(row["half"], row["n"], row["N"]) for row in found] == [([n, n], n, 10 - n) for n in range(3)]
     for where in ("half[1] < 3", "n < 3", '"N" < 3'):
-        with pytest.raises(ConfigError, match="not found.*columns are caption, k, .*; not for SQL are n, half, N$"):
+        with pytest.raises(ConfigError, match=r"not found.*columns are caption, k, .*; not for SQL are n, half, N$"):
             select_rows(str(odd), where, str(tmp_path / "other"))
 
 
@@ -141,6 +147,49 @@ def test_a_link_that_leads_to_nothing_is_no_shard(tmp_path: Path, one: Path) -> 
     (tmp_path / "new" / name).symlink_to(tmp_path / "gone")
     with pytest.raises(OutputError, match="got a link that leads to nothing"):
         select_rows(str(one), "true", str(tmp_path / "new"))
+
+
+def test_a_condition_that_chooses_other_rows_each_time_is_told(tmp_path: Path, one: Path) -> None:
+    select_rows(str(one), "random() < 0.5", str(tmp_path / "new"))
+    files = hash_files(tmp_path / "new")
+    with pytest.raises(OutputError, match=r"chose another time: random\(\) < 0.5"):
+        select_rows(str(one), "random() < 0.5", str(tmp_path / "new"))
+    assert hash_files(tmp_path / "new") == files
+    (tmp_path / "new" / SUCCESS).unlink()
+    with pytest.raises(OutputError, match=r"random\(\) < 0.5 must choose the same whenever it is run"):
+        select_rows(str(one), "random() < 0.5", str(tmp_path / "new"))
+
+
+def test_without_a_condition_all_rows_are_taken(tmp_path: Path, one: Path) -> None:
+    done = CliRunner().invoke(build_app(), ["select", str(one), "--columns", "caption", "-o", str(tmp_path / "new")])
+    assert done.exit_code == 0, done.output
+    wanted = [{name: value for name, value in row.items() if name != "n"} for row in read_rows(one)]
+    assert read_rows(tmp_path / "new") == wanted
+
+
+def test_a_shard_that_holds_the_rows_of_another_is_refused(
+    tmp_path: Path, one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, early, late = open_output(one).shards
+    real = committing.rewrite
+
+    def rewrite_replaced(piece: Piece, job: FrozenJob) -> tuple[UnitRecord, Any]:
+        (one / early).write_bytes((one / late).read_bytes())
+        return real(piece, job)
+
+    monkeypatch.setattr(committing, "rewrite", rewrite_replaced)
+    with pytest.raises(OutputError, match=f"{early}: expected the shard of its manifest"):
+        select_rows(str(one), "n < 10 AND n % 2 = 0", str(tmp_path / "new"))
+    monkeypatch.undo()
+    with pytest.raises(OutputError, match=f"{early}: expected the shard of its manifest"):
+        select_rows(str(one), "n < 10 AND n % 2 = 0", str(tmp_path / "other"))
+
+
+def test_a_message_about_a_damaged_shard_is_one_line(tmp_path: Path, one: Path) -> None:
+    shard = one / open_output(one).shards[0]
+    shard.write_bytes(b"no Parquet" * 10)
+    with pytest.raises(OutputError, match=r"expected a Parquet shard, got: [^\n]*$"):
+        select_rows(str(one), "n < 3", str(tmp_path / "new"))
 
 
 def test_the_commands_say_what_they_made(tmp_path: Path, one: Path, two: Path) -> None:
