@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from tests.cluster.patience import PATIENCE
+from tests.cluster.patience import wait_until
 
 
 def list_processes(name: str, value: str) -> list[psutil.Process]:
@@ -24,7 +24,15 @@ def kill_processes(name: str, value: str) -> None:
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(found, timeout=PATIENCE)
+        # Not `psutil.wait_procs`: it would take the exit code of a child that somebody else waits for.
+        wait_until(lambda found=found: not any(map(_is_alive, found)), f"still there: {found}")
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _find(name: str, value: str) -> Iterator[psutil.Process]:
