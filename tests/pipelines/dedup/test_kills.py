@@ -59,6 +59,7 @@ def test_a_run_that_is_stopped_at_any_write_goes_on(
     raise AssertionError(f"expected a run of fewer than {MOST_WRITES} writes")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("duplicates", DUPLICATES)
 def test_another_run_from_beginning_to_end_at_any_write_does_no_harm(
     tmp_path: Path, plain: Path, duplicates: str

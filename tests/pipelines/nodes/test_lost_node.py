@@ -19,6 +19,7 @@ from tests.pipelines.same_rows import assert_same_rows
 ROWS = 240
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("ray")
 def test_a_node_and_a_driver_that_are_lost_take_nothing_with_them(tmp_path: Path) -> None:
     pq.write_table(pa.table({"caption": sample_captions()[:ROWS]}), tmp_path / "in.parquet", row_group_size=30)

@@ -97,6 +97,7 @@ def test_a_shard_whose_footer_is_damaged_is_not_waited_for(
     assert_equal_outputs(tmp_path / "new", tmp_path / "fresh")
 
 
+@pytest.mark.long
 def test_a_store_that_fails_for_a_while_is_asked_again_after_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

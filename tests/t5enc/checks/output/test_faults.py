@@ -207,6 +207,7 @@ def test_a_wrong_label_everywhere_is_found_by_the_numbers(output: Path) -> None:
     assert "its bytes are float16, and not bfloat16" in report.causes[0]
 
 
+@pytest.mark.long
 def test_another_compute_dtype_is_found_and_named(tmp_path: Path) -> None:
     made = write_output(tmp_path, dtype="bfloat16", storage_dtype="float32")
     change_job(made, dtype="float32")

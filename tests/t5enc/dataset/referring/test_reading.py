@@ -134,7 +134,7 @@ def test_several_outputs_at_once_have_a_folder_of_embeddings_each(tmp_path: Path
     assert repr(data).startswith(f"EmbeddingDataset({first}, ")
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_worker_processes_give_the_same_batches(both: tuple[Path, Path], context: str) -> None:
     plain, referring = both
     data = EmbeddingDataset(referring)
