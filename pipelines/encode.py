@@ -48,6 +48,7 @@ from pipelines.run.suspects import encode_suspect
 from pipelines.run.watch import Watch
 from t5enc.errors import DriverError, T5encError
 from t5enc.options import EncoderOptions, ModelSource, resolve_device
+from t5enc.storage.filesystems import absolute_if_local, absolute_path
 
 # Passes over what is left, one after the other, that commit nothing before the run is given up.
 IDLE_PASSES = 3
@@ -124,7 +125,7 @@ def note_keys(
 
     frozen, units = without_columns(run.commit.frozen), run.commit.units
     ledger = start_ledger(None, units.count_rows(~is_there))
-    output, filesystem = absolute_output(run.job.output), run.resolved.inputs.filesystem
+    output, filesystem = absolute_path(run.job.output), run.resolved.inputs.filesystem
     worker = SpanWorker(frozen, output, filesystem, ledger, code=cluster.code)
     options = _actor_options(run, cluster)
     run.doing = "looking for repeated captions"
@@ -139,7 +140,7 @@ def encode_units(run: RunState, cluster: Cluster, on_progress: OnProgress | None
     from pipelines.run.dispatch import map_tasks
 
     ledger = start_ledger(run.commit.frozen.fingerprint, run.rows_left)
-    output, filesystem = absolute_output(run.job.output), run.resolved.inputs.filesystem
+    output, filesystem = absolute_path(run.job.output), run.resolved.inputs.filesystem
     tracing = Tracing.from_environment(os.environ)
     earlier = EarlierRows(run.earlier_outputs.list(), run.commit.frozen.storage_dtype, run.referred)
     worker = SpanWorker(
@@ -201,7 +202,7 @@ def _actor_options(run: RunState, cluster: Cluster) -> EncoderOptions:
         options,
         source=_settle_source(options.source, run.resolved.revision),
         tokenizer=absolute_if_local(options.tokenizer) if isinstance(options.tokenizer, str) else options.tokenizer,
-        compile_cache=absolute_output(options.compile_cache) if options.compile_cache else None,
+        compile_cache=absolute_path(options.compile_cache) if options.compile_cache else None,
         dtype=run.commit.frozen.identity["dtype"],
         device=cluster.device,
         num_threads=cluster.threads_per_actor,
@@ -225,16 +226,6 @@ def _frozen_options(run: RunState) -> EncoderOptions:
         recipe_options={},
         max_length=frozen.recipe.max_length,
     )
-
-
-def absolute_if_local(name: str) -> str:
-    """A path that exists here as an absolute one; anything else as it is."""
-    return os.path.abspath(name) if os.path.exists(name) else name
-
-
-def absolute_output(path: str) -> str:
-    """A path without its scheme made absolute: actors work in folders of their own."""
-    return path if "://" in path else os.path.abspath(path)
 
 
 def _take(run: RunState, log: Log, result: SpanResult) -> None:

@@ -11,14 +11,14 @@ import json
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.commit.records import read_metadata
 from pipelines.dedup.key_files import DISTINCT
-from pipelines.dedup.repeats import Repeats, in_temporary_folder
+from pipelines.dedup.repeats import Repeats, Tally, in_temporary_folder
 from pipelines.stores.store import Store
 
 COLUMN = "caption"
@@ -27,24 +27,15 @@ TALLY_KEY = b"t5enc.repeats"
 GROUP_ROWS = 8192
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a pass over all captions found: `repeated` ones among the `captions` with a text, of `distinct` prompts."""
-
-    captions: int
-    repeated: int
-    distinct: int
-
-
 def name_captions(generation: int) -> str:
     """The file's name in an output."""
     return f"{DISTINCT}/captions-{generation}"
 
 
-def read_found(store: Store, generation: int) -> Found | None:
+def read_found(store: Store, generation: int) -> Tally | None:
     """What the file of a generation says of itself, None where there is none yet."""
     read = read_metadata(store, name_captions(generation))
-    return None if read is None else Found(**json.loads(read[0].metadata[TALLY_KEY]))
+    return None if read is None else Tally(**json.loads(read[0].metadata[TALLY_KEY]))
 
 
 def write_captions(store: Store, generation: int, repeats: Repeats, *, within_units: bool) -> None:

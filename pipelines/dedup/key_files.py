@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipelines.actors.shards import PreparedUnit
 from pipelines.stores.concurrent_map import map_concurrently
 from pipelines.stores.store import Store
 from t5enc.storage.layout import NOTES
-from t5enc.text.content_keys import hash_prompts
+from t5enc.text.content_keys import hash_prompts, split_keys
 
 DISTINCT = f"{NOTES}/distinct"
 ENDING = ".keys"
-# A key's 16 bytes as two numbers, which are compared faster than bytes.
+# The halves of a key.
 NUMBERS = ("first", "second")
 SCHEMA = pa.schema(
     [*(pa.field(name, pa.uint64(), nullable=False) for name in NUMBERS), pa.field("text", pa.large_string())]
@@ -49,12 +47,6 @@ def make_keys(computation: bytes, prepared: PreparedUnit) -> pa.Table:
     keys = hash_prompts(computation, [prepared.prompts[place] for place in places])
     columns = [*split_keys(keys), pa.array([prepared.batch.texts[place] for place in places], pa.large_string())]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
-
-
-def split_keys(keys: NDArray[np.uint8]) -> list[NDArray[np.uint64]]:
-    """The two numbers of (N, 16) keys, (N,) each."""
-    numbers = np.ascontiguousarray(keys).view("<u8").reshape(-1, len(NUMBERS))
-    return [np.ascontiguousarray(column, np.uint64) for column in numbers.T]
 
 
 def write_keys(store: Store, unit_id: str, rows: pa.Table) -> None:

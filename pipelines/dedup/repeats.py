@@ -61,7 +61,7 @@ def _name_temporary() -> str:
 
 @dataclass(slots=True)
 class Tally:
-    """Captions that have a key, how many of them have one of the `distinct` keys that occur more than once."""
+    """What a pass finds: captions that have a key, and how many have one of the `distinct` keys that occur again."""
 
     captions: int = 0
     repeated: int = 0

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from t5enc.text.content_keys import split_keys
+
 PLACE_BITS = 32
 NUMBERS = 3
 NOT_THERE = -1
@@ -35,12 +37,7 @@ NOTE = "note.json"
 def make_entries(keys: NDArray[np.uint8], shard: int, places: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(3, N) numbers of (N, 16) keys that stand at these places of a shard's file."""
     rows = places.astype(np.uint64) | np.uint64(shard << PLACE_BITS)
-    return np.stack([*_split(keys), rows])
-
-
-def _split(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """(2, N) first and second numbers."""
-    return np.ascontiguousarray(keys).view("<u8").reshape(-1, 2).T.astype(np.uint64)
+    return np.stack([*split_keys(keys), rows])
 
 
 def choose_bits(most_keys: int) -> int:
@@ -127,7 +124,7 @@ class KeyIndex:
 
     def find(self, keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(N,) shards of (N, 16) keys, NOT_THERE for those that are not here, and (N,) places in the shards' files."""
-        wanted = _split(keys)
+        wanted = split_keys(keys)
         rows = np.zeros(len(keys), np.uint64)
         is_here = np.zeros(len(keys), bool)
         order = np.argsort(wanted[0])

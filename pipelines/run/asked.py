@@ -18,6 +18,7 @@ from pipelines.stores.store import Store
 from t5enc.errors import OutputError
 from t5enc.fields.parts import find_default, list_options, list_values
 from t5enc.recipes.recipe import Recipe
+from t5enc.storage.filesystems import absolute_if_local, absolute_path
 from t5enc.storage.layout import ASKED
 
 # Of one run, and not of the job; a token is asked for anew wherever it is needed.
@@ -82,14 +83,12 @@ def may_hold_secret(value: str) -> bool:
 def _settle_path(name: str, value: str) -> str:
     """A path of this machine as an absolute one: inputs are nothing else, what else is one is there."""
     if name == "inputs":
-        return value if "://" in value else os.path.abspath(value)
+        return absolute_path(value)
     if name == "lora":
         return ",".join(_settle_adapter(part) for part in value.split(","))
     if name == "recipe":
         return os.path.abspath(value) if os.path.isfile(value) else value
-    if name in ("model", "tokenizer"):
-        return os.path.abspath(value) if os.path.exists(value) else value
-    return value
+    return absolute_if_local(value) if name in ("model", "tokenizer") else value
 
 
 def _settle_adapter(part: str) -> str:

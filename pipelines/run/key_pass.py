@@ -14,9 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.actors.tasks import FatalError, SpanResult
-from pipelines.dedup.captions_file import Found, read_found, write_captions
+from pipelines.dedup.captions_file import read_found, write_captions
 from pipelines.dedup.key_files import KeysGoneError, list_keys, remove_keys
-from pipelines.dedup.repeats import Repeats
+from pipelines.dedup.repeats import Repeats, Tally
 from pipelines.job import FrozenJob, schema_to_text
 from pipelines.run.state import RunState
 from t5enc.errors import DriverError
@@ -27,7 +27,7 @@ IDLE_PASSES = 3
 MapKeys = Callable[[NDArray[np.bool_]], list[list[SpanResult]]]
 
 
-def find_repeats(run: RunState, map_keys: MapKeys) -> Found:
+def find_repeats(run: RunState, map_keys: MapKeys) -> Tally:
     """What is found among the units that are left, or was by an earlier run; `map_keys` notes those that are not there.
 
     DriverError where some keep coming back undone.

@@ -15,7 +15,7 @@ from pipelines.actors.tasks import SpanResult
 from pipelines.commit.ownership import find_frozen, refuse_old
 from pipelines.commit.protocol import Commit, begin_commit
 from pipelines.commit.strays import ONE_IN
-from pipelines.dedup.captions_file import Found
+from pipelines.dedup.repeats import Tally
 from pipelines.job import EncodeJob, FrozenJob
 from pipelines.plan.plan import Files
 from pipelines.progress.ledger import Details, Progress
@@ -63,7 +63,7 @@ class RunState:
     ready: float | None = None
     rows_before: int = 0
     doing: str = ""
-    repeats: Found | None = None
+    repeats: Tally | None = None
     shared: EncodeReport | None = None
 
     @property

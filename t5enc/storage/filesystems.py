@@ -80,6 +80,16 @@ def join_path(path: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}{query[0] if query else ''}"
 
 
+def absolute_path(path: str) -> str:
+    """A path without a scheme made absolute, so that it holds in any folder; a URI as it is."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def absolute_if_local(name: str) -> str:
+    """A path that exists here as an absolute one; anything else, which may be a name, as it is."""
+    return os.path.abspath(name) if os.path.exists(name) else name
+
+
 def hide_credentials(uri: str) -> str:
     """A URI, or a text with URIs in it, without the users and passwords that they may hold."""
     return re.sub(r"(\w+://)[^/@\s]*@", r"\1", uri)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import encode_parquet
-from pipelines.dedup.captions_file import Found, read_found
+from pipelines.dedup.captions_file import read_found
 from pipelines.dedup.key_files import DISTINCT
+from pipelines.dedup.repeats import Tally
 from pipelines.run.shared_job import COPIED_FROM
 from pipelines.stores.store import open_store
 from t5enc import load_embeddings
@@ -39,7 +40,7 @@ def test_what_is_stored_once_is_an_output_of_its_own_with_each_repeated_caption(
     table, _ = load_embeddings(tmp_path / "out" / "shared")
     assert table["text_embedding_row"].to_pylist() == [0, 1, 2]
     store = open_store(str(tmp_path / "out"))
-    assert read_found(store, 1) == Found(captions=20, repeated=8, distinct=3)
+    assert read_found(store, 1) == Tally(captions=20, repeated=8, distinct=3)
     assert [name for name, _ in store.list(DISTINCT)] == [f"{DISTINCT}/captions-1"]
 
 

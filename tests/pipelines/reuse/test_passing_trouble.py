@@ -18,15 +18,6 @@ from tests.pipelines.same_rows import assert_equal_outputs
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
-@pytest.fixture
-def captions(tmp_path: Path) -> Path:
-    """Captions that the earlier and the fresh job have encoded."""
-    folder = write(tmp_path / "in", CAPTIONS)
-    encode(folder, tmp_path / "old")
-    encode(folder, tmp_path / "fresh")
-    return folder
-
-
 def fail_first(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, times: int) -> None:
     """Have the first calls of a function fail as those of a store do."""
     real, calls = getattr(module, name), [0]

@@ -16,19 +16,10 @@ from pipelines.reuse import copying
 from pipelines.reuse.earlier import EarlierOutput
 from t5enc.errors import OutputError
 from t5enc.storage import KEY
-from tests.pipelines.reuse.jobs import CAPTIONS, encode, list_shards, write
+from tests.pipelines.reuse.jobs import CAPTIONS, encode, list_shards
 from tests.pipelines.same_rows import assert_equal_outputs
 
 pytestmark = pytest.mark.usefixtures("in_process")
-
-
-@pytest.fixture
-def captions(tmp_path: Path) -> Path:
-    """Captions that the earlier and the fresh job have encoded."""
-    folder = write(tmp_path / "in", CAPTIONS)
-    encode(folder, tmp_path / "old")
-    encode(folder, tmp_path / "fresh")
-    return folder
 
 
 def before_read(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pipelines.actors.tasks import FatalError, SpanResult
 from pipelines.commit.protocol import begin_commit
-from pipelines.dedup.captions_file import Found, write_captions
+from pipelines.dedup.captions_file import write_captions
 from pipelines.dedup.key_files import list_keys, write_keys
-from pipelines.dedup.repeats import Repeats
+from pipelines.dedup.repeats import Repeats, Tally
 from pipelines.plan.units import Unit
 from pipelines.run.key_pass import find_repeats
 from t5enc.errors import DriverError, ExitCode
@@ -46,22 +46,22 @@ class Pass:
         write_keys(self.store, unit.id, make_rows(LETTERS[number]))
         return SpanResult(kind="unit", unit=unit)
 
-    def find(self) -> Found:
+    def find(self) -> Tally:
         run: Any = SimpleNamespace(store=self.store, commit=self.commit)
         return find_repeats(run, self.map_keys)
 
 
 def test_files_of_keys_are_gone_when_captions_are_there() -> None:
     run = Pass()
-    assert run.find() == Found(captions=8, repeated=7, distinct=3)
+    assert run.find() == Tally(captions=8, repeated=7, distinct=3)
     assert list_keys(run.store) == set()
-    assert run.find() == Found(captions=8, repeated=7, distinct=3)
+    assert run.find() == Tally(captions=8, repeated=7, distinct=3)
     assert run.turns == [[0, 1, 2, 3]]
 
 
 def test_what_seems_to_kill_is_left_out() -> None:
     run = Pass(unit_3=lambda unit: SpanResult(kind="suspect", unit=unit))
-    assert run.find() == Found(captions=6, repeated=4, distinct=2)
+    assert run.find() == Tally(captions=6, repeated=4, distinct=2)
 
 
 def test_what_a_leaving_node_gives_back_is_done_again_and_not_for_ever() -> None:
@@ -90,7 +90,7 @@ def test_what_another_run_has_found_meanwhile_counts() -> None:
         return SpanResult(kind="returned")
 
     run = Pass(unit_0=finish_other)
-    assert run.find() == Found(captions=8, repeated=7, distinct=3)
+    assert run.find() == Tally(captions=8, repeated=7, distinct=3)
     assert list_keys(run.store) == set()
 
 
